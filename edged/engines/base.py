@@ -1,0 +1,141 @@
+"""The engine seam: logits out. Scheduler and sampler sit above it, so every engine gets batching, logprobs, stop
+strings and seeds in the same way.
+
+A *row* is one sequence's KV inside the engine, numbered 0 … caps.rows-1, and has a length: the count of tokens whose
+KV it holds. The caller owns the numbering and knows every length; the engine owns the memory. All calls come from one
+thread, except `Vocab`, whose methods may be called from any.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edged.types import LoadSpec
+
+#: float32, shape [positions, vocabulary]; a view that the engine overwrites in its next step.
+Logits = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What an engine can do with the model it has loaded; the scheduler plans by it.
+
+    rows: sequences that can have KV at once. context: tokens one row can hold. kv_tokens: tokens all rows together can
+    hold. mixed_step: one step may hold rows of one token and rows of many. multi_token_rows: how many rows of one step
+    may have more than one token. step_tokens: tokens in one step at most. state_bytes_per_token: size of stashed KV.
+    """
+
+    rows: int
+    context: int
+    kv_tokens: int
+    mixed_step: bool
+    multi_token_rows: int
+    step_tokens: int
+    state_bytes_per_token: int
+
+
+@dataclass(frozen=True, slots=True)
+class RowWork:
+    """Tokens to append to one row. logits: how many of the last positions want logits, 0 … len(tokens)."""
+
+    row: int
+    tokens: Sequence[int]
+    logits: int
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """One row's KV, out of the engine. Only the engine that made it can read `data`."""
+
+    tokens: int
+    data: object
+    size_bytes: int
+
+
+class Vocab(Protocol):
+    """Thread-safe. Token ids are 0 … size-1."""
+
+    size: int
+    bos: int | None
+    #: Tokens that end an answer.
+    end: frozenset[int]
+    #: Texts of the special tokens that chat templates name: bos_token, eos_token, …
+    special: dict[str, str]
+    #: The model's own Jinja chat template, if it has one.
+    chat_template: str | None
+
+    def tokenize(self, text: str, *, special: bool, bos: bool) -> list[int]:
+        """special: texts of special tokens become those tokens, else they are plain text. bos: put the model's
+        beginning token first, if the model was trained with one (a template that wrote it already keeps one)."""
+        ...
+
+    def piece(self, token: int) -> bytes:
+        """The exact bytes a token adds to the text; may be part of a character. b"" for control tokens."""
+        ...
+
+    def strips_first_space(self) -> bool:
+        """True where the tokenizer adds a space before a text, which decoding must take away again."""
+        ...
+
+
+class Generator(Protocol):
+    caps: Capabilities
+    vocab: Vocab
+
+    def step(self, work: Sequence[RowWork]) -> list[Logits]:
+        """Append tokens to rows; one Logits for each RowWork, in order, with `logits` rows (shape [0, vocab] for none).
+
+        Raises EngineError when the engine failed; rows of `work` are then undefined until trimmed to 0.
+        """
+        ...
+
+    def trim(self, row: int, keep: int) -> int:
+        """Drop KV from position `keep` on. Returns the length really kept: window and recurrent state keep less."""
+        ...
+
+    def fork(self, src: int, dst: int, keep: int) -> int:
+        """Make dst's KV the first `keep` tokens of src's. Returns the length dst has now. dst was empty."""
+        ...
+
+    def stash(self, row: int) -> State:
+        """KV out of the engine; the row stays as it is."""
+        ...
+
+    def unstash(self, row: int, state: State) -> int:
+        """KV back into an empty row. Returns its length, 0 if the state cannot be used any more."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class EngineError(Exception):
+    """The native library failed in a step. The worker goes on if it can."""
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What is attested of the loaded model: `device` is the one that really runs it."""
+
+    engine_version: str
+    device: str
+    precision: str
+    weights_bytes: int
+    kv_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    generator: Generator
+    facts: Facts
+
+
+#: Called with 0 … 1 while weights are read.
+Progress = Callable[[float], None]
+#: What each engine module offers as `load`. Raises edged.errors.LoadFailed (names the file) or InsufficientMemory.
+Load = Callable[[LoadSpec, Progress], Loaded]
+

@@ -1,0 +1,71 @@
+"""Every type that crosses between daemon and worker. Events of `edged.types` travel inside `Events`, one frame a tick."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from edged.types import Event, GenerateRequest, LoadSpec, ModelInfo, WorkerStats
+
+
+# daemon → worker
+
+class Load(Struct, frozen=True, tag="load"):
+    """First frame of every connection."""
+
+    spec: LoadSpec
+
+
+class Submit(Struct, frozen=True, tag="submit"):
+    request: GenerateRequest
+
+
+class Cancel(Struct, frozen=True, tag="cancel"):
+    """No event of this request is read any more; its row is to be freed at the next step."""
+
+    id: str
+
+
+class Pause(Struct, frozen=True, tag="pause"):
+    """The client reads slowly: stop decoding this request's rows until Resume. Its KV stays."""
+
+    id: str
+
+
+class Resume(Struct, frozen=True, tag="resume"):
+    id: str
+
+
+ToWorker = Load | Submit | Cancel | Pause | Resume
+
+
+# worker → daemon
+
+class Loading(Struct, frozen=True, tag="loading"):
+    """fraction 0 … 1 of the weights read. Sent at least every 5 s while loading, so that silence means a hang."""
+
+    fraction: float
+
+
+class Ready(Struct, frozen=True, tag="ready"):
+    info: ModelInfo
+
+
+class LoadRefused(Struct, frozen=True, tag="load_refused"):
+    """The model cannot be loaded; the worker exits with 0 after it. Fields of an EdgedError."""
+
+    status: int
+    type: str
+    message: str
+    code: str | None = None
+    retry: bool = False
+
+
+class Events(Struct, frozen=True, tag="events"):
+    events: list[Event]
+
+
+class Stats(Struct, frozen=True, tag="stats"):
+    stats: WorkerStats
+
+
+FromWorker = Loading | Ready | LoadRefused | Events | Stats
