@@ -43,7 +43,7 @@ DEFAULT_SAMPLING = SamplingParams(
 )
 
 
-class ChatPrompt(Struct, frozen=True, tag="chat"):
+class ChatPrompt(Struct, frozen=True, tag="chat", tag_field="kind"):
     """`messages` and `tools` are plain JSON values in OpenAI's chat shape, already validated by the adapter."""
 
     messages: list[dict[str, Any]]
@@ -51,11 +51,11 @@ class ChatPrompt(Struct, frozen=True, tag="chat"):
     template_kwargs: dict[str, Any] = {}
 
 
-class TextPrompt(Struct, frozen=True, tag="text"):
+class TextPrompt(Struct, frozen=True, tag="text", tag_field="kind"):
     text: str
 
 
-class TokenPrompt(Struct, frozen=True, tag="tokens"):
+class TokenPrompt(Struct, frozen=True, tag="tokens", tag_field="kind"):
     tokens: list[int]
 
 
@@ -99,7 +99,7 @@ class Usage(Struct, frozen=True, array_like=True):
     cached_tokens: int = 0
 
 
-class Started(Struct, frozen=True, tag="started"):
+class Started(Struct, frozen=True, tag="started", tag_field="kind"):
     """The request was admitted; comes before every Delta. queued_s: time it waited in the worker."""
 
     id: str
@@ -108,7 +108,7 @@ class Started(Struct, frozen=True, tag="started"):
     queued_s: float
 
 
-class Delta(Struct, frozen=True, tag="delta"):
+class Delta(Struct, frozen=True, tag="delta", tag_field="kind"):
     """Text that may be shown now: whole characters only, stop strings already held back. `tokens` counts the tokens
     that this event accounts for (0 to many)."""
 
@@ -119,21 +119,21 @@ class Delta(Struct, frozen=True, tag="delta"):
     logprobs: list[TokenLogprob] = []
 
 
-class ChoiceEnd(Struct, frozen=True, tag="choice_end"):
+class ChoiceEnd(Struct, frozen=True, tag="choice_end", tag_field="kind"):
     id: str
     index: int
     reason: FinishReason
     stop: str | None = None
 
 
-class Finished(Struct, frozen=True, tag="finished"):
+class Finished(Struct, frozen=True, tag="finished", tag_field="kind"):
     """Last event of a request that went well."""
 
     id: str
     usage: Usage
 
 
-class Failed(Struct, frozen=True, tag="failed"):
+class Failed(Struct, frozen=True, tag="failed", tag_field="kind"):
     """Last event of a request that did not. The fields are those of `edged.errors.EdgedError`."""
 
     id: str

@@ -9,29 +9,29 @@ from edged.types import Event, GenerateRequest, LoadSpec, ModelInfo, WorkerStats
 
 # daemon → worker
 
-class Load(Struct, frozen=True, tag="load"):
+class Load(Struct, frozen=True, tag="load", tag_field="kind"):
     """First frame of every connection."""
 
     spec: LoadSpec
 
 
-class Submit(Struct, frozen=True, tag="submit"):
+class Submit(Struct, frozen=True, tag="submit", tag_field="kind"):
     request: GenerateRequest
 
 
-class Cancel(Struct, frozen=True, tag="cancel"):
+class Cancel(Struct, frozen=True, tag="cancel", tag_field="kind"):
     """No event of this request is read any more; its row is to be freed at the next step."""
 
     id: str
 
 
-class Pause(Struct, frozen=True, tag="pause"):
+class Pause(Struct, frozen=True, tag="pause", tag_field="kind"):
     """The client reads slowly: stop decoding this request's rows until Resume. Its KV stays."""
 
     id: str
 
 
-class Resume(Struct, frozen=True, tag="resume"):
+class Resume(Struct, frozen=True, tag="resume", tag_field="kind"):
     id: str
 
 
@@ -40,17 +40,17 @@ ToWorker = Load | Submit | Cancel | Pause | Resume
 
 # worker → daemon
 
-class Loading(Struct, frozen=True, tag="loading"):
+class Loading(Struct, frozen=True, tag="loading", tag_field="kind"):
     """fraction 0 … 1 of the weights read. Sent at least every 5 s while loading, so that silence means a hang."""
 
     fraction: float
 
 
-class Ready(Struct, frozen=True, tag="ready"):
+class Ready(Struct, frozen=True, tag="ready", tag_field="kind"):
     info: ModelInfo
 
 
-class LoadRefused(Struct, frozen=True, tag="load_refused"):
+class LoadRefused(Struct, frozen=True, tag="load_refused", tag_field="kind"):
     """The model cannot be loaded; the worker exits with 0 after it. Fields of an EdgedError."""
 
     status: int
@@ -60,11 +60,11 @@ class LoadRefused(Struct, frozen=True, tag="load_refused"):
     retry: bool = False
 
 
-class Events(Struct, frozen=True, tag="events"):
+class Events(Struct, frozen=True, tag="events", tag_field="kind"):
     events: list[Event]
 
 
-class Stats(Struct, frozen=True, tag="stats"):
+class Stats(Struct, frozen=True, tag="stats", tag_field="kind"):
     stats: WorkerStats
 
 
