@@ -1,0 +1,217 @@
+"""An engine without a model: a small word vocabulary, text that depends on nothing but the tokens before it, and knobs
+to be slow, to crash, to hang and to leak. It keeps the real tokens of every row, so wrong bookkeeping above the seam
+(a trim forgotten, a fork of the wrong length) changes the text.
+
+The entry file is `fake.json`; its keys are the fields of `Knobs`, and a model's `options` override them.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import threading
+import time
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from edged.engines.base import Capabilities, EngineError, Facts, Loaded, Logits, Progress, RowWork, State
+from edged.errors import InsufficientMemory, LoadFailed
+from edged.types import LoadSpec
+
+ENGINE_VERSION = "fake-1"
+
+CHAT_TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+_SPECIAL = ["<|bos|>", "<|eos|>", "<|im_start|>", "<|im_end|>"]
+_BOS, _EOS, _IM_START, _IM_END = range(256, 260)
+_WORDS = (
+    "a an and are as at be box by can edge for from has in is it its light model not of on one or small so that the "
+    "this to token was we when which with word work you"
+).split()
+#: Pieces whose first half must be followed by the second: one character over two tokens.
+_SPLIT = [("🙂".encode()[:2], "🙂".encode()[2:]), ("語".encode()[:1], "語".encode()[1:])]
+_PIECES: list[bytes] = [
+    *(bytes([value]) for value in range(256)),
+    *([b""] * len(_SPECIAL)),
+    *(f" {word}".encode() for word in _WORDS), b".", b",", b"\n",
+    *(half for pair in _SPLIT for half in pair),
+]
+_FIRST_WORD = 260
+_FIRST_SPLIT = len(_PIECES) - 2 * len(_SPLIT)
+_SPECIAL_PATTERN = re.compile("(" + "|".join(re.escape(text) for text in _SPECIAL) + ")")
+
+
+class Knobs(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """step_ms: time of each step; token_ms: more for each token in it. crash_at_token, hang_at_token: at the k-th
+    decode step of the process. crash_on_text: when a row holds this text. mixed_step false: plans as for ORT.
+    end_chance: 1/n is about the chance that a word ends the answer (0: never)."""
+
+    context: int = 4096
+    rows: int = 8
+    kv_tokens: int | None = None
+    step_ms: float = 0
+    token_ms: float = 0
+    load_s: float = 0
+    crash_at_token: int | None = None
+    hang_at_token: int | None = None
+    fail_at_token: int | None = None
+    crash_on_text: str | None = None
+    crash_on_load: bool = False
+    hang_on_load: bool = False
+    ignore_sigterm: bool = False
+    leak_bytes_per_step: int = 0
+    refuse: str | None = None
+    refuse_memory: bool = False
+    mixed_step: bool = True
+    end_chance: int = 40
+
+
+class FakeVocab:
+    size = len(_PIECES)
+    bos: int | None = _BOS
+    end = frozenset({_EOS, _IM_END})
+    special = {"bos_token": "<|bos|>", "eos_token": "<|im_end|>"}
+    chat_template: str | None = CHAT_TEMPLATE
+
+    def tokenize(self, text: str, *, special: bool, bos: bool) -> list[int]:
+        tokens = [_BOS] if bos else []
+        for part in _SPECIAL_PATTERN.split(text) if special else [text]:
+            if special and part in _SPECIAL:
+                tokens.append(256 + _SPECIAL.index(part))
+            else:
+                tokens.extend(part.encode())
+        return tokens
+
+    def piece(self, token: int) -> bytes:
+        return _PIECES[token]
+
+    def strips_first_space(self) -> bool:
+        return True
+
+
+class FakeGenerator:
+    def __init__(self, knobs: Knobs) -> None:
+        self.vocab = FakeVocab()
+        self.caps = Capabilities(
+            rows=knobs.rows, context=knobs.context, kv_tokens=knobs.kv_tokens or knobs.rows * knobs.context,
+            mixed_step=knobs.mixed_step, multi_token_rows=knobs.rows if knobs.mixed_step else 1, step_tokens=512,
+            state_bytes_per_token=4,
+        )
+        self._knobs = knobs
+        self._rows: list[list[int]] = [[] for _ in range(knobs.rows)]
+        self._decode_steps = 0
+        self._leak: list[bytearray] = []
+
+    def step(self, work: Sequence[RowWork]) -> list[Logits]:
+        self._misbehave(work)
+        if not self.caps.mixed_step and len(work) > 1 and any(len(item.tokens) > 1 for item in work):
+            raise EngineError("this engine takes many rows of one token or one row of many")
+        results = []
+        for item in work:
+            row = self._rows[item.row]
+            row.extend(item.tokens)
+            if len(row) > self.caps.context:
+                raise EngineError(f"row {item.row} is over its context")
+            ends = range(len(row) - item.logits + 1, len(row) + 1)
+            results.append(np.stack([self._logits(row, end) for end in ends]) if item.logits
+                           else np.empty((0, self.vocab.size), np.float32))
+        if sum(map(len, self._rows)) > self.caps.kv_tokens:
+            raise EngineError("no KV left")
+        return results
+
+    def trim(self, row: int, keep: int) -> int:
+        del self._rows[row][keep:]
+        return len(self._rows[row])
+
+    def fork(self, src: int, dst: int, keep: int) -> int:
+        if self._rows[dst]:
+            raise EngineError(f"row {dst} is not empty")
+        self._rows[dst] = self._rows[src][:keep]
+        return keep
+
+    def stash(self, row: int) -> State:
+        tokens = list(self._rows[row])
+        return State(len(tokens), tokens, 4 * len(tokens))
+
+    def unstash(self, row: int, state: State) -> int:
+        assert isinstance(state.data, list)
+        self._rows[row] = list(state.data)
+        return state.tokens
+
+    def close(self) -> None:
+        self._rows.clear()
+
+    def _logits(self, row: list[int], end: int) -> Logits:
+        """Words get scores of 0 … 8 by a hash of the last four tokens and the length; bytes are far below."""
+        logits = np.full(self.vocab.size, -30.0, np.float32)
+        last = row[end - 1]
+        if last >= _FIRST_SPLIT and (last - _FIRST_SPLIT) % 2 == 0:
+            logits[last + 1] = 10.0
+            return logits
+        digest = zlib.crc32(repr((row[max(0, end - 4):end], end)).encode())
+        scores = np.random.Generator(np.random.Philox(digest)).random(self.vocab.size - _FIRST_WORD, np.float32) * 8
+        logits[_FIRST_WORD:] = scores
+        logits[_FIRST_SPLIT + 1::2] = -30.0
+        if self._knobs.end_chance and digest % self._knobs.end_chance == 0:
+            logits[_IM_END] = 12.0
+        return logits
+
+    def _misbehave(self, work: Sequence[RowWork]) -> None:
+        knobs = self._knobs
+        if pause_ms := knobs.step_ms + knobs.token_ms * sum(len(item.tokens) for item in work):
+            time.sleep(pause_ms / 1000)
+        if any(len(item.tokens) == 1 for item in work):
+            self._decode_steps += 1
+            if self._decode_steps == knobs.crash_at_token:
+                os.kill(os.getpid(), signal.SIGSEGV)
+            if self._decode_steps == knobs.hang_at_token:
+                threading.Event().wait()
+            if self._decode_steps == knobs.fail_at_token:
+                raise EngineError("the fake engine was told to fail at this token")
+        if knobs.crash_on_text is not None:
+            needle = knobs.crash_on_text.encode()
+            for item in work:
+                text = b"".join(_PIECES[token] for token in [*self._rows[item.row], *item.tokens])
+                if needle in text:
+                    os.kill(os.getpid(), signal.SIGSEGV)
+        if knobs.leak_bytes_per_step:
+            self._leak.append(bytearray(os.urandom(1) * knobs.leak_bytes_per_step))
+
+
+def load(spec: LoadSpec, progress: Progress) -> Loaded:
+    file = Path(spec.path) / spec.file
+    try:
+        said: dict[str, Any] = msgspec.json.decode(file.read_bytes(), type=dict[str, Any])
+        knobs = msgspec.convert({**said, **spec.options}, Knobs)
+    except (OSError, msgspec.MsgspecError) as error:
+        raise LoadFailed(f"{spec.file} is not a fake model: {error}") from error
+    if knobs.ignore_sigterm:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if knobs.crash_on_load:
+        os.kill(os.getpid(), signal.SIGSEGV)
+    if knobs.hang_on_load:
+        threading.Event().wait()
+    for step in range(10):
+        progress(step / 10)
+        time.sleep(knobs.load_s / 10)
+    if knobs.refuse is not None:
+        raise LoadFailed(knobs.refuse)
+    if knobs.refuse_memory:
+        raise InsufficientMemory("the fake model was told not to fit in memory")
+    knobs = msgspec.structs.replace(
+        knobs, context=min(spec.context or knobs.context, knobs.context), rows=spec.rows or knobs.rows
+    )
+    generator = FakeGenerator(knobs)
+    return Loaded(generator, Facts(
+        engine_version=ENGINE_VERSION, device="cpu", precision="fake", weights_bytes=file.stat().st_size,
+        kv_bytes=4 * generator.caps.kv_tokens,
+    ))
