@@ -1,0 +1,181 @@
+"""Chat templates, rendered in child processes that can be killed without ending anyone's stream."""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import time
+from typing import Any
+
+import msgspec
+
+from edged.errors import InvalidRequest, LoadFailed
+from edged.worker import renderer
+from edged.worker.renderer import Answer, Render, Setup
+
+#: Two, so that messages on which the template is slow hold up nobody else; the second starts when it is needed.
+RENDERERS = 2
+#: What chat_template_kwargs may not set: a request has fields of its own for it, or it is the model's.
+RESERVED = frozenset({"messages", "tools", "add_generation_prompt", "chat_template", "continue_final_message"})
+#: Allowed to a starting interpreter on a busy machine, on top of the deadline for compiling the template.
+_START_S = 10.0
+#: All that a renderer gets of the environment: where Python and its packages are, and the time zone.
+_ENVIRONMENT = ("PATH", "PYTHONPATH", "PYTHONHOME", "LD_LIBRARY_PATH", "TZ")
+_LENGTH = struct.Struct(">I")
+_MEND = "Set another chat_template for this model in models.toml."
+
+
+class Template:
+    """One model's template. Thread-safe.
+
+    source: Jinja. special: texts of the special tokens by name (`bos_token`, …), variables of the template. deadline_s:
+    for one rendering. Raises LoadFailed where the template is no Jinja or cannot be compiled within the limits.
+    """
+
+    def __init__(self, source: str, special: dict[str, str], *, deadline_s: float = 5.0) -> None:
+        self._setup = Setup(source=source, special=special, deadline_s=deadline_s)
+        self._places = threading.BoundedSemaphore(RENDERERS)
+        self._lock = threading.Lock()  # guards the two below
+        self._closed = False
+        self._idle = [_Renderer(self._setup)]
+
+    def render(
+        self,
+        messages: list[dict[str, Any]],
+        tools: list[dict[str, Any]] | None,
+        kwargs: dict[str, Any],
+        *,
+        add_generation_prompt: bool = True,
+    ) -> str:
+        """The prompt. Raises InvalidRequest with the template's own message where it refuses the messages, and where
+        it fails on them or exceeds time or memory; LoadFailed where the sandbox refuses the template."""
+        if reserved := sorted(RESERVED & kwargs.keys()):
+            raise InvalidRequest(
+                f"chat_template_kwargs cannot set {reserved[0]}; leave it out.", param="chat_template_kwargs"
+            )
+        request = _encode(Render(messages, tools, kwargs, add_generation_prompt))
+        with self._places:
+            child = self._take()
+            try:
+                answer = child.ask(request, self._setup.deadline_s)
+            except _Ended as ended:
+                raise _refusal(f"does not get through these messages: {ended}") from None
+            finally:
+                self._give_back(child)
+        match answer.problem:
+            case None:
+                return answer.text
+            case "refused":
+                raise InvalidRequest(answer.text, param="messages")
+            case "forbidden":
+                raise LoadFailed(f"The model's chat template does what no template may: {answer.text}. {_MEND}")
+            case _:
+                raise _refusal(f"fails on these messages: {answer.text}")
+
+    def close(self) -> None:
+        """Ends the renderers that wait now, and those that work when they are done."""
+        with self._lock:
+            self._closed = True
+            idle, self._idle = self._idle, []
+        for child in idle:
+            child.close()
+
+    def _take(self) -> _Renderer:
+        with self._lock:
+            if self._idle:
+                return self._idle.pop()
+        return _Renderer(self._setup)
+
+    def _give_back(self, child: _Renderer) -> None:
+        with self._lock:
+            if child.alive and not self._closed:
+                self._idle.append(child)
+                return
+        child.close()
+
+
+def _refusal(what: str) -> InvalidRequest:
+    return InvalidRequest(f"The model's chat template {what}. Change the messages or tools.", param="messages")
+
+
+def _encode(message: Setup | Render) -> bytes:
+    try:
+        return msgspec.msgpack.encode(message)
+    except (OverflowError, UnicodeEncodeError) as error:
+        raise InvalidRequest(f"A value is too large or no Unicode: {error}.", param="messages") from None
+
+
+class _Ended(Exception):
+    """The renderer is gone or must go; says why."""
+
+
+class _Renderer:
+    """One child process and the socket to it. One call at a time. Not `alive` any more after _Ended."""
+
+    def __init__(self, setup: Setup) -> None:
+        """Raises LoadFailed where the process does not start or does not take the template."""
+        self._socket, theirs = socket.socketpair()
+        try:
+            self._process = subprocess.Popen(
+                # As a script, with no folder of edged's on its path: it needs none.
+                [sys.executable, "-P", renderer.__file__],
+                stdin=theirs.fileno(),
+                stdout=subprocess.DEVNULL,
+                env={name: os.environ[name] for name in _ENVIRONMENT if name in os.environ},
+            )
+        except OSError as error:
+            self._socket.close()
+            raise LoadFailed(f"The process that renders chat templates does not start: {error.strerror}.") from error
+        finally:
+            theirs.close()
+        self.alive = True
+        try:
+            answer = self.ask(_encode(setup), setup.deadline_s + _START_S)
+            problem = answer.text if answer.problem else None
+        except _Ended as ended:
+            problem = str(ended)
+        if problem is not None:
+            self.close()
+            raise LoadFailed(f"The model's chat template cannot be used: {problem}. {_MEND}")
+
+    def ask(self, body: bytes, timeout_s: float) -> Answer:
+        until = time.monotonic() + timeout_s
+        try:
+            self._socket.settimeout(timeout_s)
+            self._socket.sendall(_LENGTH.pack(len(body)) + body)
+            length = _LENGTH.unpack(self._receive(_LENGTH.size, until))[0]
+            answer = msgspec.msgpack.decode(self._receive(length, until), type=Answer)
+        except TimeoutError:
+            self.alive = False
+            raise _Ended(f"it takes longer than {timeout_s:g} seconds") from None
+        except OSError:
+            self.alive = False
+            raise _Ended("the process that renders it ended") from None
+        if answer.problem == "memory":
+            self.alive = False
+            raise _Ended(
+                f"it needs more than {renderer.MEMORY_BYTES >> 20} MiB of memory "
+                f"or writes more than {renderer.MAX_TEXT_BYTES >> 20} MiB"
+            )
+        return answer
+
+    def _receive(self, count: int, until: float) -> bytes:
+        received = bytearray()
+        while len(received) < count:
+            self._socket.settimeout(max(until - time.monotonic(), 0.001))
+            piece = self._socket.recv(count - len(received))
+            if not piece:
+                raise ConnectionResetError
+            received += piece
+        return bytes(received)
+
+    def close(self) -> None:
+        """Nothing is lost with it: a renderer has no state but the template."""
+        self.alive = False
+        self._process.kill()
+        self._process.wait()
+        self._socket.close()
