@@ -116,3 +116,33 @@ class Manifest(Struct, frozen=True, kw_only=True):
     @property
     def size(self) -> int:
         return sum(entry.size for entry in self.files)
+
+
+class PullProgress(Struct, frozen=True, kw_only=True):
+    """One moment of a pull. stage in words for people: resolving, waiting (another process pulls it), downloading,
+    unpacking, copying, publishing, done. file: what is being fetched; done_bytes and total_bytes count the whole pull
+    (total None: not known yet). note: something that a person should know, such as a file that was not taken."""
+
+    stage: str
+    file: str | None = None
+    done_bytes: int = 0
+    total_bytes: int | None = None
+    note: str | None = None
+
+
+class Damage(Struct, frozen=True, kw_only=True):
+    """One file of one version that is not what its manifest says. what: in words."""
+
+    name: str
+    version: str
+    path: str
+    what: str
+
+
+class Collected(Struct, frozen=True, kw_only=True):
+    """What a garbage collection removed. parts: unfinished downloads that nobody went on with."""
+
+    blobs: int = 0
+    models: int = 0
+    parts: int = 0
+    bytes: int = 0

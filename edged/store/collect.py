@@ -1,0 +1,103 @@
+"""Garbage collection: what no manifest names, no lease holds and no running pull needs.
+
+Runs under the store's lock, so nothing is published or removed meanwhile. Leases and the locks of running pulls are
+tried, never waited for: what is held stays.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from pathlib import Path
+
+from edged.errors import EdgedError
+from edged.store import files, locks
+from edged.store.entries import Collected
+from edged.store.manifests import Manifests
+from edged.store.paths import Layout
+
+#: By the file system's clock. A clock that jumps costs a download begun anew, never a model.
+PARTS_OLDER_THAN_S = 7 * 24 * 3600.0
+
+_BLOB_PREFIX = "sha256-"
+
+
+def collect(layout: Layout, manifests: Manifests, parts_older_than_s: float) -> Collected:
+    named_blobs: set[str] = set()
+    named_models: set[str] = set()
+    for name, version in manifests.everything():
+        try:
+            manifest = manifests.read(name, version)
+        except EdgedError:
+            # A manifest that cannot be read may name anything: then no blob is garbage until it is mended or removed.
+            return _parts(layout, parts_older_than_s)
+        named_models.add(manifest.digest)
+        named_blobs.update(entry.sha256 for entry in manifest.files)
+    removed_models, leased_inodes = _models(layout, named_models)
+    removed_blobs, blob_bytes = _blobs(layout, named_blobs, leased_inodes)
+    parts = _parts(layout, parts_older_than_s)
+    return Collected(
+        blobs=removed_blobs, models=removed_models, parts=parts.parts, bytes=blob_bytes + parts.bytes,
+    )
+
+
+def _models(layout: Layout, named: set[str]) -> tuple[int, set[int]]:
+    """Folders removed, and the inodes in folders that nobody names but a lease holds."""
+    removed, leased = 0, set[int]()
+    for folder in sorted(layout.models.iterdir()):
+        if folder.name in named:
+            continue
+        with contextlib.suppress(EdgedError):
+            lock = locks.try_lock(layout.model_lock(folder.name))
+            if lock is None:
+                leased.update(path.lstat().st_ino for path in folder.rglob("*"))
+                continue
+            with lock:
+                files.remove_tree(folder)
+                files.remove(layout.model_lock(folder.name))
+                removed += 1
+    return removed, leased
+
+
+def _blobs(layout: Layout, named: set[str], leased_inodes: set[int]) -> tuple[int, int]:
+    removed, freed = 0, 0
+    for path in sorted(layout.blobs.iterdir()):
+        digest = path.name.removeprefix(_BLOB_PREFIX)
+        status = path.lstat()
+        if digest in named or status.st_ino in leased_inodes:
+            continue
+        with contextlib.suppress(EdgedError):
+            lock = locks.try_lock(layout.blob_lock(digest))
+            if lock is None:
+                continue
+            with lock:
+                files.remove(path)
+                files.remove(layout.blob_lock(digest))
+                removed, freed = removed + 1, freed + status.st_size
+    return removed, freed
+
+
+def _parts(layout: Layout, older_than_s: float) -> Collected:
+    """Whatever lies in tmp/: parts of pulls and quarantined blobs. `write-` files are made under the store's lock,
+    which we hold: their writers are dead."""
+    removed, freed = 0, 0
+    for path in sorted(layout.tmp.iterdir()):
+        idle_s = time.time() - max(below.lstat().st_mtime for below in _with_all_below(path))
+        if not path.name.startswith("write-") and idle_s < older_than_s:
+            continue
+        lock = locks.try_lock(layout.tmp_lock(path))
+        if lock is None:
+            continue
+        with lock:
+            size = sum(below.lstat().st_size for below in _with_all_below(path) if below.is_file())
+            if path.is_dir() and not path.is_symlink():
+                files.remove_tree(path)
+            else:
+                files.remove(path)
+            files.remove(layout.tmp_lock(path))
+            removed, freed = removed + 1, freed + size
+    return Collected(parts=removed, bytes=freed)
+
+
+def _with_all_below(path: Path) -> list[Path]:
+    return [path, *path.rglob("*")] if path.is_dir() and not path.is_symlink() else [path]

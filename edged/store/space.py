@@ -1,0 +1,29 @@
+"""Room on the store's disk, asked for before the first byte."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from edged.errors import InsufficientStorage
+
+#: Left free for logs, manifests and everyone else.
+MARGIN_BYTES = 64 * 1024 * 1024
+
+
+def in_words(count: int) -> str:
+    """1.5 GB, 98.4 MB, 12 kB: powers of ten, as disks are sold."""
+    for unit, size in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if count >= size:
+            return f"{count / size:.1f} {unit}"
+    return f"{count} bytes"
+
+
+def require(home: Path, need_bytes: int) -> None:
+    """Raises InsufficientStorage with need and free, when the disk of `home` has no room for that much more."""
+    free_bytes = shutil.disk_usage(home).free
+    if need_bytes > 0 and need_bytes + MARGIN_BYTES > free_bytes:
+        raise InsufficientStorage(
+            f"the pull needs {in_words(need_bytes)} and {in_words(MARGIN_BYTES)} to spare, and the disk has "
+            f"{in_words(free_bytes)} free. `edged gc` frees what no model uses, `edged rm NAME` a model"
+        )

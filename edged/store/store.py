@@ -1,0 +1,184 @@
+"""The store: what is installed on this machine, under one home folder that many processes may use at once.
+
+Readers take no lock: everything is published by rename. Writers hold the store's lock for moments; a pull of hours
+holds leases on its blobs instead. State lives on disk only; a Store object may be made at any time, in any process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from edged.errors import ConfigError, Conflict, CorruptFile, ModelNotFound
+from edged.store import collect, files, folders, locks, verify
+from edged.store.blobs import Receiver
+from edged.store.entries import Collected, Damage, Manifest
+from edged.store.manifests import Manifests, check
+from edged.store.paths import FOLDERS, Layout
+
+SCHEMA = 1
+
+
+class _Schema(msgspec.Struct, frozen=True):
+    schema: int
+
+
+class Lease:
+    """Keeps one version of a model, and its folder, from removal by any process, until `release` or this process's
+    end."""
+
+    def __init__(self, held: locks.Lock) -> None:
+        self._held = held
+
+    def release(self) -> None:
+        self._held.release()
+
+    def __enter__(self) -> Lease:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.release()
+
+
+class Store:
+    def __init__(self, home: Path) -> None:
+        """Make `home` (mode 0700) where there is none. Raises ConfigError when it cannot be used, or was written by a
+        newer edged: then nothing in it is touched."""
+        self.home = home
+        self.layout = Layout(home)
+        self.manifests = Manifests(self.layout)
+        _prepare(self.layout)
+
+    def names(self) -> list[str]:
+        """Installed models, sorted."""
+        return self.manifests.names()
+
+    def manifest(self, name: str, version: str | None = None) -> Manifest:
+        """The active version, or the given one. Raises ModelNotFound, CorruptFile."""
+        return self.manifests.read(name, version)
+
+    def versions(self, name: str) -> list[Manifest]:
+        """Every version that is here, oldest first. Raises ModelNotFound when there is none."""
+        found = [self.manifests.read(name, version) for version in self.manifests.versions(name)]
+        if not found:
+            raise ModelNotFound(f"the model {name!r} is not installed; `edged pull {name}` fetches it")
+        return sorted(found, key=lambda manifest: (manifest.created, manifest.version))
+
+    def active(self, name: str) -> str:
+        return self.manifests.active(name)
+
+    def publish(self, manifest: Manifest, *, activate: bool = True) -> None:
+        """Make a version installed, whole or not at all; its blobs are here already and, until this returns, leased by
+        a Receiver. Raises CorruptFile when one is missing or has another size."""
+        check(manifest)
+        with self._locked():
+            for entry in manifest.files:
+                try:
+                    size = self.layout.blob(entry.sha256).stat().st_size
+                except FileNotFoundError:
+                    size = None
+                if size != entry.size:
+                    raise CorruptFile(f"{entry.path} of {manifest.name} is not whole in the store; pull it again")
+            self.manifests.write(manifest)
+            if activate:
+                self.manifests.activate(manifest.name, manifest.version)
+
+    def activate(self, name: str, version: str) -> None:
+        """Roll forward or back: one atomic rename. Raises ModelNotFound."""
+        with self._locked():
+            self.manifests.activate(name, version)
+
+    def remove(self, name: str, version: str | None = None) -> None:
+        """Take a version away, or all of them. Its blobs go with the next `collect`. Raises ModelNotFound; Conflict
+        while any process serves it, or when it is active and others are not: activate one of those first."""
+        with self._locked(), contextlib.ExitStack() as held:
+            manifests = [self.manifest(name, version)] if version is not None else self.versions(name)
+            if version is not None and len(self.versions(name)) > 1 and self.manifests.pointer(name) == version:
+                raise Conflict(
+                    f"{version} is the active version of {name}; activate another one first, or remove {name} whole"
+                )
+            for manifest in manifests:
+                if (lock := locks.try_lock(self.layout.model_lock(manifest.digest))) is None:
+                    raise Conflict(f"{name}@{manifest.version} is in use; `edged unload {name}` first")
+                held.enter_context(lock)
+            for manifest in manifests:
+                self.manifests.remove(name, manifest.version)
+
+    def folder(self, manifest: Manifest) -> Path:
+        """The model's folder, complete, ready for an engine; hold a lease. Raises CorruptFile."""
+        return folders.complete(self.layout, manifest)
+
+    def lease(self, manifest: Manifest) -> Lease:
+        """Raises ModelNotFound when the version was removed meanwhile."""
+        held = locks.lease(self.layout.model_lock(manifest.digest))
+        if not self.layout.manifest(manifest.name, manifest.version).is_file():
+            held.release()
+            raise ModelNotFound(f"{manifest.name}@{manifest.version} was removed; `edged pull {manifest.name}`")
+        return Lease(held)
+
+    def receiver(self) -> Receiver:
+        """For those who bring blobs: pulls and conversions. Keep it open until `publish` has returned."""
+        return Receiver(self.layout)
+
+    def collect(self, *, parts_older_than_s: float = collect.PARTS_OLDER_THAN_S) -> Collected:
+        """Remove what no manifest names, no lease holds and no pull needs; unfinished downloads when nobody has gone
+        on with them for that long."""
+        with self._locked():
+            return collect.collect(self.layout, self.manifests, parts_older_than_s)
+
+    def verify(self, name: str | None = None, progress: Callable[[str, int, int], None] | None = None) -> list[Damage]:
+        """Hash every file again (of one model, or of all). Damaged blobs are quarantined: the next pull mends them.
+        progress: path, bytes hashed, bytes in all."""
+        names = self.names() if name is None else [name]
+        wanted = [manifest for each in names for manifest in self.versions(each)]
+        return verify.verify(self.layout, wanted, self._locked, progress)
+
+    def usage(self) -> int:
+        """Bytes of all blobs and unfinished downloads."""
+        total = 0
+        for folder in (self.layout.blobs, self.layout.tmp):
+            for path in folder.rglob("*"):
+                with contextlib.suppress(FileNotFoundError):
+                    total += path.lstat().st_size if path.is_file() else 0
+        return total
+
+    def _locked(self) -> locks.Lock:
+        return locks.lock(self.layout.store_lock)
+
+
+def _prepare(layout: Layout) -> None:
+    home = layout.home
+    try:
+        schema = msgspec.json.decode(layout.schema.read_bytes(), type=_Schema).schema
+    except FileNotFoundError:
+        schema = None
+    except (msgspec.MsgspecError, OSError) as error:
+        raise ConfigError(
+            "the store's schema file cannot be read; if the folder is a store of edged, write {\"schema\": 1} into it",
+            file=str(layout.schema),
+        ) from error
+    if schema is not None and schema > SCHEMA:
+        raise ConfigError(
+            f"this store was written by a newer edged (schema {schema}; this one knows {SCHEMA}); nothing was touched: "
+            "upgrade edged, or set EDGED_HOME to another folder",
+            file=str(layout.schema),
+        )
+    try:
+        if not home.is_dir():
+            home.mkdir(mode=files.FOLDER_MODE, parents=True, exist_ok=True)
+        for folder in FOLDERS:
+            files.make_folder(home / folder)
+        if schema is None:
+            files.publish_bytes(layout.schema, msgspec.json.encode(_Schema(SCHEMA)) + b"\n", layout.tmp)
+    except OSError as error:
+        if schema is not None and error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+            return
+        raise ConfigError(
+            f"the store cannot be made ({os.strerror(error.errno or 0)}); set EDGED_HOME to a folder that this user "
+            "may write", file=str(home),
+        ) from error
