@@ -1,0 +1,133 @@
+"""One accepted request, from its acceptance to its one end: the seam between the router and the API.
+
+Ownership: the model that runs the request feeds it (`begin`, `feed`, `end`); the API reads it. A client that reads
+slowly fills this buffer, and the buffer pauses that one row in the worker: memory stays bounded and nobody else waits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections import deque
+from collections.abc import AsyncIterator
+from enum import Enum, auto
+from typing import Protocol
+
+import msgspec
+
+from edged.daemon.status import Served
+from edged.errors import EdgedError
+from edged.types import Event, GenerateRequest
+
+#: Buffered events at which the row is paused, and at which it goes on. Events already under way still arrive.
+HIGH_MARK = 256
+LOW_MARK = 64
+
+
+class Phase(Enum):
+    """WAITING: in the daemon. SUBMITTED: sent to a worker. STARTED: admitted there, may have had an effect."""
+
+    WAITING = auto()
+    SUBMITTED = auto()
+    STARTED = auto()
+    ENDED = auto()
+
+
+class Runner(Protocol):
+    """What a request may ask of the model that runs it."""
+
+    def pause(self, generation: Generation) -> None: ...
+    def resume(self, generation: Generation) -> None: ...
+    def cancel(self, generation: Generation) -> None: ...
+
+
+def content_hash(request: GenerateRequest) -> bytes:
+    """Identity of what was asked: the same for a request sent again by whoever, under whatever id."""
+    return hashlib.sha256(msgspec.msgpack.encode(msgspec.structs.replace(request, id="", client=""))).digest()
+
+
+class Generation:
+    """Iterate for its events: Started, Delta…, one ChoiceEnd a choice, Finished. Raises EdgedError where it failed.
+
+    One consumer. Whoever stops reading early calls `cancel`; after that the iterator ends.
+    """
+
+    def __init__(self, request: GenerateRequest, ticket: int, runner: Runner, accepted_at: float) -> None:
+        self.request = request
+        self.id = request.id
+        #: Order of arrival among all requests of the daemon.
+        self.ticket = ticket
+        self.accepted_at = accepted_at
+        self.started_at: float | None = None
+        self.last_token_at: float | None = None
+        self.phase = Phase.WAITING
+        #: Done once a worker has the request, or raises why none will.
+        self.accepted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._served: Served | None = None
+        self._runner = runner
+        self._events: deque[Event] = deque()
+        self._arrived = asyncio.Event()
+        self._error: EdgedError | None = None
+        self._paused = False
+
+    @property
+    def served(self) -> Served:
+        if self._served is None:
+            raise RuntimeError("no worker has this request yet")
+        return self._served
+
+    def __aiter__(self) -> AsyncIterator[Event]:
+        return self
+
+    async def __anext__(self) -> Event:
+        while not self._events:
+            if self.phase is Phase.ENDED:
+                if self._error is not None:
+                    raise self._error
+                raise StopAsyncIteration
+            self._arrived.clear()
+            await self._arrived.wait()
+        event = self._events.popleft()
+        if self._paused and len(self._events) <= LOW_MARK and self.phase is not Phase.ENDED:
+            self._paused = False
+            self._runner.resume(self)
+        return event
+
+    async def cancel(self) -> None:
+        """Idempotent; frees the row at the worker's next step."""
+        if self.phase is not Phase.ENDED:
+            self._runner.cancel(self)
+        self._events.clear()
+        self._error = None
+        self._arrived.set()
+
+    # What follows is for the model that runs it.
+
+    def begin(self, served: Served) -> None:
+        """Sent to a worker: the first one, or a fresh one after a death it had only waited through."""
+        self.phase = Phase.SUBMITTED
+        self._served = served
+        if not self.accepted.done():
+            self.accepted.set_result(None)
+
+    def requeue(self) -> None:
+        self.phase = Phase.WAITING
+        self._paused = False
+
+    def feed(self, event: Event) -> None:
+        self._events.append(event)
+        self._arrived.set()
+        if not self._paused and len(self._events) >= HIGH_MARK:
+            self._paused = True
+            self._runner.pause(self)
+
+    def end(self, error: EdgedError | None = None) -> None:
+        """Once only. Events already buffered are still read before the error."""
+        self.phase = Phase.ENDED
+        if self.accepted.done():
+            self._error = error
+        elif error is None:
+            self.accepted.cancel()
+        else:
+            self.accepted.set_exception(error)
+        self._arrived.set()

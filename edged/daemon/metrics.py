@@ -1,0 +1,74 @@
+"""Every metric of API.md that the daemon keeps, in a registry of its own.
+
+Label values are bounded: `model` is the name of an installed model, `endpoint` a route template, `status` an HTTP
+status. Counters and histograms are updated where things happen; gauges are read from their owners by `on_render`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+_FIRST_TOKEN_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+_BETWEEN_TOKENS_S = (0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1, 2.5)
+_REQUEST_S = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
+_QUEUE_S = (0.001, 0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
+_LOAD_S = (0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
+
+
+class Metrics:
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry(auto_describe=False)
+        self._on_render: list[Callable[[], None]] = []
+        model = ("model",)
+
+        def counter(name: str, text: str, labels: tuple[str, ...] = model) -> Counter:
+            return Counter(name, text, labels, registry=self.registry)
+
+        def gauge(name: str, text: str, labels: tuple[str, ...] = model) -> Gauge:
+            return Gauge(name, text, labels, registry=self.registry)
+
+        def histogram(name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
+            return Histogram(name, text, model, registry=self.registry, buckets=buckets)
+
+        self.requests_total = counter(
+            "edged_requests_total", "Answered requests.", ("model", "endpoint", "status"))
+        self.requests_running = gauge("edged_requests_running", "Requests admitted by the worker.")
+        self.requests_waiting = gauge("edged_requests_waiting", "Requests accepted and not yet running.")
+        self.time_to_first_token = histogram(
+            "edged_time_to_first_token_seconds", "From acceptance to the first token.", _FIRST_TOKEN_S)
+        self.inter_token_latency = histogram(
+            "edged_inter_token_latency_seconds", "Between two tokens of a request.", _BETWEEN_TOKENS_S)
+        self.e2e_request_latency = histogram(
+            "edged_e2e_request_latency_seconds", "From acceptance to the end of the answer.", _REQUEST_S)
+        self.queue_time = histogram(
+            "edged_queue_time_seconds", "From acceptance to admission by the worker, loading included.", _QUEUE_S)
+        self.prompt_tokens = counter("edged_prompt_tokens_total", "Tokens of prompts.")
+        self.generation_tokens = counter("edged_generation_tokens_total", "Tokens of answers.")
+        self.prefix_cache_query_tokens = counter(
+            "edged_prefix_cache_query_tokens_total", "Prompt tokens looked up in the prefix cache.")
+        self.prefix_cache_hit_tokens = counter(
+            "edged_prefix_cache_hit_tokens_total", "Prompt tokens found in the prefix cache.")
+        self.kv_cache_usage = gauge("edged_kv_cache_usage_ratio", "Share of the KV cache in use, 0 to 1.")
+        self.batch_size = gauge("edged_batch_size", "Mean rows of a step since the last report of the worker.")
+        self.model_load_seconds = histogram(
+            "edged_model_load_seconds", "From the start of a worker until it can serve.", _LOAD_S)
+        self.model_info = gauge(
+            "edged_model_info", "1 for each loaded model.", ("model", "version", "engine", "device", "precision"))
+        self.worker_restarts = counter("edged_worker_restarts_total", "Deaths of workers that nobody asked for.")
+        self.worker_resident_bytes = gauge("edged_worker_resident_bytes", "Resident memory of the worker.")
+        self.store_bytes = Gauge("edged_store_bytes", "Bytes of the store on disk.", registry=self.registry)
+        self.jobs = gauge("edged_jobs", "Jobs by kind and state.", ("kind", "state"))
+
+    def on_render(self, refresh: Callable[[], None]) -> None:
+        """`refresh` sets the gauges that its owner answers for; called before each rendering."""
+        self._on_render.append(refresh)
+
+    def render(self) -> bytes:
+        """Prometheus text format, to be served with CONTENT_TYPE."""
+        for refresh in self._on_render:
+            refresh()
+        return generate_latest(self.registry)

@@ -1,0 +1,75 @@
+"""From the name a client says to the version that answers: aliases, `name@version`, references of what was pulled."""
+
+from __future__ import annotations
+
+import difflib
+from typing import Protocol
+
+from msgspec import Struct
+
+from edged.errors import BadReference, CorruptFile, ModelNotFound
+from edged.store.entries import Catalog, Manifest
+
+
+class Installed(Protocol):
+    """What is needed of the store."""
+
+    def names(self) -> list[str]: ...
+    def manifest(self, name: str, version: str | None = None) -> Manifest: ...
+
+
+class Aliases(Protocol):
+    """What is needed of the catalog."""
+
+    current: Catalog
+
+    def resolve_alias(self, name: str) -> str: ...
+
+
+class Resolved(Struct, frozen=True):
+    """alias_of: the model an alias stands for; None where the name is no alias."""
+
+    manifest: Manifest
+    alias_of: str | None = None
+
+
+def resolve(said: str, store: Installed, catalog: Aliases) -> Resolved:
+    """Raises ModelNotFound, which says what to do; CorruptFile."""
+    target = catalog.resolve_alias(said)
+    alias_of = target if target != said else None
+    for name, version in _readings(target):
+        try:
+            return Resolved(store.manifest(name, version), alias_of)
+        except (ModelNotFound, BadReference):
+            continue
+    for name in store.names():
+        try:
+            manifest = store.manifest(name)
+        except (ModelNotFound, CorruptFile):
+            continue
+        if target in (manifest.reference, manifest.reference.removeprefix("hf.co/")):
+            return Resolved(manifest, alias_of)
+    raise ModelNotFound(_hint(said, target, store, catalog), param="model")
+
+
+def _readings(target: str) -> list[tuple[str, str | None]]:
+    name, at, version = target.rpartition("@")
+    return [(target, None), (name, version)] if at and name and version else [(target, None)]
+
+
+def _hint(said: str, target: str, store: Installed, catalog: Aliases) -> str:
+    name = target.partition("@")[0]
+    installed = store.names()
+    if name in installed:
+        return f"the model {name!r} has no such version; `edged show {name}` lists those that are here"
+    if name in catalog.current.models:
+        meaning = f" (an alias of {target!r})" if target != said else ""
+        return f"the model {said!r}{meaning} is not installed; `edged pull {name}` fetches it"
+    known = sorted({*installed, *catalog.current.models, *catalog.current.aliases})
+    near = difflib.get_close_matches(said, known, n=3, cutoff=0.6)
+    hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else "."
+    example = installed[0] if installed else "smollm2-135m"
+    return (
+        f"the model {said!r} does not exist{hint} `edged models` lists what can be pulled. To let this name stand for "
+        f"an installed model, add to models.toml under [aliases]: \"{said}\" = \"{example}\""
+    )

@@ -1,0 +1,161 @@
+"""Which models may be in memory: pure decisions, no I/O, no clock of its own.
+
+Wants are served in the order of their tickets (the arrival of the oldest request that waits for the model). A want
+that does not fit picks victims among models that lost the race to it: ready, not pinned, and with nobody waiting for
+them who came earlier; idle ones first, least recently used first. Busy victims are not ended: they *yield*, which
+means that they finish what they have and get nothing new, so that a model under constant load cannot starve another.
+What arrives for a yielding model waits with a later ticket and is served in its turn.
+
+A later want may overtake a blocked one only where that cannot delay it: it fits now, and it would still fit once the
+blocked one is in (conservative backfilling, Mu'alem and Feitelson 2001).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from enum import Enum, auto
+
+from msgspec import Struct
+
+
+class Phase(Enum):
+    LOADING = auto()
+    READY = auto()
+    STOPPING = auto()
+
+
+class Live(Struct, frozen=True, kw_only=True):
+    """A model that holds memory. ticket: of the oldest request that waits for it in the daemon, None without.
+    used: monotonic seconds when it last got or finished work."""
+
+    key: str
+    held_bytes: int
+    phase: Phase
+    busy: bool = False
+    pinned: bool = False
+    ticket: int | None = None
+    used: float = 0.0
+
+
+class Want(Struct, frozen=True, kw_only=True):
+    """A model that is not ready and that somebody waits for."""
+
+    key: str
+    ticket: int
+    need_bytes: int
+
+
+class Load(Struct, frozen=True):
+    """It fits: start its worker. free_bytes: what it may take at most."""
+
+    key: str
+    free_bytes: int
+
+
+class Evict(Struct, frozen=True):
+    """Stop these idle models; the want waits until their memory is free."""
+
+    key: str
+    victims: tuple[str, ...]
+
+
+class Wait(Struct, frozen=True):
+    """Memory will come free. `yielding` get no new work until then; empty where it is on its way already."""
+
+    key: str
+    yielding: tuple[str, ...] = ()
+
+
+class Shed(Struct, frozen=True):
+    """It can never fit beside what is pinned."""
+
+    key: str
+    need_bytes: int
+    free_bytes: int
+
+
+Decision = Load | Evict | Wait | Shed
+
+
+def decide(want: Want, live: Sequence[Live], budget_bytes: int, *, leaving: frozenset[str] = frozenset(),
+           reserved_bytes: int = 0) -> Decision:
+    """What to do for one want. leaving: victims of earlier wants; reserved_bytes: what those wants will take."""
+    staying = [model for model in live
+               if model.phase is not Phase.STOPPING and model.key not in leaving and model.key != want.key]
+    pinned_bytes = sum(model.held_bytes for model in staying if model.pinned)
+    if want.need_bytes > budget_bytes - pinned_bytes:
+        return Shed(want.key, want.need_bytes, max(0, budget_bytes - pinned_bytes))
+    held_bytes = sum(model.held_bytes for model in live)
+    later_bytes = sum(model.held_bytes for model in staying) + reserved_bytes
+    short_bytes = later_bytes + want.need_bytes - budget_bytes
+    if short_bytes <= 0:
+        free_bytes = budget_bytes - max(held_bytes, later_bytes)
+        absent = all(model.key != want.key for model in live)
+        return Load(want.key, free_bytes) if absent and want.need_bytes <= free_bytes else Wait(want.key)
+    victims = choose_victims(want, staying, short_bytes)
+    if victims and not any(victim.busy for victim in victims):
+        return Evict(want.key, tuple(victim.key for victim in victims))
+    return Wait(want.key, tuple(victim.key for victim in victims))
+
+
+def choose_victims(want: Want, staying: Iterable[Live], short_bytes: int) -> list[Live]:
+    """The fewest needed of those that may go, idle before busy and each least recently used first; [] where all of
+    them together are not enough."""
+    candidates = sorted(
+        (model for model in staying if model.phase is Phase.READY and not model.pinned
+         and (model.ticket is None or model.ticket > want.ticket)),
+        key=lambda model: (model.busy, model.used, model.key),
+    )
+    victims: list[Live] = []
+    freed_bytes = 0
+    for model in candidates:
+        if freed_bytes >= short_bytes:
+            break
+        victims.append(model)
+        freed_bytes += model.held_bytes
+    if freed_bytes < short_bytes:
+        return []
+    for model in tuple(victims):
+        if freed_bytes - model.held_bytes >= short_bytes:
+            victims.remove(model)
+            freed_bytes -= model.held_bytes
+    return victims
+
+
+def plan(wants: Iterable[Want], live: Iterable[Live], budget_bytes: int) -> list[Decision]:
+    """One decision for each want, oldest ticket first; together they keep within the budget."""
+    held = list(live)
+    leaving: frozenset[str] = frozenset()
+    reserved_bytes = 0
+    decisions: list[Decision] = []
+    for want in sorted(wants, key=lambda want: want.ticket):
+        decision = decide(want, held, budget_bytes, leaving=leaving, reserved_bytes=reserved_bytes)
+        decisions.append(decision)
+        match decision:
+            case Load():
+                held.append(Live(key=want.key, held_bytes=want.need_bytes, phase=Phase.LOADING))
+            case Evict(victims=victims) | Wait(yielding=victims):
+                leaving |= frozenset(victims)
+                reserved_bytes += want.need_bytes
+    return decisions
+
+
+def trim(live: Iterable[Live], budget_bytes: int) -> list[str]:
+    """Idle models to stop because what is loaded took more than was expected; the most recently used one stays."""
+    staying = sorted((model for model in live if model.phase is not Phase.STOPPING), key=lambda model: model.used)
+    over_bytes = sum(model.held_bytes for model in staying) - budget_bytes
+    victims: list[str] = []
+    for model in staying[:-1]:
+        if over_bytes <= 0:
+            break
+        if model.phase is Phase.READY and not (model.busy or model.pinned or model.ticket is not None):
+            victims.append(model.key)
+            over_bytes -= model.held_bytes
+    return victims
+
+
+def expires_at(*, idle_since: float | None, keep_alive_s: float, pinned: bool) -> float | None:
+    """When an idle model is unloaded; None: never. keep_alive_s -1 (any negative) is for ever."""
+    if idle_since is None or pinned or keep_alive_s < 0:
+        return None
+    return idle_since + keep_alive_s

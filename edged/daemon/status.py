@@ -1,0 +1,57 @@
+"""What the daemon tells of a model: frozen values, no I/O."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from msgspec import Struct
+
+
+class ModelState(StrEnum):
+    """ABSENT: installed, not loaded. BROKEN: it kept crashing and is started again only by an explicit load."""
+
+    ABSENT = "absent"
+    LOADING = "loading"
+    READY = "ready"
+    STOPPING = "stopping"
+    BROKEN = "broken"
+
+
+class Served(Struct, frozen=True, kw_only=True):
+    """The worker that really answers; `device` is attested by its engine."""
+
+    name: str
+    version: str
+    engine: str
+    device: str
+    digest: str
+
+
+class ModelStatus(Struct, frozen=True, kw_only=True):
+    """size: bytes on disk. context, device, rows, load_s, idle_s: None unless loaded. running: admitted by the worker;
+    waiting: accepted and not yet running. restarts: deaths nobody asked for. created: seconds since 1970."""
+
+    name: str
+    version: str
+    digest: str
+    engine: str
+    precision: str
+    size: int
+    parameters: int | None
+    context: int | None
+    device: str | None
+    state: ModelState
+    pinned: bool
+    keep_alive_s: float
+    idle_s: float | None
+    running: int
+    waiting: int
+    resident_bytes: int
+    kv_used_tokens: int
+    kv_tokens: int
+    load_s: float | None
+    rows: int | None
+    restarts: int
+    alias_of: str | None
+    created: float
+    error: str | None
