@@ -75,6 +75,7 @@ class ModelTable(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
     title: str = ""
     parameters: _Count | None = None
+    kv_bytes_per_token: _Count | None = None
     license: _Text | None = None
     variants: tuple[VariantTable, ...] = ()
     context: Annotated[int, Meta(ge=16, le=2**31 - 1)] | None = None

@@ -46,8 +46,8 @@ Source = HubSource | PackageSource | LocalSource
 
 
 class Variant(Struct, frozen=True, kw_only=True):
-    """One form of a model that one engine can run. size in bytes and sha256 of the entry file where known before the
-    pull; the hub tells them otherwise."""
+    """One form of a model that one engine can run. size: bytes of its files together, sha256: of the one file of a
+    package source; where known before the pull. Of a hub source the hub tells both, and `size` is only an estimate."""
 
     engine: EngineName
     precision: str
@@ -58,11 +58,13 @@ class Variant(Struct, frozen=True, kw_only=True):
 
 class ModelEntry(Struct, frozen=True, kw_only=True):
     """How a model is to be served, and from where it can be pulled (variants may be empty for a model that was pulled
-    by reference). parameters: count of weights. keep_alive_s: None uses the server's; -1 is for ever."""
+    by reference). parameters: count of weights. kv_bytes_per_token: of one sequence, keys and values at 16 bits.
+    keep_alive_s: None uses the server's; -1 is for ever. chat_template: the template's text, not its file."""
 
     name: str
     title: str = ""
     parameters: int | None = None
+    kv_bytes_per_token: int | None = None
     license: str | None = None
     variants: tuple[Variant, ...] = ()
     context: int | None = None
