@@ -1,0 +1,216 @@
+"""From a parsed call to its answer: accept, render, and end the generation exactly once, whatever happens.
+
+    accepted ──▶ events ──▶ SSE chunks or one JSON body
+A client that goes away cancels the task that answers it, in the queue, while loading, in prefill and in mid-stream
+alike; the task's `finally` frees the rows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import msgspec
+from litestar.types import Receive, Send
+
+from edged.api import sse
+from edged.api.errors import Headers, known
+from edged.api.exchange import Exchange, Services
+from edged.api.fields import header_value
+from edged.api.limits import ClientGone
+from edged.errors import DeadlineExceeded, EdgedError
+from edged.types import Delta, Event, GenerateRequest, Started
+
+if TYPE_CHECKING:
+    from edged.daemon.generation import Generation
+    from edged.daemon.router import Router
+    from edged.daemon.status import Served
+
+_encoder = msgspec.json.Encoder()
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What an endpoint understood of its body. `requests`: one for each prompt. The two renderers are made once the
+    worker that answers is known."""
+
+    model: str
+    requests: list[GenerateRequest]
+    stream: bool
+    streamed: Callable[[Served], sse.Streamed]
+    collected: Callable[[Served], sse.Collected]
+    timeout_s: float | None = None
+    keep_alive_s: float | None = None
+    ignored: tuple[str, ...] = ()
+
+
+async def answer(call: Call, exchange: Exchange, services: Services, receive: Receive, send: Send) -> None:
+    """Raises EdgedError where no byte of the answer was sent yet; afterwards an error is said in the stream."""
+    way = _stream if call.stream else _collect
+    work = asyncio.create_task(way(call, exchange, services, send))
+    gone = asyncio.create_task(_gone(receive))
+    try:
+        await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        left = not work.done()
+        work.cancel()
+        gone.cancel()
+        await asyncio.wait({work, gone})
+    if not left:
+        work.result()
+        return
+    if not work.cancelled():
+        work.exception()
+    exchange.status = ClientGone.status
+    if not exchange.started:
+        raise ClientGone("The client closed the connection before its answer.")
+
+
+async def _gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _collect(call: Call, exchange: Exchange, services: Services, send: Send) -> None:
+    told: Headers = []
+    async with _events(call, exchange, services) as (served, events):
+        collected = call.collected(served)
+        async for prompt, event in events:
+            if isinstance(event, Started):
+                told = told or _told(served, exchange)
+            collected.add(prompt, event)
+        body = _encoder.encode(collected.answer())
+    headers = [
+        (b"content-type", b"application/json"), (b"content-length", str(len(body)).encode()), *_ignored(call), *told,
+    ]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": body, "more_body": False})
+
+
+async def _stream(call: Call, exchange: Exchange, services: Services, send: Send) -> None:
+    stream = sse.EventStream(send, services.settings.heartbeat_s, _ignored(call))
+    heart = asyncio.create_task(stream.beat())
+    try:
+        async with _events(call, exchange, services) as (served, events):
+            streamed = call.streamed(served)
+            async for prompt, event in events:
+                if isinstance(event, Started):
+                    await stream.open(_told(served, exchange))
+                if chunk := sse.data(streamed.chunks(prompt, event)):
+                    await stream.write(chunk)
+            last = sse.data(streamed.closing()) + sse.DONE
+    except Exception as error:
+        if not stream.started:
+            raise
+        failure = known(error)
+        exchange.status = failure.status
+        last = sse.error_event(failure)
+    finally:
+        heart.cancel()
+        await asyncio.wait({heart})
+    await stream.write(last, more=False)
+
+
+@asynccontextmanager
+async def _events(
+    call: Call, exchange: Exchange, services: Services
+) -> AsyncIterator[tuple[Served, AsyncIterator[tuple[int, Event]]]]:
+    """The events of all prompts with the prompt's number, ended in every case. Raises DeadlineExceeded."""
+    try:
+        async with asyncio.timeout(call.timeout_s) as deadline:
+            generations: list[Generation] = []
+            try:
+                await _accept(call, services.router, generations)
+                served = generations[0].served
+                exchange.model = served.name
+                async with aclosing(_observed(_merged(generations), served.name, exchange, services)) as events:
+                    yield served, events
+            finally:
+                for generation in generations:
+                    await generation.cancel()
+    except TimeoutError:
+        if not deadline.expired():
+            raise
+        raise DeadlineExceeded(f"The answer was not ready within timeout_s = {call.timeout_s:g}.") from None
+
+
+async def _accept(call: Call, router: Router, generations: list[Generation]) -> None:
+    """Fills `generations`, which the caller cancels whatever becomes of the later prompts."""
+    for request in call.requests:
+        generations.append(await router.generate(call.model, request))  # noqa: PERF401
+    if call.keep_alive_s is not None:
+        await router.load(call.model, keep_alive_s=call.keep_alive_s)
+
+
+async def _merged(generations: list[Generation]) -> AsyncGenerator[tuple[int, Event]]:
+    """Each generation's events in its order. The queue is short: back-pressure reaches every generation."""
+    if len(generations) == 1:
+        async for event in generations[0]:
+            yield 0, event
+        return
+    queue: asyncio.Queue[tuple[int, Event | Exception | None]] = asyncio.Queue(maxsize=1)
+
+    async def pump(prompt: int, generation: Generation) -> None:
+        try:
+            async for event in generation:
+                await queue.put((prompt, event))
+        except EdgedError as error:
+            await queue.put((prompt, error))
+        else:
+            await queue.put((prompt, None))
+
+    pumps = [asyncio.create_task(pump(prompt, generation)) for prompt, generation in enumerate(generations)]
+    try:
+        ended = 0
+        while ended < len(pumps):
+            prompt, got = await queue.get()
+            if got is None:
+                ended += 1
+            elif isinstance(got, Exception):
+                raise got
+            else:
+                yield prompt, got
+    finally:
+        for task in pumps:
+            task.cancel()
+        await asyncio.wait(pumps)
+
+
+async def _observed(
+    events: AsyncGenerator[tuple[int, Event]], model: str, exchange: Exchange, services: Services
+) -> AsyncGenerator[tuple[int, Event]]:
+    """Passes events on and measures them: the first token of the request, then the gap of each later one."""
+    metrics = services.metrics
+    first = metrics.time_to_first_token.labels(model).observe
+    gap = metrics.inter_token_latency.labels(model).observe
+    last_at: dict[tuple[int, int], float] = {}
+    async for prompt, event in events:
+        if isinstance(event, Delta) and event.tokens:
+            now = time.monotonic()
+            choice = (prompt, event.index)
+            if not last_at:
+                first(now - exchange.received_at)
+            if choice in last_at:
+                gap((now - last_at[choice]) / event.tokens)
+            last_at[choice] = now
+        yield prompt, event
+    metrics.e2e_request_latency.labels(model).observe(time.monotonic() - exchange.received_at)
+
+
+def _ignored(call: Call) -> Headers:
+    return [(b"edged-ignored", header_value(call.ignored))] if call.ignored else []
+
+
+def _told(served: Served, exchange: Exchange) -> Headers:
+    waited_ms = round((time.monotonic() - exchange.received_at) * 1000)
+    return [
+        (b"edged-model", f"{served.name}@{served.version}".encode()),
+        (b"edged-engine", served.engine.encode()),
+        (b"edged-device", served.device.encode("ascii", "replace")),
+        (b"edged-queue-ms", str(waited_ms).encode()),
+    ]
+

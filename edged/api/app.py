@@ -1,0 +1,115 @@
+"""The application: guards first, then Litestar's routes.
+
+    request ──▶ Gate: request id · header size · Host and Origin · key ──▶ Litestar ──▶ route: body, fields, answer
+The gate is outside of Litestar, so that it also stands before routes that do not exist.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import structlog
+from litestar import Litestar, Request, Response
+from litestar.config.cors import CORSConfig
+from litestar.enums import ScopeType
+from litestar.types import ASGIApp, HTTPScope, LifeSpanScope, Message, Receive, Scope, Send
+
+from edged.api import chat, health
+from edged.api.auth import Keys
+from edged.api.errors import known, rendered
+from edged.api.exchange import Exchange, Services, request_id
+from edged.api.hosts import Hosts
+from edged.api.limits import check_headers, limits_of
+
+if TYPE_CHECKING:
+    from edged.daemon.jobs import Jobs
+    from edged.daemon.metrics import Metrics
+    from edged.daemon.router import Router
+    from edged.settings import Settings
+    from edged.store import Store
+
+log = structlog.get_logger(__name__)
+
+
+def create_app(router: Router, settings: Settings, jobs: Jobs, metrics: Metrics, store: Store) -> ASGIApp:
+    """What uvicorn serves, on TCP and on the Unix socket alike."""
+    services = Services(router, settings, jobs, metrics, store, limits_of(settings))
+    return Gate(create_routes(services), services)
+
+
+def create_routes(services: Services) -> Litestar:
+    """Every route, unguarded."""
+    origins = list(services.settings.cors_origins)
+    return Litestar(
+        route_handlers=[handler for module in (chat, health) for handler in module.routes(services)],
+        exception_handlers={Exception: _exception},
+        cors_config=CORSConfig(allow_origins=origins, expose_headers=["x-request-id"]) if origins else None,
+        openapi_config=None,
+        logging_config=None,
+        debug=False,
+    )
+
+
+def _exception(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
+    answer = rendered(known(error, method=request.method, path=request.scope["path"]))
+    headers = {name.decode(): value.decode() for name, value in answer.headers}
+    return Response(answer.body, status_code=answer.status, headers=headers, media_type="application/json")
+
+
+class Gate:
+    """Outermost: who may come in, and what is told of every request afterwards."""
+
+    def __init__(self, app: Litestar, services: Services) -> None:
+        settings = services.settings
+        self.app = app
+        self._metrics = services.metrics
+        self._header_bytes = services.limits.header_bytes
+        self._hosts = Hosts(settings.host, settings.allowed_hosts, settings.cors_origins)
+        self._keys = Keys(settings.api_keys, settings.admin_keys)
+
+    async def __call__(self, scope: Scope | LifeSpanScope, receive: Any, send: Any) -> None:
+        if scope["type"] == "lifespan":
+            await self.app(scope, receive, send)
+        elif scope["type"] == ScopeType.HTTP:
+            await self._answer(scope, receive, send)
+        else:
+            await send({"type": "websocket.close", "code": 1008, "reason": "There are no websockets here."})
+
+    async def _answer(self, scope: HTTPScope, receive: Receive, send: Send) -> None:
+        exchange = Exchange(request_id(scope))
+        scope.setdefault("state", {})["exchange"] = exchange
+        id_header = (b"x-request-id", exchange.request_id.encode())
+
+        async def send_with_id(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                exchange.started = True
+                exchange.status = exchange.status or message["status"]
+                message["headers"] = [*message["headers"], id_header]
+            await send(message)
+
+        with structlog.contextvars.bound_contextvars(request_id=exchange.request_id):
+            try:
+                check_headers(scope, self._header_bytes)
+                self._hosts.check(scope)
+                exchange.caller = self._keys.check(scope)
+                await self.app(scope, receive, send_with_id)
+            except Exception as error:
+                failure = known(error)
+                exchange.status = failure.status
+                if not exchange.started:
+                    answer = rendered(failure)
+                    await send_with_id({
+                        "type": "http.response.start", "status": answer.status, "headers": answer.headers,
+                    })
+                    await send_with_id({"type": "http.response.body", "body": answer.body, "more_body": False})
+            finally:
+                self._told(scope, exchange)
+
+    def _told(self, scope: HTTPScope, exchange: Exchange) -> None:
+        endpoint = scope.get("path_template") or "unknown"
+        self._metrics.requests_total.labels(exchange.model, endpoint, str(exchange.status)).inc()
+        log.info(
+            "request", method=scope["method"], endpoint=endpoint, status=exchange.status,
+            model=exchange.model or None, duration_ms=round((time.monotonic() - exchange.received_at) * 1000),
+        )

@@ -1,0 +1,142 @@
+"""What a request may cost before anything is decided about it: kind, size and time of its body, depth of its JSON.
+
+The whole body is read here and nowhere else, so that the limits hold for every route.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from typing import Any, NamedTuple
+
+import msgspec
+from litestar.types import HTTPScope, Receive
+
+from edged.errors import HeaderTooLarge, InvalidRequest, RequestTooLarge, UnsupportedMediaType
+from edged.settings import Settings
+
+
+class Limits(NamedTuple):
+    header_bytes: int
+    body_bytes: int
+    json_depth: int
+    receive_timeout_s: float
+
+
+def limits_of(settings: Settings) -> Limits:
+    return Limits(settings.max_header_bytes, settings.max_body_bytes, settings.max_json_depth,
+                  settings.receive_timeout_s)
+
+
+_STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
+_NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
+_decoder = msgspec.json.Decoder()
+
+
+class ClientGone(InvalidRequest):
+    """The client closed the connection; there is no one left to answer. The status is for log and metrics."""
+
+    status = 499
+    default_code = "client_gone"
+
+
+def header(scope: HTTPScope, name: bytes) -> str | None:
+    """The value of the first header of that (lower-case) name."""
+    for key, value in scope["headers"]:
+        if key == name:
+            return value.decode("latin-1")
+    return None
+
+
+def check_headers(scope: HTTPScope, max_bytes: int) -> None:
+    size = sum(len(name) + len(value) + 4 for name, value in scope["headers"])
+    size += len(scope["raw_path"]) + len(scope["query_string"])
+    if size > max_bytes:
+        raise HeaderTooLarge(f"The request's headers take {size} bytes; at most {max_bytes} are taken.")
+
+
+def _check_kind(scope: HTTPScope) -> None:
+    kind = (header(scope, b"content-type") or "").partition(";")[0].strip().lower()
+    if kind != "application/json":
+        raise UnsupportedMediaType("Send JSON with the header `Content-Type: application/json`.")
+    encoding = (header(scope, b"content-encoding") or "identity").strip().lower()
+    if encoding != "identity":
+        raise UnsupportedMediaType("Compressed bodies are not taken; send the JSON as it is, without Content-Encoding.")
+
+
+def _too_large(max_bytes: int) -> RequestTooLarge:
+    return RequestTooLarge(
+        f"The request's body is larger than {max_bytes} bytes. Send less, or raise max_body_bytes in the settings."
+    )
+
+
+async def read_body(scope: HTTPScope, receive: Receive, limits: Limits) -> bytes:
+    """The body as sent. Never holds more than the limit and one read of the server's.
+
+    Raises UnsupportedMediaType, RequestTooLarge, InvalidRequest (too slow) and ClientGone.
+    """
+    declared = header(scope, b"content-length")
+    if declared is not None and declared.isdigit() and int(declared[:20]) > limits.body_bytes:
+        raise _too_large(limits.body_bytes)
+    body = bytearray()
+    try:
+        async with asyncio.timeout(limits.receive_timeout_s):
+            while True:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise ClientGone("The client closed the connection before its request was whole.")
+                if message["type"] != "http.request":
+                    continue
+                if message["body"] and not body:
+                    _check_kind(scope)
+                body += message["body"]
+                if len(body) > limits.body_bytes:
+                    raise _too_large(limits.body_bytes)
+                if not message["more_body"]:
+                    break
+    except TimeoutError:
+        raise InvalidRequest(
+            f"The request's body did not arrive within {limits.receive_timeout_s:g} s.", code="request_timeout"
+        ) from None
+    return bytes(body)
+
+
+def too_deep(body: bytes, max_depth: int) -> bool:
+    """Whether brackets nest deeper than max_depth, without parsing: each round takes the innermost pairs away.
+
+    Linear in the body for each round, and a round that finds no pair is the last. Brackets that do not pair count as
+    depth; where they are few the parser says what is wrong with them.
+    """
+    if body.count(b"[") + body.count(b"{") <= max_depth:
+        return False
+    brackets = _STRING.sub(b"", body).translate(None, _NOT_BRACKETS)
+    for _ in range(max_depth):
+        fewer = brackets.replace(b"[]", b"").replace(b"{}", b"")
+        if len(fewer) == len(brackets):
+            break
+        brackets = fewer
+    return len(brackets) > max_depth
+
+
+def parse_json(body: bytes, max_depth: int) -> dict[str, Any]:
+    """Strict UTF-8 and JSON (no NaN, no Infinity, no number out of a double's range), an object at the top."""
+    if not body:
+        raise InvalidRequest("The request has no body; send a JSON object.", code="invalid_json")
+    if too_deep(body, max_depth):
+        raise InvalidRequest(f"The JSON nests deeper than {max_depth} levels.", code="invalid_json")
+    try:
+        body.decode("utf-8")
+        value = _decoder.decode(body)
+    except UnicodeDecodeError as error:
+        raise InvalidRequest(
+            f"The body is not valid UTF-8 (byte {error.start}); encode the JSON as UTF-8.", code="invalid_json"
+        ) from None
+    except (msgspec.MsgspecError, RecursionError) as error:
+        raise InvalidRequest(f"The body is not valid JSON: {error}.", code="invalid_json") from None
+    if not isinstance(value, dict):
+        raise InvalidRequest("The body must be a JSON object.", code="invalid_json")
+    return value
+
+
+async def read_json(scope: HTTPScope, receive: Receive, limits: Limits) -> dict[str, Any]:
+    return parse_json(await read_body(scope, receive, limits), limits.json_depth)

@@ -1,0 +1,143 @@
+"""Chat messages: OpenAI's shape in, the shape a chat template knows out.
+
+Text parts become one string, joined with line breaks as vLLM and llama.cpp join them; `developer` becomes `system`;
+what has no meaning for a text model (images, audio, files) is refused under the path of the part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from edged.api.fields import Check, Table, Unknown, accept, choice, inert, items, later, served, text, wrong
+from edged.errors import InvalidRequest, MissingParameter, UnsupportedParameter
+
+ROLES = ("system", "developer", "user", "assistant", "tool")
+MAX_MESSAGES = 100_000
+_TEXT_PARTS = {"text": "text", "refusal": "refusal"}
+_OTHER_PARTS = ("image_url", "input_audio", "file", "video_url", "audio_url", "image", "input_image")
+
+
+def _part(value: Any, path: str) -> str:
+    if not isinstance(value, dict):
+        raise wrong(path, 'an object like {"type": "text", "text": "…"}')
+    kind = value.get("type")
+    if kind in _OTHER_PARTS:
+        raise UnsupportedParameter(
+            f"`{path}` is of type \"{kind}\"; the models here read text only. Send parts of type \"text\".", param=path
+        )
+    if not isinstance(kind, str) or kind not in _TEXT_PARTS:
+        raise wrong(f"{path}.type", '"text"')
+    key = _TEXT_PARTS[kind]
+    table: Table = {"type": served(text()), key: served(text(), required=True)}
+    return str(accept(table, value, unknown="refuse", path=path).values[key])
+
+
+def content(value: Any, path: str) -> str:
+    if isinstance(value, str):
+        return value
+    if not isinstance(value, list):
+        raise wrong(path, "a string or a list of text parts")
+    return "\n".join(items(value, path, _part, "a list of 1 to 1000 text parts", range(1, 1001)))
+
+
+_FUNCTION: Table = {
+    "name": served(text(256, min_length=1), required=True),
+    "arguments": served(text(), required=True),
+}
+
+
+def _function(value: Any, path: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise wrong(path, "an object with name and arguments")
+    return accept(_FUNCTION, value, unknown="refuse", path=path).values
+
+
+_TOOL_CALL: Table = {
+    "id": served(text(256, min_length=1), required=True),
+    "type": served(choice("function"), required=True),
+    "function": served(_function, required=True),
+    "index": inert(lambda value, path: value),
+}
+
+
+def _tool_call(value: Any, path: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise wrong(path, "an object with id, type and function")
+    return accept(_TOOL_CALL, value, unknown="refuse", path=path).values
+
+
+def _tool_calls(value: Any, path: str) -> list[dict[str, Any]]:
+    return items(value, path, _tool_call, "a list of up to 1000 tool calls", range(1001))
+
+
+def _empty(value: Any, path: str) -> None:
+    if value != []:
+        raise wrong(path, "an empty list")
+
+
+_role = choice(*ROLES)
+_COMMON: Table = {"role": served(_role, required=True), "name": served(text(256, min_length=1))}
+_CONTENT: Table = {"content": served(content, required=True)}
+_TABLES: Mapping[str, Table] = {
+    "system": _COMMON | _CONTENT,
+    "developer": _COMMON | _CONTENT,
+    "user": _COMMON | _CONTENT,
+    "tool": _COMMON | _CONTENT | {"tool_call_id": served(text(256, min_length=1), required=True)},
+    "assistant": _COMMON | {
+        "content": served(content),
+        "refusal": served(text()),
+        "reasoning_content": served(text()),
+        "tool_calls": served(_tool_calls),
+        "annotations": inert(_empty),
+        "audio": later(),
+        "function_call": later(instead="Send it as tool_calls."),
+    },
+}
+
+
+def message(unknown: Unknown, ignored: list[str]) -> Check:
+    """Names of unknown fields that are only reported go to `ignored`."""
+
+    def check(value: Any, path: str) -> dict[str, Any]:
+        if not isinstance(value, dict):
+            raise wrong(path, "an object with role and content")
+        if value.get("role") is None:
+            raise MissingParameter(f"`{path}.role` is missing.", param=f"{path}.role")
+        if value["role"] == "function":
+            raise UnsupportedParameter(
+                f"`{path}.role` \"function\" is not served; send the result as a message of role \"tool\".",
+                param=f"{path}.role",
+            )
+        role = _role(value["role"], f"{path}.role")
+        accepted = accept(_TABLES[role], value, unknown=unknown, path=path)
+        ignored.extend(accepted.ignored)
+        said = accepted.values
+        if role == "assistant":
+            _complete_assistant(said, path)
+        if role == "developer":
+            said["role"] = "system"
+        return said
+
+    return check
+
+
+def _complete_assistant(said: dict[str, Any], path: str) -> None:
+    """A refusal is what the assistant said; an answer of tool calls alone has no content."""
+    refusal = said.pop("refusal", None)
+    if not said.get("tool_calls"):
+        said.pop("tool_calls", None)
+        if "content" not in said:
+            if refusal is None:
+                raise MissingParameter(f"`{path}` has neither content nor tool_calls.", param=f"{path}.content")
+            said["content"] = refusal
+    else:
+        said.setdefault("content", "")
+
+
+def messages(value: Any, path: str, unknown: Unknown, ignored: list[str]) -> list[dict[str, Any]]:
+    if value == []:
+        raise InvalidRequest(f"`{path}` is empty; send at least one message.", param=path)
+    return items(
+        value, path, message(unknown, ignored), "a list of messages", range(1, MAX_MESSAGES + 1)
+    )

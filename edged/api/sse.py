@@ -1,0 +1,87 @@
+"""One stream of events, rendered as server-sent events or collected: both are fed the same events in the same order,
+so that streamed and plain text cannot differ."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from typing import Protocol
+
+import msgspec
+from litestar.types import Send
+
+from edged.api.errors import Headers, json_body
+from edged.errors import EdgedError
+from edged.types import Event
+
+_encoder = msgspec.json.Encoder()
+
+DONE = b"data: [DONE]\n\n"
+COMMENT = b": still working\n\n"
+_HEADERS: Headers = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache"),
+    (b"x-accel-buffering", b"no"),
+]
+
+
+class Streamed(Protocol):
+    """`prompt` is the number of the prompt within the request; chat has one."""
+
+    def chunks(self, prompt: int, event: Event) -> Iterable[msgspec.Struct]: ...
+
+    def closing(self) -> Iterable[msgspec.Struct]: ...
+
+
+class Collected(Protocol):
+    def add(self, prompt: int, event: Event) -> None: ...
+
+    def answer(self) -> msgspec.Struct: ...
+
+
+def data(chunks: Iterable[msgspec.Struct]) -> bytes:
+    return b"".join(b"data: %b\n\n" % _encoder.encode(chunk) for chunk in chunks)
+
+
+def error_event(error: EdgedError) -> bytes:
+    return b"data: %b\n\n" % json_body(error)
+
+
+class EventStream:
+    """A 200 whose headers are held until there is something to tell, and comments while there is nothing.
+
+    `beat` runs beside the writer; the lock keeps the headers before everything else.
+    """
+
+    def __init__(self, send: Send, heartbeat_s: float, headers: Headers) -> None:
+        self._send = send
+        self._heartbeat_s = heartbeat_s
+        self._headers = headers
+        self._lock = asyncio.Lock()
+        self._silent = True
+        self.started = False
+
+    async def open(self, headers: Headers = []) -> None:  # noqa: B006
+        if self.started:
+            return
+        async with self._lock:
+            if not self.started:
+                self.started = True
+                await self._send({
+                    "type": "http.response.start", "status": 200, "headers": [*_HEADERS, *self._headers, *headers],
+                })
+
+    async def write(self, body: bytes, *, more: bool = True) -> None:
+        """Returns when the transport wants more: a client that reads slowly holds its writer here."""
+        self._silent = False
+        await self.open()
+        async with self._lock:
+            await self._send({"type": "http.response.body", "body": body, "more_body": more})
+
+    async def beat(self) -> None:
+        """For ever: a comment after each heartbeat_s in which nothing was written."""
+        while True:
+            self._silent = True
+            await asyncio.sleep(self._heartbeat_s)
+            if self._silent:
+                await self.write(COMMENT)
