@@ -82,12 +82,10 @@ def _uniform(key: int, position: int) -> float:
     return int(np.random.Philox(key=key, counter=position).random_raw() >> 11) * 2.0**-53
 
 
-def _draw(weights: NDArray[np.floating], share: float, total: float | None = None) -> int:
-    """Index of the weight in which `share` (or `total`) of the sum falls; never one of weight 0."""
-    sums = np.cumsum(weights, dtype=np.float64)
-    wanted = share * sums[-1] if total is None else total
-    # Rounding can put `wanted` at or past the end: then it is the last weight that added anything.
-    return int(min(np.searchsorted(sums, wanted, side="right"), np.searchsorted(sums, sums[-1], side="left")))
+def _draw(weights: NDArray[np.float64], share: float) -> int:
+    """Index of the weight in which `share` of the sum falls; never one of weight 0."""
+    sums = np.cumsum(weights)
+    return _place(sums, share * sums[-1])
 
 
 def _draw_whole(weights: NDArray[np.float32], share: float) -> int:
@@ -95,9 +93,15 @@ def _draw_whole(weights: NDArray[np.float32], share: float) -> int:
     blocks = weights.reshape(-1, _BLOCK)
     sums = np.cumsum(blocks.sum(axis=1), dtype=np.float64)
     wanted = share * sums[-1]
-    block = int(min(np.searchsorted(sums, wanted, side="right"), np.searchsorted(sums, sums[-1], side="left")))
+    block = _place(sums, wanted)
     before = sums[block - 1] if block else 0.0
-    return block * _BLOCK + _draw(blocks[block], 0.0, wanted - before)
+    return block * _BLOCK + _place(np.cumsum(blocks[block], dtype=np.float64), wanted - before)
+
+
+def _place(sums: NDArray[np.float64], wanted: float) -> int:
+    """The first index whose sum is over `wanted`. Rounding can put `wanted` at or past the end: then it is the last
+    one that added anything."""
+    return int(min(np.searchsorted(sums, wanted, side="right"), np.searchsorted(sums, sums[-1], side="left")))
 
 
 class _Scratch(threading.local):
