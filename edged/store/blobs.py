@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import errno
 import hashlib
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,6 +64,10 @@ class Part:
     def write(self, data: bytes) -> None:
         self._out.write(data)
         self._hash.update(data)
+
+    def pieces(self) -> Iterator[bytes]:
+        """What was received, from its beginning."""
+        return self._out.pieces()
 
     def restart(self) -> None:
         """Forget all that was received."""
@@ -127,15 +131,15 @@ class Receiver:
         *,
         sha256: str | None = None,
         size: int | None = None,
-        check: Callable[[Path], None] | None = None,
+        resume: bool = False,
         waiting: Callable[[], None] | None = None,
     ) -> Blob:
         """Have `fill` write the rest of the file and publish it.
 
-        A part of an earlier pull is kept only where sha256 is known to check the whole against. fill may fail and be
-        called again by a later pull; what it wrote is then still here. check: looks at the whole file before it is
-        published and raises to refuse it. Raises SourceUnavailable for wrong bytes, InsufficientStorage; in both
-        cases the part is gone.
+        resume: where fill can go on from what an earlier pull left, and sha256 is known to check the whole against;
+        fill may then fail, and what it wrote is kept for a later pull. Without it, nothing is kept. waiting: called
+        while another process receives the same. Raises SourceUnavailable for wrong bytes, InsufficientStorage; in
+        both cases the part is gone.
         """
         path = self._layout.part(key)
         with locks.lock(self._layout.tmp_lock(path), waiting=waiting):
@@ -143,7 +147,7 @@ class Receiver:
                 files.remove(path)
                 return there
             try:
-                return self._fill(path, fill, sha256, size, check)
+                return self._fill(path, fill, sha256, size, resume=resume and sha256 is not None)
             except OSError as error:
                 if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                     raise
@@ -152,12 +156,34 @@ class Receiver:
                     "the disk of the store became full; what was fetched of this file is removed. "
                     "`edged gc` frees what no model uses, `edged rm NAME` a model"
                 ) from error
+            finally:
+                if not resume:
+                    files.remove(path)
+                if not path.exists():
+                    files.remove(self._layout.tmp_lock(path))
+
+    def read(self, blob: Blob) -> bytes:
+        """The whole of a small file that is here."""
+        return self._layout.blob(blob.sha256).read_bytes()
+
+    @contextmanager
+    def scratch(self, key: str) -> Iterator[Path]:
+        """An empty folder in tmp/ for another program to write into; ours alone until the end, gone after it."""
+        path = self._layout.unpacking(key)
+        with locks.lock(self._layout.tmp_lock(path)):
+            if path.exists():
+                files.remove_tree(path)
+            files.make_folder(path)
+            try:
+                yield path
+            finally:
+                files.remove_tree(path)
+                files.remove(self._layout.tmp_lock(path))
 
     def _fill(
-        self, path: Path, fill: Callable[[Part], None], sha256: str | None, size: int | None,
-        check: Callable[[Path], None] | None,
+        self, path: Path, fill: Callable[[Part], None], sha256: str | None, size: int | None, *, resume: bool,
     ) -> Blob:
-        part = Part(path, resume=sha256 is not None)
+        part = Part(path, resume=resume)
         try:
             resumed = part.size > 0
             if size is not None and part.size > size:
@@ -178,12 +204,6 @@ class Receiver:
                 f"not {size if size is not None else 'as many'} bytes with {(sha256 or 'any')[:12]}…; "
                 "nothing was installed, pull again"
             )
-        if check is not None:
-            try:
-                check(path)
-            except BaseException:
-                files.remove(path)
-                raise
         self._lease(blob.sha256)
         target = self._layout.blob(blob.sha256)
         if target.is_file() and target.stat().st_size == blob.size:

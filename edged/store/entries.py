@@ -148,3 +148,21 @@ class Collected(Struct, frozen=True, kw_only=True):
     models: int = 0
     parts: int = 0
     bytes: int = 0
+
+
+class PullFailed(Struct, frozen=True, kw_only=True):
+    """Why a pull ended without a model: the fields of `edged.errors.EdgedError`."""
+
+    status: int
+    type: str
+    message: str
+    code: str | None = None
+    retry: bool = True
+
+
+class PullLine(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One line of `python -m edged.store.pull`: exactly one of these is there. The last line has manifest or error."""
+
+    progress: PullProgress | None = None
+    manifest: Manifest | None = None
+    error: PullFailed | None = None

@@ -6,7 +6,7 @@ Weights and text only: nothing that a library would run (PROMISES T2, T4, T5).
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from edged.errors import RefusedFile
@@ -57,6 +57,13 @@ def check_json(path: str, data: bytes) -> str | None:
     if name == "config.json":
         return "it names code (auto_map), which is never run; the engines here do not need it"
     raise RefusedFile(f"{path} needs code of its own (auto_map), and code that comes with a model is never run")
+
+
+def look_into(path: str, size: int, read: Callable[[], bytes]) -> str | None:
+    """`check_json` of files that are JSON and of a size to be read whole; None for all others."""
+    if not path.lower().endswith(".json") or size > JSON_BYTES:
+        return None
+    return check_json(path, read())
 
 
 def _keys(value: Any) -> Iterator[str]:

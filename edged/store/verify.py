@@ -32,7 +32,8 @@ def verify(
 
         if (what := _what_is_wrong(layout, entry, piece)) is not None:
             wrong[entry.sha256] = what
-            with locked():
+            # In a read-only store there is nothing to move: the report is all.
+            with contextlib.suppress(OSError), locked():
                 _quarantine(layout, entry, manifests)
     return [
         Damage(name=manifest.name, version=manifest.version, path=entry.path, what=wrong[entry.sha256])
@@ -56,15 +57,13 @@ def _what_is_wrong(layout: Layout, entry: FileEntry, piece: Callable[[int], None
 
 
 def _quarantine(layout: Layout, entry: FileEntry, manifests: Sequence[Manifest]) -> None:
-    """Out of blobs/ into tmp/, where `collect` finds it when it is old; and out of the model folders that link it.
-    In a read-only store there is nothing to move: the report is all."""
+    """Out of blobs/ into tmp/, where `collect` finds it when it is old; and out of the model folders that link it."""
     blob = layout.blob(entry.sha256)
-    with contextlib.suppress(OSError):
-        if blob.exists():
-            files.rename(blob, layout.tmp / f"damaged-{entry.sha256}-{secrets.token_hex(4)}")
-            files.sync_folder(layout.blobs)
+    if blob.exists():
+        files.rename(blob, layout.tmp / f"damaged-{entry.sha256}-{secrets.token_hex(4)}")
+        files.sync_folder(layout.blobs)
     for manifest in manifests:
         for each in manifest.files:
             if each.sha256 == entry.sha256:
-                with contextlib.suppress(OSError):
+                with contextlib.suppress(FileNotFoundError, NotADirectoryError):
                     files.remove(layout.model_file(manifest.digest, each.path))

@@ -39,7 +39,8 @@ def fetch(source: LocalSource, wanted: Wanted, receiver: Receiver, report: Repor
     space.require(receiver.home, sum(sizes.values()))
     files = []
     for path in chosen.files:
-        if _is_left_out(path, listed[path], sizes[path], report):
+        if (why := kinds.look_into(path, sizes[path], listed[path].read_bytes)) is not None:
+            report.note(f"{path} is not taken: {why}")
             continue
         report.stage("copying", path)
         files.append(_copied(path.removeprefix(chosen.root), listed[path], sizes[path], receiver, report))
@@ -89,15 +90,6 @@ def _checked_regular(status: os.stat_result, shown: str) -> int:
         ) if is_it(status.st_mode)), "something odd",
     )
     raise RefusedFile(f"{shown} is {what}; a model is made of regular files only")
-
-
-def _is_left_out(path: str, real: Path, size: int, report: Report) -> bool:
-    if not path.lower().endswith(".json") or size > kinds.JSON_BYTES:
-        return False
-    why = kinds.check_json(path, real.read_bytes())
-    if why is not None:
-        report.note(f"{path} is not taken: {why}")
-    return why is not None
 
 
 def _copied(path: str, real: Path, size: int, receiver: Receiver, report: Report) -> FileEntry:
