@@ -216,7 +216,9 @@ def serve(connection: socket.socket) -> None:
         stream.write(_LENGTH.pack(len(body)) + body)
         stream.flush()
 
-    setup = msgspec.msgpack.decode(receive(), type=Setup)
+    if not (body := receive()):
+        return
+    setup = msgspec.msgpack.decode(body, type=Setup)
     template = attempt(lambda: compile_template(setup.source), setup.deadline_s)
     if isinstance(template, Answer):
         send(template)

@@ -86,9 +86,11 @@ class Template:
 
     def _take(self) -> _Renderer:
         with self._lock:
-            if self._idle:
-                return self._idle.pop()
-        return _Renderer(self._setup)
+            child = self._idle.pop() if self._idle else None
+        if child is not None and not child.alive:  # killed while it waited, by the kernel for its memory perhaps
+            child.close()
+            child = None
+        return child or _Renderer(self._setup)
 
     def _give_back(self, child: _Renderer) -> None:
         with self._lock:
@@ -132,7 +134,7 @@ class _Renderer:
             raise LoadFailed(f"The process that renders chat templates does not start: {error.strerror}.") from error
         finally:
             theirs.close()
-        self.alive = True
+        self._usable = True
         try:
             answer = self.ask(_encode(setup), setup.deadline_s + _START_S)
             problem = answer.text if answer.problem else None
@@ -142,6 +144,10 @@ class _Renderer:
             self.close()
             raise LoadFailed(f"The model's chat template cannot be used: {problem}. {_MEND}")
 
+    @property
+    def alive(self) -> bool:
+        return self._usable and self._process.poll() is None
+
     def ask(self, body: bytes, timeout_s: float) -> Answer:
         until = time.monotonic() + timeout_s
         try:
@@ -150,13 +156,13 @@ class _Renderer:
             length = _LENGTH.unpack(self._receive(_LENGTH.size, until))[0]
             answer = msgspec.msgpack.decode(self._receive(length, until), type=Answer)
         except TimeoutError:
-            self.alive = False
+            self._usable = False
             raise _Ended(f"it takes longer than {timeout_s:g} seconds") from None
         except OSError:
-            self.alive = False
+            self._usable = False
             raise _Ended("the process that renders it ended") from None
         if answer.problem == "memory":
-            self.alive = False
+            self._usable = False
             raise _Ended(
                 f"it needs more than {renderer.MEMORY_BYTES >> 20} MiB of memory "
                 f"or writes more than {renderer.MAX_TEXT_BYTES >> 20} MiB"
@@ -175,7 +181,7 @@ class _Renderer:
 
     def close(self) -> None:
         """Nothing is lost with it: a renderer has no state but the template."""
-        self.alive = False
+        self._usable = False
         self._process.kill()
         self._process.wait()
         self._socket.close()

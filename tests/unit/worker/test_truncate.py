@@ -14,7 +14,8 @@ pytestmark = pytest.mark.unit
 
 def scaled_logits(noise: int, vocab: int, spread: float) -> NDArray[np.float32]:
     logits = np.random.default_rng(noise).normal(0, spread, vocab).astype(np.float32)
-    return np.subtract(logits, logits.max())
+    logits -= logits.max()
+    return logits
 
 
 def by_sorting_all(
@@ -26,7 +27,8 @@ def by_sorting_all(
 
     def weights() -> NDArray[np.float64]:
         values = np.exp(scaled[left].astype(np.float64))
-        return np.divide(values, values.sum())
+        values /= values.sum()
+        return values
 
     def prefix(order: list[int], share: float) -> list[int]:
         nonlocal nearest, left

@@ -1,0 +1,145 @@
+"""Real chat templates render as transformers renders them.
+
+They come in packages: trl carries those of the families people use (Llama 3, Qwen 2.5 and 3, Gemma, Phi 3, DeepSeek R1
+distilled, gpt-oss, …), llama-cpp-python Mistral's. The files are read, no code of trl is run.
+"""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections import Counter
+from functools import partial
+from importlib.util import find_spec
+from itertools import product
+from pathlib import Path
+from typing import Any
+from zipfile import ZipFile
+
+import pytest
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from transformers import PreTrainedTokenizerFast
+
+from edged.worker.renderer import Render, attempt, compile_template, render
+
+pytestmark = pytest.mark.real
+
+TRL = "trl==1.16.0"
+#: Families of the catalog; trl has variants of each.
+WANTED = {
+    "llama3", "llama3_1", "llama3_2", "qwen2_5", "qwen3", "gemma3", "phi3_5", "deepseek_r1_distill", "gptoss", "lfm2",
+    "mistral", "chatml",
+}
+
+TOOLS: list[Any] = [
+    {
+        "type": "function",
+        "function": {
+            "name": "weather", "description": "It's <now> & \"here\" ü",
+            "parameters": {
+                "type": "object", "required": ["city"],
+                "properties": {
+                    "city": {"type": "string", "description": "Ort"}, "days": {"type": "integer", "enum": [1, 2]},
+                },
+            },
+        },
+    }
+]
+SYSTEM = {"role": "system", "content": 'Be brief. <b>&"\''}
+USER = {"role": "user", "content": "  Grüß dich 🦆\n"}
+ASSISTANT = {"role": "assistant", "content": "Hello"}
+REASONED = {"role": "assistant", "content": "3", "reasoning_content": "1 + 2"}
+RESULT = {"role": "tool", "tool_call_id": "call12345", "name": "weather", "content": '{"temp": 3}'}
+
+
+def calling(arguments: Any) -> dict[str, Any]:
+    function = {"name": "weather", "arguments": arguments}
+    return {
+        "role": "assistant", "content": None,
+        "tool_calls": [{"id": "call12345", "type": "function", "function": function}],
+    }
+
+
+CONVERSATIONS: list[list[dict[str, Any]]] = [
+    [USER],
+    [SYSTEM, USER],
+    [SYSTEM, USER, ASSISTANT, USER],
+    [USER, calling({"city": "Köln", "days": 2}), RESULT],
+    [SYSTEM, USER, calling({"city": "Köln"}), RESULT, ASSISTANT, USER],
+    [USER, calling('{"city": "Köln"}'), RESULT],
+    [USER, REASONED, USER],
+    # Some templates refuse these two.
+    [USER, USER],
+    [ASSISTANT, SYSTEM],
+]
+
+
+@pytest.fixture(scope="module")
+def templates(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    folder: Path = tmp_path_factory.mktemp("trl")
+    subprocess.run(
+        [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--only-binary=:all:", "-d", str(folder), TRL],
+        check=True, timeout=100,
+    )
+    (wheel,) = folder.glob("*.whl")
+    found: dict[str, str] = {}
+    with ZipFile(wheel) as archive:
+        for name in archive.namelist():
+            if name.endswith(".jinja"):
+                found[Path(name).stem] = archive.read(name).decode()
+    return found | templates_of_llama_cpp_python()
+
+
+def templates_of_llama_cpp_python() -> dict[str, str]:
+    """Its string constants named …_CHAT_TEMPLATE, read without importing it."""
+    spec = find_spec("llama_cpp")
+    assert spec
+    assert spec.origin
+    module = ast.parse((Path(spec.origin).parent / "llama_chat_format.py").read_text())
+    found: dict[str, str] = {}
+    for node in module.body:
+        match node:
+            case ast.Assign(targets=[ast.Name(id=name)], value=ast.Constant(value=str(source))):
+                if name.endswith("_CHAT_TEMPLATE"):
+                    found[name.removesuffix("_CHAT_TEMPLATE").removesuffix("_INSTRUCT").lower()] = source
+    return found
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> PreTrainedTokenizerFast:
+    words = Tokenizer(WordLevel({"<s>": 0, "</s>": 1, "<unk>": 2}, unk_token="<unk>"))
+    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+        tokenizer_object=words, bos_token="<s>", eos_token="</s>", unk_token="<unk>"
+    )
+
+
+def test_the_templates_of_the_families_are_there(templates: dict[str, str]) -> None:
+    assert templates.keys() >= WANTED
+
+
+def test_every_template_renders_as_in_transformers(
+    templates: dict[str, str], tokenizer: PreTrainedTokenizerFast
+) -> None:
+    kinds: Counter[str] = Counter()
+    for name, source in templates.items():
+        compiled = compile_template(source)
+        for messages, tools, prompted, kwargs in product(
+            CONVERSATIONS, (None, TOOLS), (True, False), ({}, {"enable_thinking": False})
+        ):
+            try:
+                text = tokenizer.apply_chat_template(
+                    messages, tools=tools, chat_template=source, add_generation_prompt=prompted, tokenize=False,
+                    **kwargs,
+                )
+                kinds["text"] += 1
+            except Exception as error:
+                text = str(error).rstrip(".")
+                kinds["error"] += 1
+            request = Render(messages, tools, kwargs, prompted)
+            ours = attempt(partial(render, compiled, tokenizer.special_tokens_map, request), 60)
+            assert (name, messages, ours.text.rstrip(".") if ours.problem else ours.text) == (name, messages, text)
+    # Both ways are really taken.
+    assert kinds["text"] > 1000
+    assert kinds["error"] > 100
