@@ -97,6 +97,9 @@ class Generation:
         """Idempotent; frees the row at the worker's next step."""
         if self.phase is not Phase.ENDED:
             self._runner.cancel(self)
+        if self.accepted.done() and not self.accepted.cancelled():
+            # An error that came in the same moment has nobody to read it.
+            self.accepted.exception()
         self._events.clear()
         self._error = None
         self._arrived.set()

@@ -1,33 +1,28 @@
 """One version of one model: its worker, the requests it has and those that wait for it.
 
 Owner of all of that, in one event loop. The router decides when it starts, stops and takes work (`begin_load`,
-`begin_stop`, `submit_waiting`); everything else here is a reaction to a request or to the worker. No method waits for
-another's state: each changes it and calls `site.changed`, upon which the router looks at all models anew.
-
-Requests go waiting → active → ended. A death of the worker ends those that had started and puts the others back.
+`begin_stop`, `take_work`); everything else here is a reaction to a caller or to the worker. A reaction changes this
+model's own state and calls `site.changed`, upon which the router looks at all models anew.
 """
 
 from __future__ import annotations
 
 import asyncio
-import bisect
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import structlog
 
-from edged.daemon.breaker import Breaker
 from edged.daemon.failures import revive
-from edged.daemon.footprint import Footprints, estimate
+from edged.daemon.footprint import estimate
 from edged.daemon.generation import Generation, Phase, content_hash
-from edged.daemon.metrics import Metrics
 from edged.daemon.policy import Live, Want, expires_at
 from edged.daemon.policy import Phase as MemoryPhase
-from edged.daemon.process import Exit, WorkerProcess
+from edged.daemon.process import Ending, Exit, WorkerProcess
+from edged.daemon.requests import Requests
+from edged.daemon.site import Site
+from edged.daemon.spec import load_spec
 from edged.daemon.status import ModelState, ModelStatus, Served
-from edged.daemon.suspects import Suspects
 from edged.daemon.traffic import Traffic
+from edged.daemon.waiters import Waiters
 from edged.errors import (
     EdgedError,
     InsufficientMemory,
@@ -39,38 +34,16 @@ from edged.errors import (
     WorkerDied,
 )
 from edged.ipc.messages import Cancel, Pause, Resume, Submit
-from edged.settings import Settings
-from edged.store import Store
-from edged.store.catalog import CatalogFile
 from edged.store.entries import Manifest, ModelEntry
-from edged.types import (
-    Event,
-    Failed,
-    Finished,
-    GenerateRequest,
-    LoadSpec,
-    ModelInfo,
-    Started,
-    WorkerStats,
-)
+from edged.types import Event, Failed, Finished, GenerateRequest, ModelInfo, Started, WorkerStats
 
 log = structlog.get_logger("edged.daemon")
 
-
-@dataclass(frozen=True, slots=True)
-class Site:
-    """What all models of one daemon share."""
-
-    settings: Settings
-    store: Store
-    catalog: CatalogFile
-    metrics: Metrics
-    footprints: Footprints
-    suspects: Suspects
-    changed: Callable[[], None]
-    breaker: Callable[[], Breaker]
-    worker_command: Sequence[str]
-    clock: Callable[[], float] = time.monotonic
+_MEMORY_PHASES = {
+    ModelState.LOADING: MemoryPhase.LOADING,
+    ModelState.READY: MemoryPhase.READY,
+    ModelState.STOPPING: MemoryPhase.STOPPING,
+}
 
 
 class Model:
@@ -78,31 +51,30 @@ class Model:
         self.manifest = manifest
         self.key = f"{manifest.name}@{manifest.version}"
         self.state = ModelState.ABSENT
-        self.waiting: list[Generation] = []
-        self.active: dict[str, Generation] = {}
-        #: Explicit loads: ticket and who waits for it.
-        self.loaders: list[tuple[int, asyncio.Future[None]]] = []
-        #: Requests older than this are still served, then the worker stops; None: nobody asked to unload.
-        self.leave_ticket: int | None = None
+        self.requests = Requests()
         self.breaker = site.breaker()
-        self.restarts = 0
         self._site = site
+        self._traffic = Traffic(site.metrics, manifest.name)
+        self._loaders = Waiters()
+        self._unloaders = Waiters()
+        #: An unload was asked: what has a lower ticket is still served, then the worker stops.
+        self._leave_ticket: int | None = None
+        #: It is to be loaded though nobody waits for it: pinned.
+        self._pin_ticket: int | None = None
         self._pin_said: bool | None = None
         self._keep_alive_said_s: float | None = None
-        self._unloaders: list[asyncio.Future[None]] = []
         self._worker: WorkerProcess | None = None
         self._life: asyncio.Task[None] | None = None
         self._info: ModelInfo | None = None
         self._stats = WorkerStats()
-        self._peak_bytes = 0
         self._need_bytes = 0
-        self._grant_bytes = 0
-        self._wants_all = False
-        self._used = site.clock()
-        self._load_began = 0.0
+        self._peak_bytes = 0
+        #: The engine refused what it was given, and more can be had.
+        self._wants_everything = False
+        self._had_everything = False
+        self._used = self._load_began = site.clock()
+        self._restarts = 0
         self._error: EdgedError | None = None
-        self._stop_error: EdgedError | None = None
-        self._traffic = Traffic(site.metrics, manifest.name)
 
     # What it is
 
@@ -116,20 +88,14 @@ class Model:
 
     @property
     def keep_alive_s(self) -> float:
-        for said in (self._keep_alive_said_s, self.entry.keep_alive_s):
-            if said is not None:
-                return said
-        return self._site.settings.keep_alive_s
-
-    @property
-    def busy(self) -> bool:
-        return bool(self.active)
+        said = (self._keep_alive_said_s, self.entry.keep_alive_s, self._site.settings.keep_alive_s)
+        return next(seconds for seconds in said if seconds is not None)
 
     @property
     def ticket(self) -> int | None:
-        """Of the oldest that waits here."""
-        tickets = [generation.ticket for generation in self.waiting[:1]] + [ticket for ticket, _ in self.loaders]
-        return min(tickets, default=None)
+        """Of the oldest that waits for this model in the daemon."""
+        tickets = (self.requests.oldest_waiting(), self._loaders.oldest(), self._pin_ticket)
+        return min((ticket for ticket in tickets if ticket is not None), default=None)
 
     @property
     def pid(self) -> int | None:
@@ -139,28 +105,43 @@ class Model:
         """For the policy; None while it holds no memory."""
         if self.state is ModelState.ABSENT:
             return None
-        leaving = self.leave_ticket is not None
-        phase = {ModelState.LOADING: MemoryPhase.LOADING, ModelState.READY: MemoryPhase.READY}.get(
-            self.state, MemoryPhase.STOPPING)
         return Live(
-            key=self.key, held_bytes=self._held_bytes(), phase=phase, busy=self.busy,
-            pinned=self.pinned and not leaving, ticket=self.ticket, used=self._used,
+            key=self.key, held_bytes=self._held_bytes(), phase=_MEMORY_PHASES[self.state],
+            busy=bool(self.requests.active), pinned=self.pinned, ticket=self.ticket, used=self._used,
         )
 
-    def want(self, budget_bytes: int) -> Want | None:
+    def want(self) -> Want | None:
         """For the policy; None unless somebody waits for it to be loaded."""
-        ticket = self.ticket
-        if self.state in (ModelState.LOADING, ModelState.READY) or ticket is None:
+        if self.state in (ModelState.LOADING, ModelState.READY) or (ticket := self.ticket) is None:
             return None
-        return Want(key=self.key, ticket=ticket, need_bytes=self._needs(budget_bytes))
-
-    def _needs(self, budget_bytes: int) -> int:
-        """An engine fits its KV into what it may take, so one measured large may still be tried in a small budget."""
         least_bytes = estimate(self.manifest)
         need_bytes = self._site.footprints.get(self.manifest.digest) or least_bytes
-        if self._wants_all or need_bytes > budget_bytes >= least_bytes:
-            return budget_bytes
-        return need_bytes
+        if self._wants_everything:
+            need_bytes = 1 << 62
+        return Want(key=self.key, ticket=ticket, need_bytes=need_bytes, least_bytes=min(need_bytes, least_bytes))
+
+    def expires_at(self) -> float | None:
+        """Monotonic seconds when its keep-alive is over; None while it has work, and when it is to stay."""
+        if self.state is not ModelState.READY or self.requests or self.ticket is not None:
+            return None
+        return expires_at(idle_since=self._used, keep_alive_s=self.keep_alive_s, pinned=self.pinned)
+
+    def status(self, *, name: str | None = None, alias_of: str | None = None) -> ModelStatus:
+        manifest, info, stats, requests = self.manifest, self._info, self._stats, self.requests
+        broken = self.breaker.open and self.state is ModelState.ABSENT
+        idle = self.state is ModelState.READY and not requests.active
+        running = requests.running()
+        return ModelStatus(
+            name=name or manifest.name, version=manifest.version, digest=manifest.digest, engine=manifest.engine,
+            precision=manifest.precision, size=manifest.size, parameters=manifest.parameters or self.entry.parameters,
+            context=info.context if info else None, device=info.device if info else None,
+            state=ModelState.BROKEN if broken else self.state, pinned=self.pinned, keep_alive_s=self.keep_alive_s,
+            idle_s=self._site.clock() - self._used if idle else None, running=running,
+            waiting=len(requests) - running, resident_bytes=stats.resident_bytes,
+            kv_used_tokens=stats.kv_used_tokens, kv_tokens=info.kv_tokens if info else 0,
+            load_s=info.load_s if info else None, rows=info.rows if info else None, restarts=self._restarts,
+            alias_of=alias_of, created=manifest.created, error=self._error.message if self._error else None,
+        )
 
     def _held_bytes(self) -> int:
         """Loading: what was set aside. Then the most it was seen to take, in this life or the one before."""
@@ -168,37 +149,15 @@ class Model:
             return self._need_bytes
         return max(self._peak_bytes, self._site.footprints.get(self.manifest.digest) or 0) or self._need_bytes
 
-    def expires_at(self) -> float | None:
-        if self.state is not ModelState.READY or self.active or self.waiting or self.loaders:
-            return None
-        return expires_at(idle_since=self._used, keep_alive_s=self.keep_alive_s, pinned=self.pinned)
+    # What callers ask
 
-    def status(self, alias_of: str | None = None, name: str | None = None) -> ModelStatus:
-        manifest, info, stats = self.manifest, self._info, self._stats
-        running = sum(generation.phase is Phase.STARTED for generation in self.active.values())
-        broken = self.breaker.open and self.state is ModelState.ABSENT
-        idle = self.state is ModelState.READY and not self.active
-        return ModelStatus(
-            name=name or manifest.name, version=manifest.version, digest=manifest.digest, engine=manifest.engine,
-            precision=manifest.precision, size=manifest.size, parameters=manifest.parameters or self.entry.parameters,
-            context=info.context if info else None, device=info.device if info else None,
-            state=ModelState.BROKEN if broken else self.state, pinned=self.pinned, keep_alive_s=self.keep_alive_s,
-            idle_s=self._site.clock() - self._used if idle else None, running=running,
-            waiting=len(self.active) - running + len(self.waiting), resident_bytes=stats.resident_bytes,
-            kv_used_tokens=stats.kv_used_tokens, kv_tokens=info.kv_tokens if info else 0,
-            load_s=info.load_s if info else None, rows=info.rows if info else None, restarts=self.restarts,
-            alias_of=alias_of, created=manifest.created, error=self._error.message if self._error else None,
-        )
-
-    # Requests
-
-    async def generate(self, request: GenerateRequest, ticket: int) -> Generation:
+    async def generate(self, request: GenerateRequest) -> Generation:
         """Returns once a worker has it. Raises what Router.generate says."""
         self._refuse_broken()
         self._refuse_suspect(request)
         self._refuse_over_limit()
-        generation = Generation(request, ticket, self, self._site.clock())
-        self.waiting.append(generation)
+        generation = Generation(request, next(self._site.tickets), self, self._site.clock())
+        self.requests.add(generation)
         self._site.changed()
         try:
             await generation.accepted
@@ -207,58 +166,44 @@ class Model:
             raise
         return generation
 
-    async def reach_ready(self, ticket: int, *, keep_alive_s: float | None, pin: bool | None) -> None:
+    async def reach_ready(self, *, keep_alive_s: float | None, pin: bool | None) -> None:
         """An operator's load: closes the breaker. Raises what a load can raise."""
         self.breaker.reset()
         self._pin_said = self._pin_said if pin is None else pin
         self._keep_alive_said_s = self._keep_alive_said_s if keep_alive_s is None else keep_alive_s
-        await self._waiter(lambda future: self.loaders.append((ticket, future)))
+        if self.state is ModelState.READY and self._leave_ticket is None:
+            self._used = self._site.clock()
+            return
+        future = self._loaders.enter(next(self._site.tickets))
+        self._site.changed()
+        await future
 
-    async def reach_absent(self, ticket: int, *, force: bool) -> None:
-        """Serve what came before `ticket`, then stop; with force, end what there is."""
-        self._pin_said = False
+    async def reach_absent(self, *, force: bool) -> None:
+        """Serve what came before, then stop; with force, end what there is. Takes the pin away."""
+        self._pin_said, self._pin_ticket = False, None
+        ticket = next(self._site.tickets)
         if force:
-            self.begin_stop(ModelUnavailable(f"{self.manifest.name} was unloaded; send the request again to load it"))
-            self.refuse_waiting(ModelUnavailable(f"{self.manifest.name} was unloaded; send the request again"))
+            error = ModelUnavailable(f"{self.manifest.name} was unloaded; send the request again to load it")
+            self.refuse_waiting(error)
+            self.begin_stop(error)
         if self.state is ModelState.ABSENT:
             return
-        self.leave_ticket = ticket
-        await self._waiter(self._unloaders.append)
-
-    async def _waiter(self, note: Callable[[asyncio.Future[None]], None]) -> None:
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        note(future)
+        self._leave_ticket = ticket
+        future = self._unloaders.enter(ticket)
         self._site.changed()
-        try:
-            await future
-        finally:
-            self.loaders = [(ticket, waiter) for ticket, waiter in self.loaders if waiter is not future]
+        await future
+
+    def keep_loaded(self) -> None:
+        """Load it for its pin's sake, if it is not loaded."""
+        if self.pinned and self.state in (ModelState.ABSENT, ModelState.STOPPING) and not self.breaker.open:
+            self._pin_ticket = next(self._site.tickets)
             self._site.changed()
 
-    def submit_waiting(self) -> None:
-        """Only the router calls it: the model is ready and may have new work."""
-        if self.leave_ticket is None:
-            self._answer_loaders()
-        due = [one for one in self.waiting if self.leave_ticket is None or one.ticket < self.leave_ticket]
-        if not due:
-            return
-        assert self._worker is not None
-        self.waiting = self.waiting[len(due):]
-        for generation in due:
-            generation.begin(self._served())
-            self.active[generation.id] = generation
-            self._worker.send(Submit(generation.request))
-        self._used = self._site.clock()
-
     def refuse_waiting(self, error: EdgedError) -> None:
-        """Nobody who waits will be served."""
-        waiting, self.waiting = self.waiting, []
-        for generation in waiting:
-            generation.end(error)
-        for _, future in self.loaders:
-            if not future.done():
-                future.set_exception(error)
-        self.loaders = []
+        """Nobody who waits in the daemon will be served."""
+        self._pin_ticket = None
+        self.requests.end_waiting(error)
+        self._loaders.fail(error)
 
     def pause(self, generation: Generation) -> None:
         if self._worker is not None:
@@ -269,9 +214,7 @@ class Model:
             self._worker.send(Resume(generation.id))
 
     def cancel(self, generation: Generation) -> None:
-        if generation in self.waiting:
-            self.waiting.remove(generation)
-        elif self.active.pop(generation.id, None) is not None and self._worker is not None:
+        if self.requests.drop(generation) and self._worker is not None:
             self._worker.send(Cancel(generation.id))
             self._used = self._site.clock()
         generation.end()
@@ -286,136 +229,134 @@ class Model:
         if suspects and suspects.refuses((self.manifest.digest, content_hash(request)), self._site.clock()):
             raise SuspectRequest(
                 f"this request was running both times when the worker of {self.manifest.name} died, so it is not tried "
-                "again; change it, or try it on another model"
+                "again; change it, or send it to another model"
             )
 
     def _refuse_over_limit(self) -> None:
-        limit = (self._info.rows if self._info else self.entry.rows or 1) + self._site.settings.max_queue
-        count = len(self.waiting) + len(self.active)
-        if count >= limit:
-            rows = self._info.rows if self._info else 1
+        rows = self._info.rows if self._info else self.entry.rows or 1
+        if (count := len(self.requests)) >= rows + self._site.settings.max_queue:
             raise QueueFull(
-                f"{count} requests run or wait for {self.manifest.name} already; try again later, or raise max_queue",
+                f"{count} requests run or wait for {self.manifest.name} already; send this one again later (the limit "
+                "is max_queue in the server's settings)",
                 retry_after_s=self._traffic.retry_after_s(waiting=count, rows=rows),
             )
 
-    def _served(self) -> Served:
-        assert self._info is not None
-        return Served(name=self.manifest.name, version=self.manifest.version, engine=self._info.engine,
-                      device=self._info.device, digest=self.manifest.digest)
+    # What the router decides
 
-    # The worker's life
-
-    def begin_load(self, grant_bytes: int, need_bytes: int) -> None:
-        """Only the router calls it: memory is set aside."""
+    def begin_load(self, *, need_bytes: int, grant_bytes: int, everything: bool) -> None:
+        """need_bytes are set aside for it; it may take grant_bytes; everything: it could not be given more."""
         self.state = ModelState.LOADING
-        self._need_bytes, self._grant_bytes = need_bytes, grant_bytes
-        self._error = self._stop_error = None
-        self._stats, self._peak_bytes = WorkerStats(), 0
+        self._need_bytes, self._had_everything = need_bytes, everything
+        self._error = None
         self._load_began = self._site.clock()
-        self._life = asyncio.create_task(self._live(), name=f"model {self.key}")
+        self._life = asyncio.create_task(self._live(grant_bytes), name=f"model {self.key}")
+
+    def take_work(self) -> None:
+        """It is ready and may have all that waits for it."""
+        if self._loaders.answer(before=self._leave_ticket):
+            self._used = self._site.clock()
+        worker, info = self._worker, self._info
+        assert worker is not None
+        assert info is not None
+        due = self.requests.activate(before=self._leave_ticket)
+        served = Served(name=self.manifest.name, version=self.manifest.version, engine=info.engine,
+                        device=info.device, digest=self.manifest.digest)
+        for generation in due:
+            generation.begin(served)
+            worker.send(Submit(generation.request))
+        if due:
+            self._used = self._site.clock()
+
+    def leave_if_done(self) -> None:
+        """An unload that waited for older requests may go on."""
+        if self._leave_ticket is None or self.requests.active:
+            return
+        if self.ticket is None or self.ticket > self._leave_ticket:
+            self.begin_stop()
 
     def begin_stop(self, error: EdgedError | None = None) -> None:
-        """error: what requests get that it still has; None where it has none."""
+        """error: what requests get that the worker still has; None where it has none."""
         if self.state not in (ModelState.LOADING, ModelState.READY):
             return
         self.state = ModelState.STOPPING
-        self._stop_error = error
         if self._worker is not None:
             self._worker.stop()
-        self._end_active(error)
+        self.requests.end_active(error or Internal(f"the worker of {self.manifest.name} was stopped too early"))
 
-    def finish_leaving(self) -> None:
-        """Only the router calls it: an unload that waited for the last request may go on."""
-        if self.leave_ticket is None:
-            return
-        older = any(generation.ticket < self.leave_ticket for generation in self.waiting)
-        if self.state is ModelState.READY and not self.active and not older:
-            self.begin_stop()
-
-    async def stop(self, error: EdgedError) -> None:
+    async def stop(self, error: EdgedError, *, at_once: bool = False) -> None:
         """To its end, within a few seconds."""
         self.begin_stop(error)
-        if self._life is not None:
-            await asyncio.wait([self._life])
-
-    async def kill(self, error: EdgedError) -> None:
-        self.begin_stop(error)
-        if self._worker is not None:
+        if at_once and self._worker is not None:
             self._worker.kill()
         if self._life is not None:
             await asyncio.wait([self._life])
 
-    async def _live(self) -> None:
+    # The worker's life
+
+    async def _live(self, grant_bytes: int) -> None:
         """From the decision to load until the memory is free again."""
         store, manifest = self._site.store, self.manifest
         try:
-            lease = await asyncio.to_thread(store.lease, manifest)
-            try:
+            with await asyncio.to_thread(store.lease, manifest):
                 folder = await asyncio.to_thread(store.folder, manifest)
-                spec = self._spec(str(folder))
-                ended = await self._run_worker(spec)
-            finally:
-                lease.release()
+                ended = await self._run_worker(str(folder), grant_bytes)
         except EdgedError as error:
-            ended = Exit(reason=error.message, refused=error, asked=self.state is ModelState.STOPPING)
+            ended = Exit(ending=Ending.REFUSED, reason=error.message, refused=error)
         except Exception as error:
             log.exception("model.failed", model=self.key)
-            ended = Exit(reason=f"the daemon failed ({type(error).__name__})", refused=Internal(
-                f"{manifest.name} could not be loaded; the log of the daemon says why"))
+            ended = Exit(ending=Ending.REFUSED, reason=f"the daemon failed: {type(error).__name__}", refused=Internal(
+                f"{manifest.name} could not be loaded; the daemon's log says why"))
         self._gone(ended)
 
-    async def _run_worker(self, spec: LoadSpec) -> Exit:
+    async def _run_worker(self, folder: str, grant_bytes: int) -> Exit:
         if self.state is not ModelState.LOADING:
-            return Exit(reason="it was stopped", asked=True)
+            return Exit(ending=Ending.ASKED, reason="it was stopped")
         settings = self._site.settings
+        spec = load_spec(self.manifest, self.entry, folder=folder, memory_bytes=grant_bytes,
+                         log_prompts=settings.log_prompts)
         self._worker = WorkerProcess(spec, self, load_timeout_s=settings.load_timeout_s,
                                      hang_timeout_s=settings.hang_timeout_s, command=self._site.worker_command)
-        log.info("model.loading", model=self.key, engine=spec.engine, memory_bytes=spec.memory_bytes)
+        log.info("model.loading", model=self.key, engine=spec.engine, memory_bytes=grant_bytes)
         return await self._worker.run()
-
-    def _spec(self, folder: str) -> LoadSpec:
-        manifest, entry = self.manifest, self.entry
-        return LoadSpec(
-            name=manifest.name, version=manifest.version, digest=manifest.digest, engine=manifest.engine, path=folder,
-            file=manifest.file, context=entry.context, rows=entry.rows, threads=entry.threads,
-            memory_bytes=self._grant_bytes, chat_template=entry.chat_template, sampling=entry.sampling,
-            options=entry.options, log_prompts=self._site.settings.log_prompts,
-        )
 
     def loaded(self, info: ModelInfo) -> None:
         if self.state is not ModelState.LOADING:
             return
-        now = self._site.clock()
-        self.state, self._info, self._used = ModelState.READY, info, now
-        self._wants_all = False
-        self._traffic.loaded(now - self._load_began)
-        log.info("model.ready", model=self.key, device=info.device, load_s=round(now - self._load_began, 3))
+        self._used = self._site.clock()
+        self.state, self._info = ModelState.READY, info
+        self._pin_ticket, self._wants_everything = None, False
+        load_s = self._used - self._load_began
+        self._traffic.loaded(load_s)
+        log.info("model.ready", model=self.key, device=info.device, load_s=round(load_s, 3))
         self._site.changed()
 
     def events(self, events: list[Event]) -> None:
         for event in events:
-            generation = self.active.get(event.id)
-            if generation is None:
-                # Its client cancelled while this was under way.
-                continue
-            now = self._site.clock()
-            self._traffic.saw(generation, event, now)
-            match event:
-                case Failed():
-                    self._end_one(generation, revive(event))
-                case Finished():
-                    generation.feed(event)
-                    self.breaker.reset()
-                    self._error = None
-                    if self._site.suspects:
-                        self._site.suspects.completed((self.manifest.digest, content_hash(generation.request)))
-                    self._end_one(generation, None)
-                case Started():
-                    generation.phase = Phase.STARTED
-                    generation.feed(event)
-                case _:
-                    generation.feed(event)
+            # None: its client cancelled while this was under way.
+            if (generation := self.requests.active.get(event.id)) is not None:
+                self._traffic.saw(generation, event, self._site.clock())
+                self._event(generation, event)
+
+    def _event(self, generation: Generation, event: Event) -> None:
+        match event:
+            case Failed():
+                self._ended(generation, revive(event))
+            case Finished():
+                generation.feed(event)
+                self.breaker.reset()
+                if self._site.suspects:
+                    self._site.suspects.completed((self.manifest.digest, content_hash(generation.request)))
+                self._ended(generation)
+            case Started():
+                generation.phase = Phase.STARTED
+                generation.feed(event)
+            case _:
+                generation.feed(event)
+
+    def _ended(self, generation: Generation, error: EdgedError | None = None) -> None:
+        self.requests.end(generation, error)
+        self._used = self._site.clock()
+        self._site.changed()
 
     def stats(self, stats: WorkerStats) -> None:
         self._traffic.reported(self._stats, stats)
@@ -424,87 +365,58 @@ class Model:
 
     def _gone(self, ended: Exit) -> None:
         """The memory is free and nothing more is heard of the worker."""
-        was_ready = self._info is not None
         if ended.loaded:
             self._site.footprints.record(self.manifest.digest, self._peak_bytes)
-        stop_error, asked = self._stop_error, self.state is ModelState.STOPPING
+        asked = self.state is ModelState.STOPPING
         self.state = ModelState.ABSENT
-        self._worker = self._life = self._info = self._stop_error = None
-        self._stats = WorkerStats()
+        self._worker = self._life = self._info = self._leave_ticket = None
+        self._stats, self._peak_bytes = WorkerStats(), 0
         if asked:
             log.info("model.unloaded", model=self.key)
-            self._end_active(stop_error)
         elif ended.refused is not None:
             self._refused(ended.refused)
         else:
-            self._died(ended, loading=not was_ready)
-        if not (self.waiting and self.leave_ticket is not None and not asked):
-            self.leave_ticket = None
-            self._answer(self._unloaders)
-            self._unloaders = []
+            self._died(ended)
+        self._unloaders.answer()
         self._site.changed()
 
     def _refused(self, error: EdgedError) -> None:
-        """Refused for want of memory although others could go: once more, with all there is."""
-        if isinstance(error, InsufficientMemory) and not self._wants_all:
-            self._wants_all = True
+        if isinstance(error, InsufficientMemory) and not self._had_everything:
+            self._wants_everything = True
             return
-        self._wants_all = False
+        self._wants_everything = False
         self._error = error
         log.warning("model.refused", model=self.key, error=error.message)
         self.refuse_waiting(error)
 
-    def _died(self, ended: Exit, *, loading: bool) -> None:
-        now = self._site.clock()
-        self.restarts += 1
+    def _died(self, ended: Exit) -> None:
+        name, now, reason = self.manifest.name, self._site.clock(), ended.reason
+        log.error("model.died", model=self.key, reason=reason, exit_code=ended.code, loaded=ended.loaded,
+                  requests=len(self.requests.active), last_lines=list(ended.last_lines))
+        self._restarts += 1
         self._traffic.died()
-        self.breaker.died(now, loading=loading)
-        why = ended.reason + (f": {ended.gist}" if ended.gist else "")
-        self._error = WorkerDied(f"the worker of {self.manifest.name} died: {why}")
-        log.error("model.died", model=self.key, reason=ended.reason, exit_code=ended.code, loading=loading,
-                  running=len(self.active), last_lines=list(ended.last_lines))
-        active, self.active = self.active, {}
-        unstarted = [generation for generation in active.values() if generation.phase is not Phase.STARTED]
-        for generation in active.values():
-            if generation.phase is Phase.STARTED:
-                self._site.suspects.was_running((self.manifest.digest, content_hash(generation.request)), now)
-                generation.end(WorkerDied(
-                    f"the worker of {self.manifest.name} died while it answered ({why}); it is started again: send the "
-                    "request again"))
-        for generation in unstarted:
-            generation.requeue()
-            bisect.insort(self.waiting, generation, key=lambda one: one.ticket)
+        self.breaker.died(now, loading=not ended.loaded)
+        ran = self.requests.survive(WorkerDied(
+            f"the worker of {name} died while it answered ({reason}); it is started again: send the request again"))
+        for generation in ran:
+            self._site.suspects.was_running((self.manifest.digest, content_hash(generation.request)), now)
+        if ended.loaded:
+            self._error = WorkerDied(f"the worker of {name} died: {reason}")
+        else:
+            self._error = LoadFailed(f"the worker of {name} died while it loaded the model: {reason}")
+            self._loaders.fail(self._error)
         if self.breaker.open:
             self.refuse_waiting(self._unavailable())
-        elif loading:
-            error = LoadFailed(f"the worker of {self.manifest.name} died while loading: {why}")
-            for _, future in self.loaders:
-                if not future.done():
-                    future.set_exception(error)
+        elif ended.ending is Ending.KILLED and not ended.loaded:
+            # It had its load timeout already; those who wait are not made to wait for as long again.
+            self.refuse_waiting(self._error)
+        else:
+            self.keep_loaded()
 
     def _unavailable(self) -> ModelUnavailable:
-        why = f": {self._error.message}" if self._error else ""
+        name, last = self.manifest.name, self._error
+        why = f" ({last.message})" if last else ""
         return ModelUnavailable(
-            f"{self.manifest.name} is not started any more because it keeps failing{why}. When the cause is mended, "
-            f"`edged load {self.manifest.name}` starts it"
+            f"{name} kept failing and is not started again by itself{why}. When the cause is mended, "
+            f"`edged load {name}` starts it"
         )
-
-    def _end_one(self, generation: Generation, error: EdgedError | None) -> None:
-        self.active.pop(generation.id, None)
-        self._used = self._site.clock()
-        generation.end(error)
-        self._site.changed()
-
-    def _end_active(self, error: EdgedError | None) -> None:
-        active, self.active = self.active, {}
-        for generation in active.values():
-            generation.end(error or Internal(f"the worker of {self.manifest.name} was stopped too early"))
-
-    def _answer_loaders(self) -> None:
-        self._answer([future for _, future in self.loaders])
-
-    @staticmethod
-    def _answer(futures: list[asyncio.Future[None]]) -> None:
-        for future in futures:
-            if not future.done():
-                future.set_result(None)

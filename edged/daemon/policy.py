@@ -38,18 +38,23 @@ class Live(Struct, frozen=True, kw_only=True):
 
 
 class Want(Struct, frozen=True, kw_only=True):
-    """A model that is not ready and that somebody waits for."""
+    """A model that is not ready and that somebody waits for. need_bytes: what it should take, from measurement or a
+    guess; least_bytes: below that there is no sense in trying (engines fit their KV into what they are given)."""
 
     key: str
     ticket: int
     need_bytes: int
+    least_bytes: int
 
 
 class Load(Struct, frozen=True):
-    """It fits: start its worker. free_bytes: what it may take at most."""
+    """It fits: start its worker. need_bytes are set aside; free_bytes: what it may take at most; everything: no
+    eviction could give it more."""
 
     key: str
+    need_bytes: int
     free_bytes: int
+    everything: bool
 
 
 class Evict(Struct, frozen=True):
@@ -83,15 +88,18 @@ def decide(want: Want, live: Sequence[Live], budget_bytes: int, *, leaving: froz
     staying = [model for model in live
                if model.phase is not Phase.STOPPING and model.key not in leaving and model.key != want.key]
     pinned_bytes = sum(model.held_bytes for model in staying if model.pinned)
-    if want.need_bytes > budget_bytes - pinned_bytes:
-        return Shed(want.key, want.need_bytes, max(0, budget_bytes - pinned_bytes))
+    possible_bytes = budget_bytes - pinned_bytes
+    if want.least_bytes > possible_bytes:
+        return Shed(want.key, want.least_bytes, max(0, possible_bytes))
+    need_bytes = min(want.need_bytes, possible_bytes)
     held_bytes = sum(model.held_bytes for model in live)
     later_bytes = sum(model.held_bytes for model in staying) + reserved_bytes
-    short_bytes = later_bytes + want.need_bytes - budget_bytes
+    short_bytes = later_bytes + need_bytes - budget_bytes
     if short_bytes <= 0:
         free_bytes = budget_bytes - max(held_bytes, later_bytes)
-        absent = all(model.key != want.key for model in live)
-        return Load(want.key, free_bytes) if absent and want.need_bytes <= free_bytes else Wait(want.key)
+        if need_bytes > free_bytes or any(model.key == want.key for model in live):
+            return Wait(want.key)
+        return Load(want.key, need_bytes, free_bytes, everything=free_bytes >= possible_bytes)
     victims = choose_victims(want, staying, short_bytes)
     if victims and not any(victim.busy for victim in victims):
         return Evict(want.key, tuple(victim.key for victim in victims))
@@ -132,8 +140,8 @@ def plan(wants: Iterable[Want], live: Iterable[Live], budget_bytes: int) -> list
         decision = decide(want, held, budget_bytes, leaving=leaving, reserved_bytes=reserved_bytes)
         decisions.append(decision)
         match decision:
-            case Load():
-                held.append(Live(key=want.key, held_bytes=want.need_bytes, phase=Phase.LOADING))
+            case Load(need_bytes=need_bytes):
+                held.append(Live(key=want.key, held_bytes=need_bytes, phase=Phase.LOADING))
             case Evict(victims=victims) | Wait(yielding=victims):
                 leaving |= frozenset(victims)
                 reserved_bytes += want.need_bytes

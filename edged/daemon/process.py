@@ -18,6 +18,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from enum import Enum, auto
 from pathlib import Path
 from typing import Protocol
 
@@ -51,16 +52,25 @@ class Listener(Protocol):
     def stats(self, stats: WorkerStats) -> None: ...
 
 
-class Exit(Struct, frozen=True, kw_only=True):
-    """Why a worker is gone. asked: the daemon wanted it. refused: it said that the model cannot be loaded. reason and
-    gist are one line for people, without paths of this machine; last_lines are the end of its stderr as it was."""
+class Ending(Enum):
+    """ASKED: the daemon wanted it. REFUSED: it said that the model cannot be loaded. KILLED: the daemon had to, because
+    it hung or talked nonsense. DIED: by itself, or by somebody else's hand."""
 
+    ASKED = auto()
+    REFUSED = auto()
+    KILLED = auto()
+    DIED = auto()
+
+
+class Exit(Struct, frozen=True, kw_only=True):
+    """Why a worker is gone. reason: one line for people, with the gist of its last words and without paths of this
+    machine. loaded: it had said that it can serve. last_lines: the end of its stderr as it was."""
+
+    ending: Ending
     reason: str
-    asked: bool = False
     loaded: bool = False
     refused: EdgedError | None = None
     code: int | None = None
-    gist: str = ""
     last_lines: tuple[str, ...] = ()
 
 
@@ -125,7 +135,8 @@ class WorkerProcess:
         except OSError as error:
             ours.close()
             self._signal(signal.SIGKILL)
-            return Exit(reason=f"it could not be started ({os.strerror(error.errno or 0)})", asked=self._asked)
+            return Exit(ending=Ending.ASKED if self._asked else Ending.DIED,
+                        reason=f"it could not be started ({os.strerror(error.errno or 0)})")
         stderr = asyncio.create_task(self._lines.follow(self._process.stderr))
         watch = asyncio.create_task(self._watch())
         self._heard = self._progressed = self._clock()
@@ -234,7 +245,7 @@ class WorkerProcess:
             except TimeoutError:
                 self._signal(escalation)
         await process.wait()
-        # What it may have started itself.
+        # What it started itself is still in its group, and keeps the group's number from being given anew.
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGKILL)
 
@@ -244,21 +255,24 @@ class WorkerProcess:
                 os.killpg(self._process.pid, number)
 
     def _exit(self, code: int | None) -> Exit:
-        lines = self._lines.lines
+        lines = tuple(self._lines.lines)
+        ending, reason = self._why(code)
+        if ending in (Ending.KILLED, Ending.DIED) and (words := gist(lines)):
+            reason += f": {words}"
+        return Exit(ending=ending, reason=reason, loaded=self._ready, refused=self._refused, code=code,
+                    last_lines=lines)
+
+    def _why(self, code: int | None) -> tuple[Ending, str]:
         if self._asked:
-            reason = "it was stopped"
-        elif self._cause:
-            reason = self._cause
-        elif self._refused:
-            reason = self._refused.message
-        elif code is not None and code < 0:
-            reason = f"it was killed by {_signal_name(-code)}"
-            if -code == signal.SIGKILL:
-                reason += ", perhaps because memory ran out"
-        else:
-            reason = f"it ended by itself with exit code {code}"
-        return Exit(reason=reason, asked=self._asked, loaded=self._ready, refused=self._refused, code=code,
-                    gist=gist(lines), last_lines=tuple(lines))
+            return Ending.ASKED, "it was stopped"
+        if self._cause is not None:
+            return Ending.KILLED, self._cause
+        if self._refused is not None:
+            return Ending.REFUSED, self._refused.message
+        if code is None or code >= 0:
+            return Ending.DIED, f"it ended by itself with exit code {code}"
+        hint = ", perhaps because memory ran out" if -code == signal.SIGKILL else ""
+        return Ending.DIED, f"it was killed by {_signal_name(-code)}{hint}"
 
 
 def _signal_name(number: int) -> str:

@@ -19,12 +19,13 @@ from edged.daemon.breaker import Breaker
 from edged.daemon.footprint import Footprints, measured_budget
 from edged.daemon.generation import Generation
 from edged.daemon.metrics import Metrics
-from edged.daemon.model import Model, Site
+from edged.daemon.model import Model
 from edged.daemon.names import resolve
 from edged.daemon.process import COMMAND
+from edged.daemon.site import Site
 from edged.daemon.status import ModelState, ModelStatus, Served
 from edged.daemon.suspects import Suspects
-from edged.errors import CorruptFile, EdgedError, InsufficientMemory, ModelNotFound, ShuttingDown
+from edged.errors import CorruptFile, InsufficientMemory, ModelNotFound, ShuttingDown
 from edged.settings import Settings
 from edged.store import Store
 from edged.store.catalog import CatalogFile
@@ -46,18 +47,16 @@ class Router:
         self._settings = settings
         self._site = Site(
             settings=settings, store=store, catalog=catalog, metrics=metrics,
-            footprints=Footprints(store.home / FOOTPRINTS_FILE), suspects=Suspects(), changed=self._changed,
-            breaker=breaker, worker_command=worker_command,
+            footprints=Footprints(store.home / FOOTPRINTS_FILE), suspects=Suspects(),
+            tickets=itertools.count(1), changed=self._changed, breaker=breaker, worker_command=worker_command,
         )
         self._models: dict[str, Model] = {}
-        self._tickets = itertools.count(1)
         self._measured_bytes = 0
         self._started = False
         self._draining = False
         self._settling: asyncio.Handle | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._quiet = asyncio.Event()
-        self._pins: set[asyncio.Task[None]] = set()
         metrics.on_render(self._set_gauges)
 
     @property
@@ -78,7 +77,7 @@ class Router:
         try:
             await asyncio.wait_for(self._quiet.wait(), grace_s)
         except TimeoutError:
-            log.warning("drain.deadline", running=sum(len(model.active) for model in self._models.values()))
+            log.warning("drain.deadline", running=sum(len(model.requests) for model in self._models.values()))
         await asyncio.gather(*(model.stop(_shutting_down()) for model in self._models.values()))
         self._close()
 
@@ -87,7 +86,7 @@ class Router:
         self._draining = True
         for model in self._models.values():
             model.refuse_waiting(_shutting_down())
-        await asyncio.gather(*(model.kill(_shutting_down()) for model in self._models.values()))
+        await asyncio.gather(*(model.stop(_shutting_down(), at_once=True) for model in self._models.values()))
         self._close()
 
     def models(self) -> list[ModelStatus]:
@@ -122,19 +121,19 @@ class Router:
         """
         self._refuse_draining()
         served = self._model(resolve(model, self._store, self._catalog).manifest)
-        return await served.generate(request, next(self._tickets))
+        return await served.generate(request)
 
     async def load(self, model: str, *, keep_alive_s: float | None = None, pin: bool | None = None) -> ModelStatus:
         """Reach READY; starts a model again whose breaker is open. keep_alive_s and pin hold until the daemon's end."""
         self._refuse_draining()
         served = self._model(resolve(model, self._store, self._catalog).manifest)
-        await served.reach_ready(next(self._tickets), keep_alive_s=keep_alive_s, pin=pin)
+        await served.reach_ready(keep_alive_s=keep_alive_s, pin=pin)
         return self.status(model)
 
     async def unload(self, model: str, *, force: bool = False) -> ModelStatus:
         """Reach ABSENT, after the requests it has unless force; takes its pin away. A later request loads it again."""
         served = self._model(resolve(model, self._store, self._catalog).manifest)
-        await served.reach_absent(next(self._tickets), force=force)
+        await served.reach_absent(force=force)
         return self.status(model)
 
     async def reload(self) -> list[str]:
@@ -159,15 +158,10 @@ class Router:
     def _load_pinned(self) -> None:
         for entry in self._catalog.current.models.values():
             if entry.pin:
-                task = asyncio.create_task(self._pin(entry.name))
-                self._pins.add(task)
-                task.add_done_callback(self._pins.discard)
-
-    async def _pin(self, name: str) -> None:
-        try:
-            await self.load(name)
-        except EdgedError as error:
-            log.warning("pin.failed", model=name, error=error.message)
+                try:
+                    self._model(self._store.manifest(entry.name)).keep_loaded()
+                except (ModelNotFound, CorruptFile) as error:
+                    log.warning("pin.failed", model=entry.name, error=error.message)
 
     def _changed(self) -> None:
         if self._settling is None:
@@ -178,7 +172,7 @@ class Router:
         now = time.monotonic()
         models = list(self._models.values())
         for model in models:
-            model.finish_leaving()
+            model.leave_if_done()
         if self._draining:
             for model in models:
                 if model.state is not ModelState.READY:
@@ -188,23 +182,23 @@ class Router:
             yielding = self._share_memory(models, now)
         for model in models:
             if model.state is ModelState.READY and model.key not in yielding:
-                model.submit_waiting()
+                model.take_work()
         self._expire(models, now)
-        if self._draining and not any(model.active or model.waiting for model in models):
+        if self._draining and not any(model.requests for model in models):
             self._quiet.set()
 
     def _share_memory(self, models: list[Model], now: float) -> set[str]:
         """Carry out the policy's decisions. Returns the models that get no new work."""
         live = [held for model in models if (held := model.live()) is not None]
         budget_bytes = self._budget_bytes(loaded=bool(live))
-        wants = [want for model in models if model.breaker.not_before <= now
-                 and (want := model.want(budget_bytes)) is not None]
-        need_bytes = {want.key: want.need_bytes for want in wants}
+        wants = [want for model in models
+                 if model.breaker.not_before <= now and (want := model.want()) is not None]
         yielding: set[str] = set()
         for decision in policy.plan(wants, live, budget_bytes):
             match decision:
-                case policy.Load(key=key, free_bytes=free_bytes):
-                    self._models[key].begin_load(free_bytes, need_bytes[key])
+                case policy.Load():
+                    self._models[decision.key].begin_load(
+                        need_bytes=decision.need_bytes, grant_bytes=decision.free_bytes, everything=decision.everything)
                 case policy.Evict(key=key, victims=victims):
                     log.info("model.evicting", victims=victims, wanted=key)
                     for victim in victims:
@@ -245,23 +239,25 @@ class Router:
 
     def _set_gauges(self) -> None:
         metrics = self._metrics
-        metrics.model_info.clear()
+        metrics.store_bytes.set(self._store.usage())
+        for gauge in (metrics.model_info, metrics.requests_running, metrics.requests_waiting,
+                      metrics.worker_resident_bytes, metrics.kv_cache_usage):
+            gauge.clear()
         for model in self._models.values():
             status = model.status()
-            metrics.requests_running.labels(status.name).set(status.running)
-            metrics.requests_waiting.labels(status.name).set(status.waiting)
-            metrics.worker_resident_bytes.labels(status.name).set(status.resident_bytes)
-            metrics.kv_cache_usage.labels(status.name).set(
-                status.kv_used_tokens / status.kv_tokens if status.kv_tokens else 0)
+            # Two versions of one name may be loaded at once: the sums are the name's.
+            metrics.requests_running.labels(status.name).inc(status.running)
+            metrics.requests_waiting.labels(status.name).inc(status.waiting)
+            metrics.worker_resident_bytes.labels(status.name).inc(status.resident_bytes)
             if status.device is not None:
+                metrics.kv_cache_usage.labels(status.name).set(
+                    status.kv_used_tokens / status.kv_tokens if status.kv_tokens else 0)
                 metrics.model_info.labels(
                     status.name, status.version, status.engine, status.device, status.precision).set(1)
 
     def _close(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        for task in self._pins:
-            task.cancel()
 
 
 def _shutting_down() -> ShuttingDown:

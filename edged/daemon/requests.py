@@ -1,0 +1,72 @@
+"""The requests that one model has accepted: waiting in the daemon, or active in its worker; each in one of the two
+until it ends, and it ends once."""
+
+from __future__ import annotations
+
+import bisect
+
+from edged.daemon.generation import Generation, Phase
+from edged.errors import EdgedError
+
+
+class Requests:
+    def __init__(self) -> None:
+        #: By ticket, oldest first.
+        self.waiting: list[Generation] = []
+        self.active: dict[str, Generation] = {}
+
+    def __len__(self) -> int:
+        return len(self.waiting) + len(self.active)
+
+    def oldest_waiting(self) -> int | None:
+        return self.waiting[0].ticket if self.waiting else None
+
+    def running(self) -> int:
+        """How many the worker has admitted."""
+        return sum(generation.phase is Phase.STARTED for generation in self.active.values())
+
+    def add(self, generation: Generation) -> None:
+        bisect.insort(self.waiting, generation, key=lambda one: one.ticket)
+
+    def activate(self, *, before: int | None = None) -> list[Generation]:
+        """Those that wait (with tickets under `before`) become active; the caller sends them to the worker."""
+        due = [one for one in self.waiting if before is None or one.ticket < before]
+        self.waiting = self.waiting[len(due):]
+        self.active.update((generation.id, generation) for generation in due)
+        return due
+
+    def drop(self, generation: Generation) -> bool:
+        """Its client is gone. True if a worker has it."""
+        if self.active.get(generation.id) is generation:
+            del self.active[generation.id]
+            return True
+        if generation in self.waiting:
+            self.waiting.remove(generation)
+        return False
+
+    def end(self, generation: Generation, error: EdgedError | None = None) -> None:
+        """An active one has its last event."""
+        del self.active[generation.id]
+        generation.end(error)
+
+    def end_waiting(self, error: EdgedError) -> None:
+        waiting, self.waiting = self.waiting, []
+        for generation in waiting:
+            generation.end(error)
+
+    def end_active(self, error: EdgedError) -> None:
+        active, self.active = self.active, {}
+        for generation in active.values():
+            generation.end(error)
+
+    def survive(self, error: EdgedError) -> list[Generation]:
+        """The worker died. Those that ran end with `error` and are returned; the others wait for the next worker."""
+        active, self.active = self.active, {}
+        ran = [generation for generation in active.values() if generation.phase is Phase.STARTED]
+        for generation in ran:
+            generation.end(error)
+        for generation in active.values():
+            if generation.phase is Phase.SUBMITTED:
+                generation.requeue()
+                self.add(generation)
+        return ran

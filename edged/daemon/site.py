@@ -1,0 +1,33 @@
+"""What all models of one daemon share."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from edged.daemon.breaker import Breaker
+from edged.daemon.footprint import Footprints
+from edged.daemon.metrics import Metrics
+from edged.daemon.suspects import Suspects
+from edged.settings import Settings
+from edged.store import Store
+from edged.store.catalog import CatalogFile
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """tickets: order of arrival among all requests and asks. changed: tell the router that something may be decided
+    anew."""
+
+    settings: Settings
+    store: Store
+    catalog: CatalogFile
+    metrics: Metrics
+    footprints: Footprints
+    suspects: Suspects
+    tickets: Iterator[int]
+    changed: Callable[[], None]
+    breaker: Callable[[], Breaker]
+    worker_command: Sequence[str]
+    clock: Callable[[], float] = time.monotonic

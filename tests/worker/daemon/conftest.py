@@ -1,0 +1,31 @@
+"""`rig` makes a router over fake models; whatever it started is gone at the end of the test."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from tests.worker.daemon.rig import Rig
+
+COMMAND = (sys.executable, "-m", "tests.worker.daemon.stand_in")
+
+
+@pytest.fixture
+async def rig(tmp_path: Path) -> AsyncIterator[Callable[..., Rig]]:
+    made: list[Rig] = []
+
+    def make(**options: Any) -> Rig:
+        folder = tmp_path / str(len(made))
+        folder.mkdir()
+        made.append(Rig(folder, COMMAND, **options))
+        return made[-1]
+
+    yield make
+    for one in made:
+        await one.router.kill()
+    assert [child.cmdline() for child in psutil.Process().children(recursive=True)] == []

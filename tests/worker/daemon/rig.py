@@ -1,0 +1,102 @@
+"""A router over a store of fake models, with everything of the daemon but HTTP."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from edged.daemon.breaker import Breaker
+from edged.daemon.metrics import Metrics
+from edged.daemon.router import Generation, Router
+from edged.settings import Settings
+from edged.store import Manifest, Store
+from edged.store.catalog import CatalogFile
+from edged.store.entries import FileEntry, LocalSource
+from edged.store.manifests import digest_of
+from edged.types import ChoiceEnd, Delta, Event, Finished, GenerateRequest, Started, TextPrompt
+
+_numbers = itertools.count(1)
+
+
+def install(store: Store, name: str, **knobs: Any) -> Manifest:
+    """A fake model in the store, misbehaving as `knobs` say. The name is in its file, so that digests differ."""
+    content = json.dumps(knobs).encode() + b" " * (sum(name.encode()) % 97)
+    with store.receiver() as receiver:
+        blob = receiver.receive("ab" * 32, lambda part: part.write(content))
+        files = (FileEntry(path="fake.json", size=blob.size, sha256=blob.sha256),)
+        digest = digest_of(files)
+        manifest = Manifest(
+            name=name, version=digest[:12], digest=digest, engine="fake", precision="fake", file="fake.json",
+            files=files, source=LocalSource(path="fake"), reference=f"./{name}", created=0.0)
+        store.publish(manifest)
+    return manifest
+
+
+class Rig:
+    def __init__(self, folder: Path, command: Sequence[str], *, catalog: str = "",
+                 breaker: Callable[[], Breaker] = lambda: Breaker(first_s=0.05), **settings: Any) -> None:
+        self.store = Store(folder / "home")
+        self.models_file = folder / "models.toml"
+        self.models_file.write_text(catalog)
+        shipped = folder / "shipped.toml"
+        shipped.write_text("")
+        self.metrics = Metrics()
+        self.catalog = CatalogFile(self.models_file, shipped)
+        said = {"keep_alive_s": -1, "memory_bytes": 1 << 40, "hang_timeout_s": 20, **settings}
+        self.settings = Settings(home=folder / "home", **said)
+        self.router = Router(
+            self.settings, self.store, self.catalog, self.metrics, worker_command=command, breaker=breaker)
+
+    def install(self, name: str, **knobs: Any) -> Manifest:
+        return install(self.store, name, **knobs)
+
+    async def __aenter__(self) -> Rig:
+        await self.router.start()
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.router.kill()
+
+    async def generate(self, model: str, text: str = "hello", *, tokens: int | None = 8) -> Generation:
+        return await self.router.generate(model, request(text, tokens=tokens))
+
+    async def text(self, model: str, text: str = "hello", *, tokens: int = 8) -> str:
+        return answer(await collect(await self.generate(model, text, tokens=tokens)))
+
+    def pid(self, model: str) -> int:
+        served = self.router._model(self.store.manifest(model))
+        assert served.pid is not None
+        return served.pid
+
+    def metric(self, name: str, **labels: str) -> float:
+        for refresh in self.metrics._on_render:
+            refresh()
+        return self.metrics.registry.get_sample_value(name, labels) or 0.0
+
+
+def request(text: str = "hello", *, tokens: int | None = 8) -> GenerateRequest:
+    return GenerateRequest(id=f"r{next(_numbers)}", prompt=TextPrompt(text), max_tokens=tokens)
+
+
+async def collect(generation: Generation) -> list[Event]:
+    return [event async for event in generation]
+
+
+def answer(events: list[Event]) -> str:
+    assert isinstance(events[0], Started)
+    assert isinstance(events[-1], Finished)
+    assert any(isinstance(event, ChoiceEnd) for event in events)
+    return "".join(event.text for event in events if isinstance(event, Delta))
+
+
+class Stopwatch:
+    def __init__(self) -> None:
+        self._began = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self._began
