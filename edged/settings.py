@@ -82,6 +82,7 @@ _Keys = Annotated[tuple[str, ...], BeforeValidator(_hashed)]
 _Names = Annotated[tuple[str, ...], BeforeValidator(_split)]
 _Path = Annotated[Path, BeforeValidator(_expanded)]
 _PathOrOff = Annotated[_Path | None, BeforeValidator(_off)]
+_Whole = Annotated[int, BeforeValidator(_whole)]
 _Count = Annotated[int, BeforeValidator(_whole), Field(ge=1)]
 _Seconds = Annotated[float, BeforeValidator(_whole), Field(gt=0, allow_inf_nan=False)]
 _Size = Annotated[ByteSize, BeforeValidator(_whole), Field(gt=0)]
@@ -114,7 +115,7 @@ class Settings(BaseModel):
     home: _Path = Field(default_factory=_default_home, description="folder of models, caches and jobs")
     host: str = Field(default="127.0.0.1", min_length=1, description="address to listen on; another than loopback "
                       "needs api_keys")
-    port: int = Field(default=8343, ge=0, le=65535, description="TCP port; 0 takes a free one")
+    port: _Whole = Field(default=8343, ge=0, le=65535, description="TCP port; 0 takes a free one")
     socket: _PathOrOff = Field(default_factory=_default_socket, description="Unix socket, or off; by default in home, "
                                "for the system's home /run/edged/edged.sock")
     models_file: _PathOrOff = Field(default_factory=_default_models_file, description="your own models.toml over the "
@@ -138,7 +139,7 @@ class Settings(BaseModel):
     max_header_bytes: _Size = Field(default=ByteSize(32 * 1024), description="largest request header")
     max_json_depth: _Count = Field(default=64, le=1000, description="deepest nesting of a JSON body")
     receive_timeout_s: _Seconds = Field(default=30.0, description="a request must be received within this time")
-    max_queue: int = Field(default=64, ge=0, description="requests that may wait for one model; more get 429")
+    max_queue: _Whole = Field(default=64, ge=0, description="requests that may wait for one model; more get 429")
 
     memory_bytes: _Size | None = Field(default=None, description="memory for all loaded models together; by default "
                                        "a share of what the machine has free")

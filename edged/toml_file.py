@@ -110,9 +110,10 @@ def locate(text: str, path: KeyPath, *, at_value: bool = False) -> Position:
     """Where the key at `path` stands, or its value; the nearest table around it if the text has no such key.
     `text` is valid TOML."""
     index = _Index(text)
+    if at_value and path in index.values:
+        return index.values[path]
     for length in range(len(path), 0, -1):
-        places = index.values if at_value and length == len(path) else index.keys
-        if (place := places.get(path[:length])) is not None:
+        if (place := index.keys.get(path[:length])) is not None:
             return place
     return Position(1, 1)
 

@@ -97,8 +97,9 @@ def _row(variant: F, want: _Want) -> Row[F]:
         return row(True, None, "its size is not known, so it may not fit")
     usable = f"the {fit.readable(want.budget)} that can be used"
     least = min(want.context, fit.LEAST_CONTEXT)
-    if (least_need := fixed + least * want.kv_bytes_per_token) > want.budget:
-        return row(False, need, f"needs {fit.readable(least_need)} with only {least} tokens of context, more than {usable}")
+    if (at_least := fixed + least * want.kv_bytes_per_token) > want.budget:
+        reason = f"needs {fit.readable(at_least)} with only {least} tokens of context, more than {usable}"
+        return row(False, need, reason)
     if need > want.budget:
         context = (want.budget - fixed) // want.kv_bytes_per_token
         return row(True, fixed + context * want.kv_bytes_per_token, f"fits with {context} tokens of context", context)
