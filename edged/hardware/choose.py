@@ -59,8 +59,7 @@ def choose(
     budget_bytes: int | None = None,
 ) -> list[Row[F]]:
     """Best first, then those that do not fit; the first row with `fits` is the choice. budget_bytes: memory for
-    models, by default what the machine has (`fit.usable_bytes`). The order does not depend on the order of variants,
-    ties aside."""
+    models, by default what the machine has (`fit.usable_bytes`). The order of variants does not matter."""
     want = _Want(
         facts=facts,
         parameters=parameters,
@@ -108,13 +107,13 @@ def _row(variant: F, want: _Want) -> Row[F]:
     return row(True, need, f"fits well in {usable}")
 
 
-def _rank(row: Row[F], budget: int) -> tuple[float, ...]:
+def _rank(row: Row[F], budget: int) -> tuple[tuple[float, ...], str]:
     """Smaller is better. Among those with room: more bits, up to enough; among tight ones: fewer. Bits are rounded, so
-    that precisions of one class (Q4_K_M, int4) are parted by engine."""
+    that precisions of one class (Q4_K_M, int4) are parted by engine, then by memory."""
     bits = fit.bits_per_weight(row.variant.precision) or 0.0
     memory = row.memory_bytes
     roomy = memory is not None and memory <= ROOMY_SHARE * budget
-    return (
+    order = (
         not row.fits,
         memory is None,
         bits < LEAST_GOOD_BITS,
@@ -123,3 +122,4 @@ def _rank(row: Row[F], budget: int) -> tuple[float, ...]:
         _ENGINE_ORDER.get(row.engine, len(_ENGINE_ORDER)),
         memory or 0,
     )
+    return order, row.variant.precision
