@@ -1,4 +1,5 @@
-"""The error tree. Each class carries the HTTP status, type and code of API.md; one place renders them (`edged.api.errors`).
+"""The error tree. Each class carries the HTTP status, type and code that a client sees; one place renders them
+(`edged.api.errors`).
 
     EdgedError
     ├── InvalidRequest            400  the caller must change the request

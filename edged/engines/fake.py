@@ -13,14 +13,15 @@ import signal
 import threading
 import time
 import zlib
+from array import array
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 import numpy as np
 
-from edged.engines.base import Capabilities, EngineError, Facts, Loaded, Logits, Progress, RowWork, State
+from edged.engines.base import Capabilities, EngineError, Facts, Loaded, Logits, Progress, RowWork, State, Vocab
 from edged.errors import InsufficientMemory, LoadFailed
 from edged.types import LoadSpec
 
@@ -33,10 +34,11 @@ CHAT_TEMPLATE = (
 
 _SPECIAL = ["<|bos|>", "<|eos|>", "<|im_start|>", "<|im_end|>"]
 _BOS, _EOS, _IM_START, _IM_END = range(256, 260)
-_WORDS = (
-    "a an and are as at be box by can edge for from has in is it its light model not of on one or small so that the "
-    "this to token was we when which with word work you"
-).split()
+_WORDS = [
+    "a", "an", "and", "are", "as", "at", "be", "box", "by", "can", "edge", "for", "from", "has", "in", "is", "it",
+    "its", "light", "model", "not", "of", "on", "one", "or", "small", "so", "that", "the", "this", "to", "token",
+    "was", "we", "when", "which", "with", "word", "work", "you",
+]
 #: Pieces whose first half must be followed by the second: one character over two tokens.
 _SPLIT = [("🙂".encode()[:2], "🙂".encode()[2:]), ("語".encode()[:1], "語".encode()[1:])]
 _PIECES: list[bytes] = [
@@ -79,7 +81,7 @@ class FakeVocab:
     size = len(_PIECES)
     bos: int | None = _BOS
     end = frozenset({_EOS, _IM_END})
-    special = {"bos_token": "<|bos|>", "eos_token": "<|im_end|>"}
+    special: ClassVar[dict[str, str]] = {"bos_token": "<|bos|>", "eos_token": "<|im_end|>"}
     chat_template: str | None = CHAT_TEMPLATE
 
     def tokenize(self, text: str, *, special: bool, bos: bool) -> list[int]:
@@ -100,7 +102,7 @@ class FakeVocab:
 
 class FakeGenerator:
     def __init__(self, knobs: Knobs) -> None:
-        self.vocab = FakeVocab()
+        self.vocab: Vocab = FakeVocab()
         self.caps = Capabilities(
             rows=knobs.rows, context=knobs.context, kv_tokens=knobs.kv_tokens or knobs.rows * knobs.context,
             mixed_step=knobs.mixed_step, multi_token_rows=knobs.rows if knobs.mixed_step else 1, step_tokens=512,
@@ -151,17 +153,17 @@ class FakeGenerator:
         self._rows.clear()
 
     def _logits(self, row: list[int], end: int) -> Logits:
-        """Words get scores of 0 … 8 by a hash of the last four tokens and the length; bytes are far below."""
+        """Words get scores of 0 … 8 by a hash of all tokens before; bytes are far below. A sentence has two words."""
         logits = np.full(self.vocab.size, -30.0, np.float32)
         last = row[end - 1]
         if last >= _FIRST_SPLIT and (last - _FIRST_SPLIT) % 2 == 0:
             logits[last + 1] = 10.0
             return logits
-        digest = zlib.crc32(repr((row[max(0, end - 4):end], end)).encode())
+        digest = zlib.crc32(array("H", row[:end]).tobytes())
         scores = np.random.Generator(np.random.Philox(digest)).random(self.vocab.size - _FIRST_WORD, np.float32) * 8
         logits[_FIRST_WORD:] = scores
         logits[_FIRST_SPLIT + 1::2] = -30.0
-        if self._knobs.end_chance and digest % self._knobs.end_chance == 0:
+        if self._knobs.end_chance and digest % self._knobs.end_chance == 0 and min(row[end - 2:end]) >= _FIRST_WORD:
             logits[_IM_END] = 12.0
         return logits
 

@@ -17,7 +17,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from edged.engines.base import Capabilities, EngineError, Facts, Loaded, Logits, Progress, RowWork, State
+from edged.engines.base import Capabilities, EngineError, Facts, Loaded, Logits, Progress, RowWork, State, Vocab
 from edged.engines.llama_vocab import LlamaVocab, metadata
 from edged.errors import InsufficientMemory, LoadFailed
 from edged.types import LoadSpec
@@ -45,7 +45,7 @@ _log_lines: list[str] = []
 _log_lock = threading.Lock()
 
 
-@lib.llama_log_callback
+@lib.llama_log_callback  # type: ignore[untyped-decorator]
 def _log(level: int, text: bytes, _data: Any) -> None:
     """llama.cpp's own words are kept for the message of a failed load, and not printed."""
     if level >= 3:
@@ -66,7 +66,7 @@ def _pointer(array: NDArray[Any], item: Any) -> Any:
 class LlamaGenerator:
     def __init__(self, model: Any, context: Any, caps: Capabilities, vocab: LlamaVocab) -> None:
         self.caps = caps
-        self.vocab = vocab
+        self.vocab: Vocab = vocab
         self._model = model
         self._context = context
         self._memory = lib.llama_get_memory(context)
@@ -160,7 +160,8 @@ def _kv_bytes_per_token(meta: dict[str, str], model: Any, bytes_per_value: float
     head_size = embedding // max(heads, 1)
     key = int(meta.get(f"{architecture}.attention.key_length", head_size))
     value = int(meta.get(f"{architecture}.attention.value_length", head_size))
-    return layers * kv_heads * (key + value) * bytes_per_value
+    values: int = layers * kv_heads * (key + value)
+    return values * bytes_per_value
 
 
 def _pool(spec: LoadSpec, trained: int, per_token: float, weights_bytes: int) -> int:
@@ -172,12 +173,13 @@ def _pool(spec: LoadSpec, trained: int, per_token: float, weights_bytes: int) ->
     if affordable < min(wanted, 512):
         need = int(weights_bytes * 1.1 + per_token * min(wanted, 512))
         raise InsufficientMemory(
-            f"{spec.name} needs about {need >> 20} MiB with the smallest context and may use {spec.memory_bytes >> 20} MiB"
+            f"{spec.name} needs about {need >> 20} MiB with the smallest context and may use "
+            f"{spec.memory_bytes >> 20} MiB"
         )
     if spec.context is not None and affordable < wanted:
+        need = int(weights_bytes * 1.1 + per_token * wanted)
         raise InsufficientMemory(
-            f"{spec.name} with a context of {wanted} tokens needs about {int(weights_bytes * 1.1 + per_token * wanted) >> 20}"
-            f" MiB and may use {spec.memory_bytes >> 20} MiB; lower `context` to {affordable} or less"
+            f"{spec.name} with a context of {wanted} tokens needs about {need >> 20} MiB and may use {spec.memory_bytes >> 20} MiB; lower `context` to {affordable} or less"
         )
     return min(wanted, affordable)
 
@@ -193,7 +195,7 @@ def load(spec: LoadSpec, progress: Progress) -> Loaded:
     lib.llama_log_set(_log, ctypes.c_void_p(0))
     lib.llama_backend_init()
 
-    @lib.llama_progress_callback
+    @lib.llama_progress_callback  # type: ignore[untyped-decorator]
     def on_progress(fraction: float, _data: Any) -> bool:
         progress(fraction)
         return True

@@ -18,8 +18,8 @@ MAX_FRAME = 256 * 1024 * 1024
 _LENGTH = struct.Struct(">I")
 
 _encoder = msgspec.msgpack.Encoder()
-to_worker = msgspec.msgpack.Decoder(ToWorker)
-from_worker = msgspec.msgpack.Decoder(FromWorker)
+to_worker: msgspec.msgpack.Decoder[ToWorker] = msgspec.msgpack.Decoder(ToWorker)
+from_worker: msgspec.msgpack.Decoder[FromWorker] = msgspec.msgpack.Decoder(FromWorker)
 
 
 class FrameError(Exception):
@@ -44,7 +44,10 @@ def _receive_exactly(sock: socket.socket, count: int) -> bytes | None:
     """None at the end of the stream, in the middle of a frame too: the peer died."""
     parts = bytearray()
     while len(parts) < count:
-        piece = sock.recv(min(count - len(parts), 1 << 20))
+        try:
+            piece = sock.recv(min(count - len(parts), 1 << 20))
+        except ConnectionError:
+            return None
         if not piece:
             return None
         parts += piece

@@ -1,11 +1,10 @@
-"""Every type that crosses between daemon and worker. Events of `edged.types` travel inside `Events`, one frame a tick."""
+"""Every type that crosses between daemon and worker. Events of `edged.types` travel in `Events`, one frame a tick."""
 
 from __future__ import annotations
 
 from msgspec import Struct
 
 from edged.types import Event, GenerateRequest, LoadSpec, ModelInfo, WorkerStats
-
 
 # daemon → worker
 

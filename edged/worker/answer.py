@@ -1,0 +1,130 @@
+"""From logits to the events of one choice: sample, log-probabilities, text, stop strings, end."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from edged.engines.base import Logits, Vocab
+from edged.types import ChoiceEnd, Delta, FinishReason, TokenLogprob
+from edged.worker.detokenize import Detokenizer
+from edged.worker.logprobs import token_logprobs
+from edged.worker.prepare import Prepared
+from edged.worker.sampler import Sampler
+from edged.worker.stop import StopMatcher
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    reason: FinishReason
+    stop: str | None = None
+
+
+class Answer:
+    """Owned by the loop. Text is shown once it is whole characters and cannot be the beginning of a stop string; a
+    token's log-probability is sent with the event that shows the token's first character."""
+
+    def __init__(self, prepared: Prepared, index: int, vocab: Vocab, seed: int) -> None:
+        request = prepared.request
+        self._request = request
+        self._index = index
+        self._vocab = vocab
+        self._prompt = prepared.tokens
+        self._sampler = Sampler(
+            prepared.sampling, seed=seed, choice=index, prompt=prepared.tokens, vocab_size=vocab.size
+        )
+        self._text = Detokenizer(vocab)
+        self._stop = StopMatcher(request.stop)
+        self._produced_chars = 0
+        self._shown_chars = 0
+        self._logprobs: deque[tuple[int, TokenLogprob]] = deque()
+        self._unsent_tokens = 0
+        self._echoed: list[TokenLogprob] = []
+        self.completion_tokens = 0
+
+    def echo_logprobs(self, tokens: Sequence[int], logits: Logits) -> None:
+        """A piece of the prompt: logits[i] come after tokens[i]. The last of them is for the answer's first token, and
+        `tokens` holds one more than the piece where a prompt token follows it."""
+        if not self._echoed:
+            self._echoed.append(self._logprob_entry(tokens[0], None, []))
+        for following, row in zip(tokens[1:], logits, strict=False):
+            self._echoed.append(self._entry(following, row))
+
+    def start(self) -> Delta | None:
+        """The echoed prompt, if it was asked for."""
+        if not self._request.echo:
+            return None
+        text = Detokenizer(self._vocab)
+        shown = "".join(text.push(token) for token in self._prompt) + text.flush()
+        return Delta(self._request.id, self._index, shown, 0, self._echoed)
+
+    @property
+    def echoed(self) -> list[TokenLogprob]:
+        return self._echoed
+
+    def share_echo(self, leader: Answer) -> None:
+        """The prompt is the same for every choice."""
+        self._echoed = leader.echoed
+
+    def take(self, logits: Logits) -> tuple[int, Delta | None, End | None]:
+        """logits: [vocab], after the last token. Returns the token chosen, what can be shown, and whether that ends it.
+        Raises EngineError for logits that are no numbers."""
+        token = self._sampler.sample(logits, self.completion_tokens)
+        self._sampler.accept(token)
+        self.completion_tokens += 1
+        self._unsent_tokens += 1
+        if token in self._vocab.end:
+            return token, self._flush(), End("stop")
+        if self._request.logprobs is not None:
+            self._logprobs.append((self._produced_chars, self._entry(token, logits)))
+        text = self._text.push(token)
+        self._produced_chars += len(text)
+        shown, matched = self._stop.push(text)
+        if matched is not None:
+            return token, self._delta(shown, last=True), End("stop", matched)
+        if self._request.max_tokens is not None and self.completion_tokens >= self._request.max_tokens:
+            return token, self._join(shown), End("length")
+        return token, self._delta(shown), None
+
+    def out_of_context(self) -> Delta | None:
+        """The context is full: what was held back is shown."""
+        return self._flush()
+
+    def end(self, end: End) -> ChoiceEnd:
+        return ChoiceEnd(self._request.id, self._index, end.reason, end.stop)
+
+    def _flush(self) -> Delta | None:
+        return self._join("")
+
+    def _join(self, shown: str) -> Delta | None:
+        """`shown` and all that is held back."""
+        rest = self._text.flush()
+        self._produced_chars += len(rest)
+        more, matched = self._stop.push(rest) if rest else ("", None)
+        if matched is None:
+            more += self._stop.flush()
+        return self._delta(shown + more, all_logprobs=matched is None, last=True)
+
+    def _delta(self, text: str, *, all_logprobs: bool = False, last: bool = False) -> Delta | None:
+        self._shown_chars += len(text)
+        entries = []
+        while self._logprobs and (all_logprobs or self._logprobs[0][0] < self._shown_chars):
+            entries.append(self._logprobs.popleft()[1])
+        if not (text or entries or last):
+            return None
+        tokens, self._unsent_tokens = self._unsent_tokens, 0
+        return Delta(self._request.id, self._index, text, tokens, entries)
+
+    def _entry(self, token: int, logits: Logits) -> TokenLogprob:
+        chosen, top = token_logprobs(np.asarray(logits), token, self._request.logprobs or 0)
+        return self._logprob_entry(token, chosen, top)
+
+    def _logprob_entry(self, token: int, logprob: float | None, top: list[tuple[int, float]]) -> TokenLogprob:
+        raw = self._vocab.piece(token)
+        return TokenLogprob(
+            token, raw.decode(errors="replace"), raw, logprob,
+            [(other, (data := self._vocab.piece(other)).decode(errors="replace"), data, value) for other, value in top],
+        )

@@ -1,0 +1,236 @@
+"""The step loop: take orders, admit, plan, run the engine, turn logits into events. One thread, the only one that
+touches engine and scheduler."""
+
+from __future__ import annotations
+
+import queue
+import secrets
+import time
+from dataclasses import dataclass, field
+
+import psutil
+import structlog
+
+from edged.engines.base import EngineError, Generator, Logits, RowWork
+from edged.errors import EdgedError, Internal
+from edged.ipc.messages import Cancel, Pause, Resume, Stats
+from edged.types import Delta, Event, Finished, Started, Usage, WorkerStats
+from edged.worker.answer import Answer, End
+from edged.worker.outbox import Outbox, failed
+from edged.worker.pace import Pace
+from edged.worker.prepare import Prepared
+from edged.worker.rows import Rows
+from edged.worker.scheduler import Piece, Scheduler, Step
+from edged.worker.sequence import Sequence
+
+#: Statistics are the worker's heartbeat too: they leave at this interval while steps run, and when idle.
+STATS_INTERVAL_S = 1.0
+
+log = structlog.get_logger("worker")
+
+
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """The daemon is gone or has closed the connection."""
+
+
+@dataclass(frozen=True, slots=True)
+class Queued:
+    prepared: Prepared
+    arrived_s: float
+
+
+Order = Queued | Cancel | Pause | Resume | Closed
+
+
+@dataclass(slots=True)
+class _Running:
+    """One request: its choices' answers, and what is left of them."""
+
+    prepared: Prepared
+    arrived_s: float
+    answers: dict[int, Answer]
+    left: int
+    cached_tokens: int = 0
+    started: bool = False
+    sequences: list[Sequence] = field(default_factory=list)
+
+
+class Loop:
+    def __init__(self, generator: Generator, outbox: Outbox, *, stash_limit_bytes: int, tokens_per_s: float) -> None:
+        self.inbox: queue.SimpleQueue[Order] = queue.SimpleQueue()
+        self._generator = generator
+        self._outbox = outbox
+        self._rows = Rows(generator)
+        self._scheduler = Scheduler(generator.caps, self._rows, stash_limit_bytes=stash_limit_bytes)
+        self._pace = Pace(tokens_per_s)
+        self._requests: dict[str, _Running] = {}
+        self._events: list[Event] = []
+        self._process = psutil.Process()
+        self._stats_due_s = 0.0
+        self._steps = self._step_rows = self._prefix_query = self._prefix_hit = 0
+
+    def run(self) -> None:
+        """Returns when the connection is closed."""
+        while self._take_orders():
+            for sequence in self._scheduler.admit():
+                self._admitted(sequence)
+            for step in self._scheduler.plan(self._pace.piece_tokens):
+                self._run_step(step)
+            self._outbox.events(self._events)
+            self._events = []
+            self._send_stats()
+
+    def _take_orders(self) -> bool:
+        """Waits for an order only when there is nothing to compute. False at the end."""
+        while True:
+            try:
+                order = self.inbox.get_nowait() if self._scheduler.runnable else self._wait()
+            except queue.Empty:
+                return True
+            match order:
+                case Queued():
+                    self._submit(order)
+                case Cancel(id=request):
+                    self._scheduler.cancel(request)
+                    self._requests.pop(request, None)
+                case Pause(id=request):
+                    self._scheduler.pause(request, True)
+                case Resume(id=request):
+                    self._scheduler.pause(request, False)
+                case Closed():
+                    return False
+
+    def _wait(self) -> Order:
+        self._send_stats(idle=True)
+        while True:
+            try:
+                return self.inbox.get(timeout=STATS_INTERVAL_S)
+            except queue.Empty:
+                self._send_stats()
+
+    def _submit(self, queued: Queued) -> None:
+        prepared = queued.prepared
+        request = prepared.request
+        seed = prepared.sampling.seed
+        if seed is None:
+            seed = secrets.randbits(63)
+        answers = {index: Answer(prepared, index, self._generator.vocab, seed) for index in range(request.n)}
+        sequences = [
+            Sequence(request.id, index, request.client, list(prepared.tokens), prepared.max_length)
+            for index in range(request.n)
+        ]
+        leader = sequences[0]
+        leader.prompt_logits = request.echo and request.logprobs is not None
+        leader.siblings = sequences[1:]
+        self._requests[request.id] = _Running(prepared, queued.arrived_s, answers, request.n, sequences=sequences)
+        self._scheduler.submit(leader)
+
+    def _admitted(self, sequence: Sequence) -> None:
+        running = self._requests[sequence.request]
+        if running.started:
+            return
+        running.started = True
+        running.cached_tokens = sequence.cached_tokens
+        self._prefix_query += sequence.prompt_length
+        self._prefix_hit += sequence.cached_tokens
+        queued_s = time.monotonic() - running.arrived_s
+        self._events.append(Started(sequence.request, sequence.prompt_length, sequence.cached_tokens, queued_s))
+
+    def _run_step(self, step: Step) -> None:
+        # An earlier step of this tick may have ended a sequence, or failed it.
+        step = [piece for piece in step if piece.sequence.row is not None]
+        if not step:
+            return
+        work = [_row_work(piece) for piece in step]
+        began_s = time.monotonic()
+        try:
+            results = self._generator.step(work)
+        except EngineError as error:
+            log.error("engine_failed", reason=str(error), rows=len(step))
+            failure = Internal("the engine failed while it computed this request; send it again")
+            for piece in step:
+                self._fail(piece.sequence, failure)
+            return
+        seconds = time.monotonic() - began_s
+        self._steps += 1
+        self._step_rows += len(step)
+        if any(piece.count > 1 for piece in step):
+            self._pace.observe(sum(piece.count for piece in step), seconds)
+        self._scheduler.advance(step)
+        for piece, logits in zip(step, results, strict=True):
+            if piece.logits and piece.sequence.request in self._requests:
+                self._take_logits(piece, logits)
+
+    def _take_logits(self, piece: Piece, logits: Logits) -> None:
+        sequence = piece.sequence
+        running = self._requests[sequence.request]
+        answer = running.answers[sequence.index]
+        if sequence.prompt_logits and sequence.length <= sequence.prompt_length:
+            first = sequence.length - piece.count
+            answer.echo_logprobs(sequence.tokens[first:min(sequence.length + 1, sequence.prompt_length)], logits)
+        if sequence.pending:
+            return
+        try:
+            if len(sequence.tokens) == sequence.prompt_length:
+                if sequence.index:
+                    answer.share_echo(running.answers[0])
+                self._show(answer.start())
+                if running.prepared.request.max_tokens == 0:
+                    self._end(sequence, answer, End("length"))
+                    return
+            token, delta, end = answer.take(logits[-1])
+        except EngineError as error:
+            log.error("sampling_failed", reason=str(error))
+            self._fail(sequence, Internal("the model gave no usable numbers for this request"))
+            return
+        self._show(delta)
+        if end is None and len(sequence.tokens) + 1 >= sequence.max_length:
+            self._show(answer.out_of_context())
+            end = End("length")
+        if end is not None:
+            self._end(sequence, answer, end)
+        else:
+            sequence.tokens.append(token)
+
+    def _show(self, delta: Delta | None) -> None:
+        if delta is not None:
+            self._events.append(delta)
+
+    def _end(self, sequence: Sequence, answer: Answer, end: End) -> None:
+        self._events.append(answer.end(end))
+        self._scheduler.finish(sequence)
+        running = self._requests[sequence.request]
+        running.left -= 1
+        if not running.left:
+            del self._requests[sequence.request]
+            completion = sum(answer.completion_tokens for answer in running.answers.values())
+            usage = Usage(sequence.prompt_length, completion, running.cached_tokens)
+            self._events.append(Finished(sequence.request, usage))
+
+    def _fail(self, sequence: Sequence, error: EdgedError) -> None:
+        """The whole request ends: a client gets an answer or an error, not some of its choices."""
+        self._scheduler.fail(sequence)
+        self._scheduler.cancel(sequence.request)
+        if self._requests.pop(sequence.request, None) is not None:
+            self._events.append(failed(sequence.request, error))
+
+    def _send_stats(self, *, idle: bool = False) -> None:
+        now_s = time.monotonic()
+        if now_s < self._stats_due_s and not idle:
+            return
+        self._stats_due_s = now_s + STATS_INTERVAL_S
+        self._outbox.send(Stats(WorkerStats(
+            running=self._scheduler.running, waiting=self._scheduler.waiting,
+            kv_used_tokens=self._rows.used_tokens, kv_tokens=self._generator.caps.kv_tokens,
+            steps=self._steps, step_rows=self._step_rows,
+            prefix_query_tokens=self._prefix_query, prefix_hit_tokens=self._prefix_hit,
+            preemptions=self._scheduler.preemptions, resident_bytes=self._process.memory_info().rss,
+        )))
+
+
+def _row_work(piece: Piece) -> RowWork:
+    sequence = piece.sequence
+    assert sequence.row is not None
+    tokens = sequence.tokens[sequence.length:sequence.length + piece.count]
+    return RowWork(sequence.row, tokens, piece.logits)

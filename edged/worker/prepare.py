@@ -1,0 +1,90 @@
+"""From a request to token ids: template, tokenizer, and the checks that need them. Runs beside the step loop."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from edged.engines.base import Capabilities, Vocab
+from edged.errors import ContextLengthExceeded, InvalidRequest, UnsupportedParameter
+from edged.types import DEFAULT_SAMPLING, ChatPrompt, GenerateRequest, LoadSpec, SamplingParams, TextPrompt
+from edged.worker.template import Template
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A request that can run: its prompt as tokens, every sampling field set, the length it may grow to."""
+
+    request: GenerateRequest
+    tokens: list[int]
+    sampling: SamplingParams
+    max_length: int
+
+
+class Prepare:
+    """Thread-safe; raises an EdgedError for a request that cannot run."""
+
+    def __init__(self, spec: LoadSpec, caps: Capabilities, vocab: Vocab) -> None:
+        self._caps = caps
+        self._vocab = vocab
+        self._defaults = spec.sampling.over(DEFAULT_SAMPLING)
+        source = spec.chat_template or vocab.chat_template
+        self._template = Template(source, vocab.special) if source else None
+
+    @property
+    def chat(self) -> bool:
+        return self._template is not None
+
+    def __call__(self, request: GenerateRequest) -> Prepared:
+        sampling = request.sampling.over(self._defaults)
+        for token in sampling.logit_bias or ():
+            if not 0 <= token < self._vocab.size:
+                raise InvalidRequest(
+                    f"logit_bias names token {token}; this model's tokens are 0 to {self._vocab.size - 1}",
+                    param="logit_bias",
+                )
+        tokens = self._tokens(request)
+        if not tokens:
+            raise InvalidRequest("the prompt is empty; send at least one token", param=_prompt_field(request))
+        return Prepared(request, tokens, sampling, self._max_length(request, len(tokens)))
+
+    def close(self) -> None:
+        if self._template is not None:
+            self._template.close()
+
+    def _tokens(self, request: GenerateRequest) -> list[int]:
+        prompt = request.prompt
+        if isinstance(prompt, ChatPrompt):
+            if self._template is None:
+                raise UnsupportedParameter(
+                    "this model has no chat template; use /v1/completions, or set its `chat_template` in models.toml",
+                    param="messages",
+                )
+            text = self._template.render(prompt.messages, prompt.tools, prompt.template_kwargs)
+            return self._vocab.tokenize(text, special=True, bos=False)
+        if isinstance(prompt, TextPrompt):
+            return self._vocab.tokenize(prompt.text, special=True, bos=True)
+        for token in prompt.tokens:
+            if not 0 <= token < self._vocab.size:
+                raise InvalidRequest(
+                    f"the prompt holds token {token}; this model's tokens are 0 to {self._vocab.size - 1}",
+                    param="prompt",
+                )
+        return list(prompt.tokens)
+
+    def _max_length(self, request: GenerateRequest, prompt_tokens: int) -> int:
+        context = self._caps.context
+        answer = 1 if request.max_tokens is None else request.max_tokens
+        if prompt_tokens + answer > context:
+            asked = f"{prompt_tokens} in the {_prompt_field(request)}"
+            if request.max_tokens is not None:
+                asked += f" and {answer} in the answer"
+            raise ContextLengthExceeded(
+                f"This model's context is {context} tokens, and the request needs {prompt_tokens + answer} ({asked}). "
+                "Shorten the messages, or ask for a shorter answer.",
+                param=_prompt_field(request),
+            )
+        return context if request.max_tokens is None else prompt_tokens + request.max_tokens
+
+
+def _prompt_field(request: GenerateRequest) -> str:
+    return "messages" if isinstance(request.prompt, ChatPrompt) else "prompt"

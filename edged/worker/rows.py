@@ -1,0 +1,151 @@
+"""The rows of the engine: which are free, busy or idle, what tokens their KV holds, and which prefix can be reused.
+
+An idle row keeps the KV of a finished sequence for the next one with the same beginning; it is dropped, the longest
+unused first, as soon as its row or its room is needed. Sole owner of the engine's rows: nothing else trims or forks.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from edged.engines.base import Capabilities, State
+
+#: A shorter common beginning is not worth a fork.
+MIN_PREFIX_TOKENS = 8
+
+
+class RowStore(Protocol):
+    """The part of `Generator` that moves KV."""
+
+    caps: Capabilities
+
+    def trim(self, row: int, keep: int) -> int: ...
+    def fork(self, src: int, dst: int, keep: int) -> int: ...
+    def stash(self, row: int) -> State: ...
+    def unstash(self, row: int, state: State) -> int: ...
+
+
+@dataclass(slots=True)
+class _Row:
+    """tokens[:length] has KV. A busy row's list is the sequence's own, which grows."""
+
+    tokens: list[int] = field(default_factory=list)
+    length: int = 0
+    busy: bool = False
+    used_at: int = 0
+
+
+class Rows:
+    def __init__(self, store: RowStore) -> None:
+        self._store = store
+        self._rows = [_Row() for _ in range(store.caps.rows)]
+        self._uses = 0
+
+    @property
+    def used_tokens(self) -> int:
+        """KV held, idle rows included. Forks that share cells count twice: the engine may hold more than this says."""
+        return sum(row.length for row in self._rows)
+
+    @property
+    def busy_tokens(self) -> int:
+        return sum(row.length for row in self._rows if row.busy)
+
+    @property
+    def busy(self) -> int:
+        return sum(row.busy for row in self._rows)
+
+    def take(self, tokens: list[int], *, reuse: bool) -> tuple[int, int] | None:
+        """A row for this sequence: (row, length of KV it already has), or None when all are busy.
+
+        At least one token is left to compute, for its logits.
+        """
+        source, common = self._longest_prefix(tokens) if reuse else (None, 0)
+        if source is not None and not self._rows[source].busy and common == self._rows[source].length:
+            return self._occupy(source, tokens, common)
+        target = self._victim(sparing=source)
+        if target is None:
+            if source is None or self._rows[source].busy:
+                return None
+            return self._occupy(source, tokens, self._store.trim(source, common))
+        self._empty(target)
+        if source is None:
+            return self._occupy(target, tokens, 0)
+        return self._occupy(target, tokens, self._store.fork(source, target, common))
+
+    def grow(self, row: int, count: int) -> None:
+        """The engine appended `count` tokens to a busy row."""
+        self._rows[row].length += count
+
+    def release(self, row: int) -> None:
+        """The sequence has ended; its KV stays until the room is needed."""
+        owner = self._rows[row]
+        owner.busy = False
+        owner.tokens = owner.tokens[: owner.length]
+
+    def discard(self, row: int) -> None:
+        """The row's KV is void or not wanted."""
+        self._rows[row].busy = False
+        self._empty(row)
+
+    def stash(self, row: int) -> State:
+        state = self._store.stash(row)
+        self.discard(row)
+        return state
+
+    def unstash(self, tokens: list[int], state: State) -> tuple[int, int] | None:
+        """Like `take`, with the sequence's own KV."""
+        row = self._victim(sparing=None)
+        if row is None:
+            return None
+        self._empty(row)
+        return self._occupy(row, tokens, self._store.unstash(row, state))
+
+    def drop_idle(self) -> bool:
+        """Forget the idle row that was used least recently. False when there is none."""
+        idle = [number for number, row in enumerate(self._rows) if not row.busy and row.length]
+        if not idle:
+            return False
+        self._empty(min(idle, key=lambda number: self._rows[number].used_at))
+        return True
+
+    def _occupy(self, number: int, tokens: list[int], length: int) -> tuple[int, int]:
+        self._uses += 1
+        self._rows[number] = _Row(tokens, length, busy=True, used_at=self._uses)
+        return number, length
+
+    def _empty(self, number: int) -> None:
+        if self._rows[number].length:
+            self._store.trim(number, 0)
+        row = self._rows[number]
+        row.tokens, row.length = [], 0
+
+    def _victim(self, sparing: int | None) -> int | None:
+        """The empty row, else the least recently used idle one."""
+        free = [number for number, row in enumerate(self._rows) if not row.busy and number != sparing]
+        return min(free, key=lambda number: (self._rows[number].length > 0, self._rows[number].used_at), default=None)
+
+    def _longest_prefix(self, tokens: list[int]) -> tuple[int | None, int]:
+        best, best_common = None, MIN_PREFIX_TOKENS - 1
+        for number, row in enumerate(self._rows):
+            if row.length <= best_common and not (row.length == best_common and best is None):
+                continue
+            common = common_prefix(row.tokens, tokens, min(row.length, len(tokens) - 1))
+            # Of two equal ones the idle row wins: it can be taken over without a fork.
+            if common > best_common or (common == best_common and best is not None and not row.busy):
+                best, best_common = number, common
+        return best, best_common if best is not None else 0
+
+
+def common_prefix(left: list[int], right: list[int], limit: int) -> int:
+    """Length of the common beginning, at most `limit`; list slices compare in C, so bisect on them."""
+    if left[:limit] == right[:limit]:
+        return limit
+    low, high = 0, limit
+    while high - low > 1:
+        middle = (low + high) // 2
+        if left[low:middle] == right[low:middle]:
+            low = middle
+        else:
+            high = middle
+    return low

@@ -1,0 +1,235 @@
+"""Which sequences have a row, and which tokens the next steps compute. Continuous batching: decoding rows advance in
+every tick, prefill goes beside them in pieces.
+
+No clock, no engine step, no text here: the loop runs what `plan` says and reports it with `advance`. All state of
+sequences is owned here; rows and their KV by `Rows`.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from edged.engines.base import Capabilities
+from edged.worker.rows import Rows
+from edged.worker.sequence import Sequence
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """The next `count` pending tokens of a sequence, `logits` of the last positions wanted."""
+
+    sequence: Sequence
+    count: int
+    logits: int
+
+
+#: What one call of the engine computes.
+Step = list[Piece]
+
+
+class Scheduler:
+    def __init__(self, caps: Capabilities, rows: Rows, *, stash_limit_bytes: int) -> None:
+        self._caps = caps
+        self._rows = rows
+        self._stash_limit_bytes = stash_limit_bytes
+        self._waiting: dict[str, deque[Sequence]] = {}
+        self._stashed: list[Sequence] = []
+        self._running: list[Sequence] = []
+        self._arrivals = 0
+        self._ticks = 0
+        self.preemptions = 0
+
+    @property
+    def running(self) -> int:
+        return len(self._running)
+
+    @property
+    def waiting(self) -> int:
+        return sum(map(len, self._waiting.values())) + len(self._stashed)
+
+    @property
+    def runnable(self) -> bool:
+        """There is something to compute, or to admit, that no pause holds back."""
+        return any(not sequence.paused for sequence in self._everyone())
+
+    def submit(self, sequence: Sequence) -> None:
+        self._arrivals += 1
+        sequence.order = self._arrivals
+        for sibling in sequence.siblings:
+            sibling.order = self._arrivals
+        self._waiting.setdefault(sequence.client, deque()).append(sequence)
+
+    def cancel(self, request: str) -> None:
+        """Every choice of the request is forgotten; what KV there is stays as an idle row."""
+        for sequence in [sequence for sequence in self._everyone() if sequence.request == request]:
+            sequence.siblings.clear()
+            self.finish(sequence)
+
+    def pause(self, request: str, paused: bool) -> None:
+        for sequence in self._everyone():
+            for one in (sequence, *sequence.siblings):
+                if one.request == request:
+                    one.paused = paused
+
+    def finish(self, sequence: Sequence) -> None:
+        """Ended, whatever its phase. Siblings that waited for it still run."""
+        if sequence in self._running:
+            self._running.remove(sequence)
+            assert sequence.row is not None
+            self._rows.release(sequence.row)
+        elif sequence in self._stashed:
+            self._stashed.remove(sequence)
+        else:
+            self._forget_waiting(sequence)
+        sequence.row = sequence.state = None
+
+    def fail(self, sequence: Sequence) -> None:
+        """Like finish, after the engine failed: the row's KV is void."""
+        row = sequence.row
+        self.finish(sequence)
+        if row is not None:
+            self._rows.discard(row)
+
+    def admit(self) -> list[Sequence]:
+        """Give rows to those who wait, stashed ones first, then fairly between clients. Returns who came in new."""
+        admitted = []
+        while (sequence := self._next()) is not None and self._place(sequence):
+            if not sequence.admitted:
+                sequence.admitted = True
+                admitted.append(sequence)
+        return admitted
+
+    def plan(self, piece_tokens: int) -> list[Step]:
+        """The steps of one tick. piece_tokens: how much prefill one step may hold."""
+        self._ticks += 1
+        self._make_room(piece_tokens)
+        active = [sequence for sequence in self._running if not sequence.paused]
+        decode = [Piece(sequence, 1, 1) for sequence in active if sequence.pending == 1]
+        prefill = _by_turn([sequence for sequence in active if sequence.pending > 1], self._ticks)
+        if self._caps.mixed_step:
+            pieces = _pieces(prefill[: self._caps.multi_token_rows],
+                             min(piece_tokens, self._caps.step_tokens - len(decode)))
+            return [decode + pieces] if decode or pieces else []
+        pieces = _pieces(prefill[:1], min(piece_tokens, self._caps.step_tokens))
+        return [step for step in (decode, pieces) if step]
+
+    def advance(self, step: Step) -> None:
+        """The engine has computed the step."""
+        for piece in step:
+            sequence = piece.sequence
+            assert sequence.row is not None
+            sequence.length += piece.count
+            self._rows.grow(sequence.row, piece.count)
+            if sequence.siblings and sequence.length >= sequence.prompt_length:
+                # Their prompt has KV now, so admission forks it. They arrived with this one: first in the queue.
+                self._waiting.setdefault(sequence.client, deque()).extendleft(reversed(sequence.siblings))
+                sequence.siblings = []
+
+    def _everyone(self) -> Iterable[Sequence]:
+        yield from self._running
+        yield from self._stashed
+        for queue in list(self._waiting.values()):
+            yield from list(queue)
+
+    def _next(self) -> Sequence | None:
+        stashed = min((s for s in self._stashed if not s.paused), key=lambda s: s.order, default=None)
+        if stashed is not None:
+            return stashed
+        rows_of = dict.fromkeys(self._waiting, 0)
+        for sequence in self._running:
+            if sequence.client in rows_of:
+                rows_of[sequence.client] += 1
+        fronts = (queue[0] for queue in self._waiting.values())
+        return min(fronts, key=lambda s: (rows_of[s.client], s.order), default=None)
+
+    def _place(self, sequence: Sequence) -> bool:
+        """Give the sequence a row and its KV, if there is room beside what runs. Takes it off its queue then."""
+        need = len(sequence.tokens) + sequence.allowance
+        while self._rows.busy_tokens + self._reserved() + need > self._caps.kv_tokens or (
+            self._rows.busy == self._caps.rows
+        ):
+            if not self._stash_one([running for running in self._running if running.paused]):
+                return False
+        if sequence.state is not None:
+            placed = self._rows.unstash(sequence.tokens, sequence.state)
+        else:
+            placed = self._rows.take(sequence.tokens, reuse=not sequence.prompt_logits)
+        if placed is None:
+            return False
+        if sequence in self._stashed:
+            self._stashed.remove(sequence)
+        else:
+            self._forget_waiting(sequence)
+            sequence.cached_tokens = placed[1]
+        sequence.row, sequence.length = placed
+        sequence.state = None
+        self._running.append(sequence)
+        return True
+
+    def _forget_waiting(self, sequence: Sequence) -> None:
+        queue = self._waiting.get(sequence.client)
+        if queue is not None and sequence in queue:
+            queue.remove(sequence)
+            if not queue:
+                del self._waiting[sequence.client]
+
+    def _reserved(self) -> int:
+        """Room that running sequences were promised and have not used: the rest of their prompt, and a little."""
+        return sum(sequence.pending + sequence.allowance for sequence in self._running)
+
+    def _make_room(self, piece_tokens: int) -> None:
+        """KV for the next tick: drop idle prefixes, then stash the youngest, those paused first. One always stays, and
+        fits, since no row is larger than the pool."""
+        while True:
+            active = [sequence for sequence in self._running if not sequence.paused]
+            decoding = sum(sequence.pending == 1 for sequence in active)
+            piece = min(piece_tokens, sum(sequence.pending for sequence in active if sequence.pending > 1))
+            if self._rows.used_tokens + decoding + piece <= self._caps.kv_tokens:
+                return
+            if self._rows.drop_idle():
+                continue
+            paused = [sequence for sequence in self._running if sequence.paused]
+            if not self._stash_one(paused) and (len(active) < 2 or not self._stash_one(active)):
+                return
+
+    def _stash_one(self, candidates: list[Sequence]) -> bool:
+        """Move the youngest candidate's KV out. Over the limit it is dropped, and computed again on return."""
+        victim = max(candidates, key=lambda sequence: (sequence.order, sequence.index), default=None)
+        if victim is None or victim.row is None:
+            return False
+        size = victim.length * self._caps.state_bytes_per_token
+        held = sum(stashed.state.size_bytes for stashed in self._stashed if stashed.state is not None)
+        if held + size <= self._stash_limit_bytes:
+            victim.state = self._rows.stash(victim.row)
+        else:
+            self._rows.discard(victim.row)
+        victim.row, victim.length = None, 0
+        self._running.remove(victim)
+        self._stashed.append(victim)
+        self.preemptions += 1
+        return True
+
+
+def _by_turn(prefill: list[Sequence], tick: int) -> list[Sequence]:
+    """The shortest rest first, which gives the least mean time to a first token, and the oldest first in every second
+    tick, so that a long prompt is not starved."""
+    if tick % 2:
+        return sorted(prefill, key=lambda sequence: (sequence.order, sequence.index))
+    return sorted(prefill, key=lambda sequence: (sequence.pending, sequence.order))
+
+
+def _pieces(prefill: list[Sequence], budget: int) -> list[Piece]:
+    pieces = []
+    for sequence in prefill:
+        if budget <= 0:
+            break
+        count = min(sequence.pending, budget)
+        budget -= count
+        if sequence.prompt_logits and sequence.length < sequence.prompt_length:
+            logits = count
+        else:
+            logits = int(count == sequence.pending)
+        pieces.append(Piece(sequence, count, logits))
+    return pieces
