@@ -16,7 +16,7 @@ import zlib
 from array import array
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -78,11 +78,12 @@ class Knobs(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 class FakeVocab:
-    size = len(_PIECES)
-    bos: int | None = _BOS
-    end = frozenset({_EOS, _IM_END})
-    special: ClassVar[dict[str, str]] = {"bos_token": "<|bos|>", "eos_token": "<|im_end|>"}
-    chat_template: str | None = CHAT_TEMPLATE
+    def __init__(self) -> None:
+        self.size = len(_PIECES)
+        self.bos: int | None = _BOS
+        self.end = frozenset({_EOS, _IM_END})
+        self.special = {"bos_token": "<|bos|>", "eos_token": "<|im_end|>"}
+        self.chat_template: str | None = CHAT_TEMPLATE
 
     def tokenize(self, text: str, *, special: bool, bos: bool) -> list[int]:
         tokens = [_BOS] if bos else []

@@ -179,7 +179,8 @@ def _pool(spec: LoadSpec, trained: int, per_token: float, weights_bytes: int) ->
     if spec.context is not None and affordable < wanted:
         need = int(weights_bytes * 1.1 + per_token * wanted)
         raise InsufficientMemory(
-            f"{spec.name} with a context of {wanted} tokens needs about {need >> 20} MiB and may use {spec.memory_bytes >> 20} MiB; lower `context` to {affordable} or less"
+            f"{spec.name} with a context of {wanted} tokens needs about {need >> 20} MiB and may use "
+            f"{spec.memory_bytes >> 20} MiB; lower `context` to {affordable} or less"
         )
     return min(wanted, affordable)
 
