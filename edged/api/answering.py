@@ -23,7 +23,7 @@ from edged.api.exchange import Exchange, Services
 from edged.api.fields import header_value
 from edged.api.limits import ClientGone
 from edged.errors import DeadlineExceeded, EdgedError
-from edged.types import Delta, Event, GenerateRequest, Started
+from edged.types import Event, GenerateRequest, Started
 
 if TYPE_CHECKING:
     from edged.daemon.generation import Generation
@@ -127,7 +127,7 @@ async def _events(
                 await _accept(call, services.router, generations)
                 served = generations[0].served
                 exchange.model = served.name
-                async with aclosing(_observed(_merged(generations), served.name, exchange, services)) as events:
+                async with aclosing(_merged(generations)) as events:
                     yield served, events
             finally:
                 for generation in generations:
@@ -178,27 +178,6 @@ async def _merged(generations: list[Generation]) -> AsyncGenerator[tuple[int, Ev
         for task in pumps:
             task.cancel()
         await asyncio.wait(pumps)
-
-
-async def _observed(
-    events: AsyncGenerator[tuple[int, Event]], model: str, exchange: Exchange, services: Services
-) -> AsyncGenerator[tuple[int, Event]]:
-    """Passes events on and measures them: the first token of the request, then the gap of each later one."""
-    metrics = services.metrics
-    first = metrics.time_to_first_token.labels(model).observe
-    gap = metrics.inter_token_latency.labels(model).observe
-    last_at: dict[tuple[int, int], float] = {}
-    async for prompt, event in events:
-        if isinstance(event, Delta) and event.tokens:
-            now = time.monotonic()
-            choice = (prompt, event.index)
-            if not last_at:
-                first(now - exchange.received_at)
-            if choice in last_at:
-                gap((now - last_at[choice]) / event.tokens)
-            last_at[choice] = now
-        yield prompt, event
-    metrics.e2e_request_latency.labels(model).observe(time.monotonic() - exchange.received_at)
 
 
 def _ignored(call: Call) -> Headers:

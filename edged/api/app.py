@@ -7,18 +7,22 @@ The gate is outside of Litestar, so that it also stands before routes that do no
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import structlog
 from litestar import Litestar, Request, Response
+from litestar import Router as LitestarRouter
 from litestar.config.cors import CORSConfig
+from litestar.connection import ASGIConnection
 from litestar.enums import ScopeType
+from litestar.handlers import BaseRouteHandler
 from litestar.types import ASGIApp, HTTPScope, LifeSpanScope, Message, Receive, Scope, Send
 
-from edged.api import chat, health
-from edged.api.auth import Keys
+from edged.api import admin, chat, completions, health, models
+from edged.api.auth import Keys, require_admin
 from edged.api.errors import known, rendered
-from edged.api.exchange import Exchange, Services, request_id
+from edged.api.exchange import Exchange, Services, exchange_of, request_id
 from edged.api.hosts import Hosts
 from edged.api.limits import check_headers, limits_of
 
@@ -32,17 +36,28 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 
-def create_app(router: Router, settings: Settings, jobs: Jobs, metrics: Metrics, store: Store) -> ASGIApp:
-    """What uvicorn serves, on TCP and on the Unix socket alike."""
-    services = Services(router, settings, jobs, metrics, store, limits_of(settings))
+def create_app(
+    router: Router, settings: Settings, jobs: Jobs, metrics: Metrics, store: Store, *, addresses: Sequence[str] = ()
+) -> ASGIApp:
+    """What uvicorn serves, on TCP and on the Unix socket alike. addresses: where it listens, for /edged/v1/status."""
+    services = Services(router, settings, jobs, metrics, store, limits_of(settings), addresses)
     return Gate(create_routes(services), services)
 
 
+_MODULES = (chat, completions, models, health)
+
+
+def _admin_only(connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHandler) -> None:
+    """Hangs on the routes themselves: no spelling of a path (`//edged/…`) leads around it."""
+    require_admin(exchange_of(connection.scope).caller)
+
+
 def create_routes(services: Services) -> Litestar:
-    """Every route, unguarded."""
+    """Every route, behind no gate."""
     origins = list(services.settings.cors_origins)
+    admin_routes = LitestarRouter("/edged/v1", route_handlers=admin.routes(services), guards=[_admin_only])
     return Litestar(
-        route_handlers=[handler for module in (chat, health) for handler in module.routes(services)],
+        route_handlers=[*(handler for module in _MODULES for handler in module.routes(services)), admin_routes],
         exception_handlers={Exception: _exception},
         cors_config=CORSConfig(allow_origins=origins, expose_headers=["x-request-id"]) if origins else None,
         openapi_config=None,

@@ -14,17 +14,18 @@ from edged.errors import AdminKeyRequired, InvalidApiKey
 from edged.settings import hash_key
 
 FREE_PREFIX = "/health/"
-ADMIN_PREFIX = "/edged/"
 
 
 class Caller(NamedTuple):
-    """`client` is the key of fairness between clients; it never holds a key in the clear."""
+    """`client` is the key of fairness between clients; it never holds a key in the clear. known: showed a good key, or
+    needs none."""
 
     client: str
     admin: bool
+    known: bool
 
 
-NOBODY = Caller("", admin=False)
+NOBODY = Caller("", admin=False, known=False)
 
 
 def _shown_key(scope: HTTPScope) -> str | None:
@@ -53,25 +54,36 @@ class Keys:
         self._admin = tuple(admin)
 
     def check(self, scope: HTTPScope) -> Caller:
-        """Raises InvalidApiKey and AdminKeyRequired."""
+        """Who calls. Raises InvalidApiKey where the route needs a key; what needs an admin asks `require_admin`.
+        Browsers ask OPTIONS without the key; it tells only which methods there are."""
         if over_unix_socket(scope):
-            return Caller("unix", admin=True)
+            return Caller("unix", admin=True, known=True)
         peer = scope["client"][0] if scope["client"] else "unknown"
-        path = scope["path"]
-        if path.startswith(FREE_PREFIX) or not (self._api or self._admin):
-            return Caller(peer, admin=not (self._api or self._admin))
-        wants_admin = path.startswith(ADMIN_PREFIX)
-        if not self._api and not wants_admin:
-            return Caller(peer, admin=False)
+        if not (self._api or self._admin):
+            return Caller(peer, admin=True, known=True)
+        free = not self._api or scope["path"].startswith(FREE_PREFIX) or scope["method"] == "OPTIONS"
         key = _shown_key(scope)
-        if key is None:
-            raise InvalidApiKey("This server asks for a key: send it as `Authorization: Bearer KEY`.")
-        hashed = hash_key(key)
+        hashed = hash_key(key) if key is not None else ""
         is_admin, is_api = _among(hashed, self._admin), _among(hashed, self._api)
-        if not (is_admin or is_api):
-            raise InvalidApiKey("The key is not one of this server's; check the api_keys of its settings.")
-        if wants_admin and not is_admin:
-            raise AdminKeyRequired(
-                "This route needs one of the admin_keys of the settings, or the Unix socket on the machine itself."
-            )
-        return Caller(hashed[: len("sha256:") + 16], is_admin)
+        if is_admin or is_api:
+            return Caller(hashed[: len("sha256:") + 16], is_admin, known=True)
+        if free:
+            return Caller(peer, admin=False, known=False)
+        raise _no_key() if key is None else InvalidApiKey(
+            "The key is not one of this server's; check the api_keys of its settings."
+        )
+
+
+def _no_key() -> InvalidApiKey:
+    return InvalidApiKey("This server asks for a key: send it as `Authorization: Bearer KEY`.")
+
+
+def require_admin(caller: Caller) -> None:
+    """Raises InvalidApiKey and AdminKeyRequired."""
+    if caller.admin:
+        return
+    if not caller.known:
+        raise _no_key()
+    raise AdminKeyRequired(
+        "This route needs one of the admin_keys of the settings, or the Unix socket on the machine itself."
+    )

@@ -6,10 +6,11 @@ import itertools
 import re
 import time
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, cast
 
-from litestar.types import HTTPScope
+from litestar.types import HTTPScope, Scope
 
 from edged.api.auth import NOBODY, Caller
 from edged.api.limits import Limits, header
@@ -33,6 +34,8 @@ class Services:
     metrics: Metrics
     store: Store
     limits: Limits
+    #: Where this daemon listens, as a person would type it.
+    addresses: Sequence[str] = ()
 
 
 @dataclass(slots=True)
@@ -59,5 +62,5 @@ def generation_id(exchange: Exchange) -> str:
     return f"{exchange.request_id}-{next(_numbers)}"
 
 
-def exchange_of(scope: HTTPScope) -> Exchange:
+def exchange_of(scope: Scope) -> Exchange:
     return cast(Exchange, scope["state"]["exchange"])

@@ -7,9 +7,8 @@ from litestar.handlers import HTTPRouteHandler
 from litestar.response import Response
 
 from edged.api.exchange import Services
-from edged.errors import EdgedError, ShuttingDown
-
-CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+from edged.daemon.metrics import CONTENT_TYPE
+from edged.errors import EdgedError
 
 
 class NotReady(EdgedError):
@@ -34,6 +33,3 @@ def routes(services: Services) -> list[HTTPRouteHandler]:
         return Response(services.metrics.render(), headers={"content-type": CONTENT_TYPE})
 
     return [live, ready, metrics]
-
-
-__all__ = ["ShuttingDown", "routes"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Iterable
 
 from msgspec import Struct
@@ -36,3 +37,53 @@ def chat_tokens(tokens: Iterable[TokenLogprob]) -> list[ChatToken]:
         )
         for token in tokens
     ]
+
+
+class OldLogprobs(Struct, frozen=True):
+    """The completions endpoint's form: parallel lists, one entry a token. text_offset counts characters of the
+    choice's own text."""
+
+    text_offset: list[int]
+    token_logprobs: list[float | None]
+    tokens: list[str]
+    top_logprobs: list[dict[str, float] | None]
+
+    @classmethod
+    def joined(cls, parts: Iterable[OldLogprobs]) -> OldLogprobs:
+        whole = cls([], [], [], [])
+        for part in parts:
+            whole.text_offset.extend(part.text_offset)
+            whole.token_logprobs.extend(part.token_logprobs)
+            whole.tokens.extend(part.tokens)
+            whole.top_logprobs.extend(part.top_logprobs)
+        return whole
+
+
+def _old_text(text: str, raw: bytes) -> str:
+    """OpenAI's way to write a token that is a part of a character: `bytes:\\xe2\\x82`."""
+    try:
+        raw.decode()
+    except UnicodeDecodeError:
+        return "bytes:" + "".join(f"\\x{byte:02x}" for byte in raw)
+    return text
+
+
+class TextLogprobs:
+    """Log probabilities of one choice, piece by piece; keeps where in the text the next token begins."""
+
+    def __init__(self) -> None:
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._offset = 0
+
+    def take(self, tokens: Iterable[TokenLogprob]) -> OldLogprobs:
+        taken = OldLogprobs([], [], [], [])
+        for token in tokens:
+            taken.text_offset.append(self._offset)
+            self._offset += len(self._decoder.decode(token.raw))
+            taken.tokens.append(_old_text(token.text, token.raw))
+            taken.token_logprobs.append(None if token.logprob is None else floored(token.logprob))
+            taken.top_logprobs.append(
+                None if token.logprob is None
+                else {_old_text(text, raw): floored(logprob) for _, text, raw, logprob in token.top}
+            )
+        return taken

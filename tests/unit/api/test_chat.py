@@ -17,6 +17,8 @@ pytestmark = pytest.mark.unit
 
 CHAT = "/v1/chat/completions"
 HELLO = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}]}
+ROUTER = FakeRouter(words())
+APP = app_with(ROUTER)
 
 
 async def test_a_plain_answer_has_openais_shape_and_says_who_answered() -> None:
@@ -95,9 +97,9 @@ async def test_logprobs_carry_bytes_and_alternatives_and_no_infinity() -> None:
 @given(st.lists(st.text(max_size=4), max_size=12))
 def test_any_cut_of_the_text_streams_what_it_answers_plainly(texts: list[str]) -> None:
     async def both() -> None:
-        app = app_with(FakeRouter(words(*texts)))
-        plain = (await ask(app, CHAT, HELLO)).json["choices"][0]["message"]["content"]
-        chunks = (await ask(app, CHAT, HELLO | {"stream": True})).events[:-1]
+        ROUTER.script = words(*texts)
+        plain = (await ask(APP, CHAT, HELLO)).json["choices"][0]["message"]["content"]
+        chunks = (await ask(APP, CHAT, HELLO | {"stream": True})).events[:-1]
         assert "".join(chunk["choices"][0]["delta"].get("content", "") for chunk in chunks) == plain == "".join(texts)
 
     asyncio.run(both())

@@ -1,0 +1,67 @@
+"""GET /v1/models and /v1/models/{id}: installed models and aliases, in OpenAI's shape with an `edged` object."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from litestar import get
+from litestar.handlers import HTTPRouteHandler
+from litestar.params import FromPath
+from msgspec import Struct
+
+from edged.api.exchange import Services
+from edged.errors import CorruptFile, ModelNotFound
+
+if TYPE_CHECKING:
+    from edged.daemon.status import ModelStatus
+
+
+class ModelBody(Struct, frozen=True):
+    id: str
+    created: int
+    edged: dict[str, Any]
+    object: str = "model"
+    owned_by: str = "edged"
+
+
+class ModelList(Struct, frozen=True):
+    data: list[ModelBody]
+    object: str = "list"
+
+
+def model_body(status: ModelStatus, quality: dict[str, float]) -> ModelBody:
+    return ModelBody(
+        id=status.name,
+        created=int(status.created),
+        edged={
+            "state": status.state, "engine": status.engine, "device": status.device, "context": status.context,
+            "size": status.size, "digest": status.digest, "version": status.version, "precision": status.precision,
+            "parameters": status.parameters, "alias_of": status.alias_of, "quality": quality,
+        },
+    )
+
+
+def routes(services: Services) -> list[HTTPRouteHandler]:
+    def quality() -> dict[str, dict[str, float]]:
+        """By digest, of every installed model's active version."""
+        found = {}
+        for name in services.store.names():
+            try:
+                manifest = services.store.manifest(name)
+            except (ModelNotFound, CorruptFile):
+                continue
+            found[manifest.digest] = manifest.quality
+        return found
+
+    @get("/v1/models", sync_to_thread=False)
+    def list_models() -> ModelList:
+        known = quality()
+        return ModelList([model_body(status, known.get(status.digest, {})) for status in services.router.models()])
+
+    @get("/v1/models/{name:path}", sync_to_thread=False)
+    def one_model(name: FromPath[str]) -> ModelBody:
+        """`name` may hold slashes: a model that was pulled by reference."""
+        status = services.router.status(name.removeprefix("/"))
+        return model_body(status, quality().get(status.digest, {}))
+
+    return [list_models, one_model]
