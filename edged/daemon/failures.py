@@ -1,4 +1,4 @@
-"""Errors that came over the socket, as exceptions again."""
+"""Errors of a child process, as exceptions again."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from edged.errors import EdgedError, Internal, InvalidRequest
 from edged.ipc.messages import LoadRefused
+from edged.store.entries import PullFailed
 from edged.types import Failed
 
 
@@ -15,8 +16,8 @@ def _classes(root: type[EdgedError]) -> Iterator[type[EdgedError]]:
         yield from _classes(child)
 
 
-def revive(failed: Failed | LoadRefused) -> EdgedError:
-    """The class of the error tree whose status, type and retry are those that the worker said, the nearest by code."""
+def revive(failed: Failed | LoadRefused | PullFailed) -> EdgedError:
+    """The class of the error tree whose status, type and retry are those that the child said, the nearest by code."""
     same = [
         kind for kind in _classes(EdgedError)
         if (kind.status, kind.type, kind.retry) == (failed.status, failed.type, failed.retry)

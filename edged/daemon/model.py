@@ -180,7 +180,7 @@ class Model:
 
     async def reach_absent(self, *, force: bool) -> None:
         """Serve what came before, then stop; with force, end what there is. Takes the pin away."""
-        self._pin_said, self._pin_ticket = False, None
+        self.unpin()
         ticket = next(self._site.tickets)
         if force:
             error = ModelUnavailable(f"{self.manifest.name} was unloaded; send the request again to load it")
@@ -198,6 +198,14 @@ class Model:
         if self.pinned and self.state in (ModelState.ABSENT, ModelState.STOPPING) and not self.breaker.open:
             self._pin_ticket = next(self._site.tickets)
             self._site.changed()
+
+    def unpin(self) -> None:
+        self._pin_said, self._pin_ticket = False, None
+
+    def repin(self) -> None:
+        """The catalog's word on the pin holds again."""
+        self._pin_said = None
+        self.keep_loaded()
 
     def refuse_waiting(self, error: EdgedError) -> None:
         """Nobody who waits in the daemon will be served."""

@@ -89,7 +89,7 @@ class WorkerProcess:
         self._command, self._clock = command, clock
         self._process: asyncio.subprocess.Process | None = None
         self._writer: asyncio.StreamWriter | None = None
-        self._lines = LastLines(spec.name)
+        self._lines = LastLines(log.bind(model=spec.name))
         self._asked = False
         self._cause: str | None = None
         self._refused: EdgedError | None = None

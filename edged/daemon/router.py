@@ -145,6 +145,14 @@ class Router:
         log.info("catalog.reloaded", changed=changed)
         return changed
 
+    def activated(self, manifest: Manifest) -> None:
+        """A version became its name's active one (by a pull, a roll-back): the pin goes over to it."""
+        for model in self._models.values():
+            if model.manifest.name == manifest.name and model.manifest.version != manifest.version:
+                model.unpin()
+        self._model(manifest).repin()
+        self._changed()
+
     def _refuse_draining(self) -> None:
         if self._draining:
             raise _shutting_down()

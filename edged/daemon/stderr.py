@@ -1,4 +1,4 @@
-"""What a worker says on stderr: forwarded to the daemon's log, the last lines kept, and their gist for an error."""
+"""What a child process says on stderr: forwarded to the daemon's log, the last lines kept, their gist for an error."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import msgspec
-import structlog
 
 KEPT_LINES = 50
 #: A longer line is cut: native libraries print whole tensors.
@@ -20,12 +19,12 @@ _TELLING = re.compile(r"Fatal Python error|ASSERT|terminate called|what\(\)|\b\w
 _PATH = re.compile(r"(?:[A-Za-z]:)?(?:/[^\s/:'\"()]+)+/([^\s/:'\"()]+)")
 _ADDRESS = re.compile(r"\b0x[0-9a-fA-F]{4,}\b")
 
-log = structlog.get_logger("edged.worker")
-
 
 class LastLines:
-    def __init__(self, model: str) -> None:
-        self._log = log.bind(model=model)
+    """bound: the logger to forward to, which says whose lines they are."""
+
+    def __init__(self, bound: Any) -> None:
+        self._log = bound
         self.lines: deque[str] = deque(maxlen=KEPT_LINES)
 
     async def follow(self, stream: asyncio.StreamReader | None) -> None:
@@ -47,15 +46,16 @@ class LastLines:
         self.lines.append(line)
         fields = _fields(line)
         if fields is None:
-            self._log.info("worker.stderr", line=line)
+            self._log.info("child.stderr", line=line)
             return
         level = str(fields.pop("level", "info"))
-        event = str(fields.pop("event", "worker.log"))
-        fields.pop("timestamp", None)
-        fields.pop("model", None)
-        self._log.log(_LEVELS.get(level, 20), event, **fields)
+        event = str(fields.pop("event", "child.log"))
+        said = {f"child_{key}" if key in _TAKEN else key: value for key, value in fields.items()}
+        self._log.log(_LEVELS.get(level, 20), event, **said)
 
 
+#: Keys of the daemon's own entries.
+_TAKEN = ("timestamp", "model", "job", "logger", "level", "event")
 _LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40, "critical": 50}
 
 
