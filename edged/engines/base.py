@@ -28,6 +28,7 @@ class Capabilities:
     rows: sequences that can have KV at once. context: tokens one row can hold. kv_tokens: tokens all rows together can
     hold. mixed_step: one step may hold rows of one token and rows of many. multi_token_rows: how many rows of one step
     may have more than one token. step_tokens: tokens in one step at most. state_bytes_per_token: size of stashed KV.
+    all_logits: False where the graph gives logits for the last position only.
     """
 
     rows: int
@@ -37,6 +38,7 @@ class Capabilities:
     multi_token_rows: int
     step_tokens: int
     state_bytes_per_token: int
+    all_logits: bool = True
 
 
 @dataclass(frozen=True, slots=True)

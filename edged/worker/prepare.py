@@ -42,6 +42,11 @@ class Prepare:
                     f"logit_bias names token {token}; this model's tokens are 0 to {self._vocab.size - 1}",
                     param="logit_bias",
                 )
+        if request.echo and request.logprobs is not None and not self._caps.all_logits:
+            raise UnsupportedParameter(
+                "this model's graph gives no log-probabilities of the prompt; leave out `echo` or `logprobs`",
+                param="logprobs",
+            )
         tokens = self._tokens(request)
         if not tokens:
             raise InvalidRequest("the prompt is empty; send at least one token", param=_prompt_field(request))
