@@ -1,9 +1,10 @@
 """A hub-shaped server on loopback, with faults that tests switch on.
 
 Two HTTP servers on port 0. The hub, `http://127.0.0.1:PORT`, has the API (`/api/models/…`) and the files' addresses
-(`/REPO/resolve/REV/PATH`); small files come from there, LFS files are redirected to the content server, `http://localhost:PORT2`, which is another
-host. Headers are those of the real hub (etag, x-repo-commit, x-linked-etag, x-linked-size), so that huggingface_hub's
-own downloader works against it too. Every request is noted in `requests`.
+(`/REPO/resolve/REV/PATH`); small files come from there, LFS files are redirected to the content server,
+`http://localhost:PORT2`, which is another host. Headers are those of the real hub (etag, x-repo-commit,
+x-linked-etag, x-linked-size), so that huggingface_hub's own downloader works against it too. Every request is noted in
+`requests`.
 """
 
 from __future__ import annotations
@@ -195,7 +196,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(200, json.dumps(listed).encode())
             return
         siblings = [self._sibling(file) if query.get("blobs") else {"rfilename": file.path} for file in files]
-        body = {"id": repo, "modelId": repo, "sha": hub.commit(repo), "siblings": siblings, "private": False, "tags": []}
+        body = {"id": repo, "modelId": repo, "sha": hub.commit(repo), "siblings": siblings, "tags": []}
         self._send(200, json.dumps(body).encode(), {"content-type": "application/json"})
 
     def _sibling(self, file: Stored) -> dict[str, object]:

@@ -159,8 +159,6 @@ class Receiver:
             finally:
                 if not resume:
                     files.remove(path)
-                if not path.exists():
-                    files.remove(self._layout.tmp_lock(path))
 
     def read(self, blob: Blob) -> bytes:
         """The whole of a small file that is here."""
@@ -178,7 +176,6 @@ class Receiver:
                 yield path
             finally:
                 files.remove_tree(path)
-                files.remove(self._layout.tmp_lock(path))
 
     def _fill(
         self, path: Path, fill: Callable[[Part], None], sha256: str | None, size: int | None, *, resume: bool,

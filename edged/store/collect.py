@@ -36,6 +36,7 @@ def collect(layout: Layout, manifests: Manifests, parts_older_than_s: float) -> 
     removed_models, leased_inodes = _models(layout, named_models)
     removed_blobs, blob_bytes = _blobs(layout, named_blobs, leased_inodes)
     parts = _parts(layout, parts_older_than_s)
+    _lock_files(layout)
     return Collected(
         blobs=removed_blobs, models=removed_models, parts=parts.parts, bytes=blob_bytes + parts.bytes,
     )
@@ -54,7 +55,6 @@ def _models(layout: Layout, named: set[str]) -> tuple[int, set[int]]:
                 continue
             with lock:
                 files.remove_tree(folder)
-                files.remove(layout.model_lock(folder.name))
                 removed += 1
     return removed, leased
 
@@ -72,7 +72,6 @@ def _blobs(layout: Layout, named: set[str], leased_inodes: set[int]) -> tuple[in
                 continue
             with lock:
                 files.remove(path)
-                files.remove(layout.blob_lock(digest))
                 removed, freed = removed + 1, freed + status.st_size
     return removed, freed
 
@@ -94,10 +93,17 @@ def _parts(layout: Layout, older_than_s: float) -> Collected:
                 files.remove_tree(path)
             else:
                 files.remove(path)
-            files.remove(layout.tmp_lock(path))
             removed, freed = removed + 1, freed + size
     return Collected(parts=removed, bytes=freed)
 
 
 def _with_all_below(path: Path) -> list[Path]:
     return [path, *path.rglob("*")] if path.is_dir() and not path.is_symlink() else [path]
+
+
+def _lock_files(layout: Layout) -> None:
+    """Those that nobody holds. Who has one open and takes it after this finds that it is gone, and makes it anew."""
+    for path in sorted(layout.locks.iterdir()):
+        if path != layout.store_lock and (lock := locks.try_lock(path)) is not None:
+            with lock:
+                files.remove(path)

@@ -64,7 +64,7 @@ class LocalReference:
     def name(self) -> str:
         """The folder's or file's own name, without a model file's suffix, with odd characters made dashes."""
         last = PurePosixPath(self.path).name.removesuffix(".gguf")
-        return _NOT_IN_A_NAME.sub("-", last).strip("-._") or "local"
+        return _NOT_IN_A_NAME.sub("-", last)[:100].strip("-._+") or "local"
 
     def __str__(self) -> str:
         return self.path

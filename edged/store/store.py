@@ -155,7 +155,7 @@ def _prepare(layout: Layout) -> None:
     home = layout.home
     try:
         schema = msgspec.json.decode(layout.schema.read_bytes(), type=_Schema).schema
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         schema = None
     except (msgspec.MsgspecError, OSError) as error:
         raise ConfigError(

@@ -1,0 +1,40 @@
+"""Small models for tests of the store, and the shortest ways to install and look at them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+from edged.store import Store
+from edged.store.entries import Catalog, Manifest, PullProgress
+from edged.store.pull import pull
+from edged.store.sources.transfer import HubSettings
+
+NO_HUB = HubSettings(endpoint="http://127.0.0.1:9", backoff_s=0.001)
+
+
+def fake_folder(path: Path, **said: object) -> Path:
+    """A folder that the fake engine serves; `said` goes into fake.json and makes it another model."""
+    path.mkdir(parents=True, exist_ok=True)
+    (path / "fake.json").write_text(json.dumps(said))
+    return path
+
+
+def gguf_bytes(seed: int, size: int) -> bytes:
+    """Bytes of a made-up GGUF, the same for the same seed. Only the store's eyes: no engine loads it."""
+    counter = hashlib.shake_256(f"gguf {seed}".encode())
+    return (b"GGUF" + counter.digest(size))[:size]
+
+
+def install(store: Store, reference: str, catalog: Catalog | None = None) -> Manifest:
+    """Pull from this machine."""
+    return pull(store, catalog or Catalog(), reference, hub=NO_HUB, progress=ignore)
+
+
+def ignore(moment: PullProgress) -> None:
+    pass
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
