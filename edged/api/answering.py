@@ -14,10 +14,10 @@ from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import msgspec
 from litestar.types import Receive, Send
 
 from edged.api import sse
+from edged.api.connection import send_json, unless_gone
 from edged.api.errors import Headers, known
 from edged.api.exchange import Exchange, Services
 from edged.api.fields import header_value
@@ -29,9 +29,6 @@ if TYPE_CHECKING:
     from edged.daemon.generation import Generation
     from edged.daemon.router import Router
     from edged.daemon.status import Served
-
-_encoder = msgspec.json.Encoder()
-
 
 @dataclass(frozen=True, slots=True)
 class Call:
@@ -51,28 +48,12 @@ class Call:
 async def answer(call: Call, exchange: Exchange, services: Services, receive: Receive, send: Send) -> None:
     """Raises EdgedError where no byte of the answer was sent yet; afterwards an error is said in the stream."""
     way = _stream if call.stream else _collect
-    work = asyncio.create_task(way(call, exchange, services, send))
-    gone = asyncio.create_task(_gone(receive))
     try:
-        await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        left = not work.done()
-        work.cancel()
-        gone.cancel()
-        await asyncio.wait({work, gone})
-    if not left:
-        work.result()
-        return
-    if not work.cancelled():
-        work.exception()
-    exchange.status = ClientGone.status
-    if not exchange.started:
-        raise ClientGone("The client closed the connection before its answer.")
-
-
-async def _gone(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
+        await unless_gone(way(call, exchange, services, send), receive)
+    except ClientGone:
+        exchange.status = ClientGone.status
+        if not exchange.started:
+            raise
 
 
 async def _collect(call: Call, exchange: Exchange, services: Services, send: Send) -> None:
@@ -83,12 +64,7 @@ async def _collect(call: Call, exchange: Exchange, services: Services, send: Sen
             if isinstance(event, Started):
                 told = told or _told(served, exchange)
             collected.add(prompt, event)
-        body = _encoder.encode(collected.answer())
-    headers = [
-        (b"content-type", b"application/json"), (b"content-length", str(len(body)).encode()), *_ignored(call), *told,
-    ]
-    await send({"type": "http.response.start", "status": 200, "headers": headers})
-    await send({"type": "http.response.body", "body": body, "more_body": False})
+    await send_json(send, collected.answer(), [*_ignored(call), *told])
 
 
 async def _stream(call: Call, exchange: Exchange, services: Services, send: Send) -> None:

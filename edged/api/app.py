@@ -20,6 +20,7 @@ from litestar.handlers import BaseRouteHandler
 from litestar.types import ASGIApp, HTTPScope, LifeSpanScope, Message, Receive, Scope, Send
 
 from edged.api import admin, chat, completions, health, models
+from edged.api import jobs as job_routes
 from edged.api.auth import Keys, require_admin
 from edged.api.errors import known, rendered
 from edged.api.exchange import Exchange, Services, exchange_of, request_id
@@ -55,7 +56,8 @@ def _admin_only(connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHand
 def create_routes(services: Services) -> Litestar:
     """Every route, behind no gate."""
     origins = list(services.settings.cors_origins)
-    admin_routes = LitestarRouter("/edged/v1", route_handlers=admin.routes(services), guards=[_admin_only])
+    operators = [*admin.routes(services), *job_routes.routes(services)]
+    admin_routes = LitestarRouter("/edged/v1", route_handlers=operators, guards=[_admin_only])
     return Litestar(
         route_handlers=[*(handler for module in _MODULES for handler in module.routes(services)), admin_routes],
         exception_handlers={Exception: _exception},

@@ -1,0 +1,93 @@
+"""/edged/v1/pull and /edged/v1/jobs: pulls as jobs, which go on whether or not their client stays."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+from litestar import Request, get, post
+from litestar.handlers import HTTPRouteHandler
+from litestar.params import FromPath
+from litestar.types import ASGIApp, HTTPScope, Receive, Send
+from msgspec import Struct
+
+from edged.api import sse
+from edged.api.connection import send_json, unless_gone
+from edged.api.exchange import Services, exchange_of
+from edged.api.fields import Table, accept, boolean, served, text
+from edged.api.limits import ClientGone, read_json
+from edged.daemon.jobs import JobEvent
+
+if TYPE_CHECKING:
+    from edged.daemon.jobs import Job
+
+_PULL: Table = {"model": served(text(512, min_length=1), required=True), "stream": served(boolean)}
+
+
+class JobList(Struct, frozen=True):
+    jobs: list[JobEvent]
+
+
+def _followed(job: Job, services: Services) -> ASGIApp:
+    """The job's moments as events; the last one is not `running`, and says how it ended."""
+
+    async def follow(scope: HTTPScope, receive: Receive, send: Send) -> None:
+        exchange = exchange_of(scope)
+
+        async def write() -> None:
+            stream = sse.EventStream(send, services.settings.heartbeat_s, [])
+            heart = asyncio.create_task(stream.beat())
+            try:
+                async for event in job.events():
+                    await stream.write(sse.data([event]))
+            finally:
+                heart.cancel()
+                await asyncio.wait({heart})
+            await stream.write(b"", more=False)
+
+        try:
+            await unless_gone(write(), receive)
+        except ClientGone:
+            exchange.status = ClientGone.status
+
+    return follow  # type: ignore[return-value]
+
+
+def _awaited(job: Job) -> ASGIApp:
+    async def wait(scope: HTTPScope, receive: Receive, send: Send) -> None:
+        async def write() -> None:
+            await job.result()
+            await send_json(send, job.status())
+
+        await unless_gone(write(), receive)
+
+    return wait  # type: ignore[return-value]
+
+
+def routes(services: Services) -> list[HTTPRouteHandler]:
+    jobs = services.jobs
+
+    @post("/pull", status_code=200)
+    async def pull(request: Request[Any, Any, Any]) -> ASGIApp:
+        """Joins the pull of the same model that runs already. Without `stream` it waits for the end."""
+        body = accept(_PULL, await read_json(request.scope, request.receive, services.limits), unknown="refuse").values
+        job = await jobs.pull(body["model"])
+        return _followed(job, services) if body.get("stream", False) else _awaited(job)
+
+    @get("/jobs", sync_to_thread=False)
+    def list_jobs() -> JobList:
+        return JobList([job.status() for job in jobs.list()])
+
+    @get("/jobs/{identity:str}", sync_to_thread=False)
+    def one_job(identity: FromPath[str]) -> JobEvent:
+        return jobs.get(identity).status()
+
+    @get("/jobs/{identity:str}/events")
+    async def job_events(identity: FromPath[str]) -> ASGIApp:
+        return _followed(jobs.get(identity), services)
+
+    @post("/jobs/{identity:str}/cancel", status_code=200, sync_to_thread=False)
+    def cancel_job(identity: FromPath[str]) -> JobEvent:
+        return jobs.cancel(identity).status()
+
+    return [pull, list_jobs, one_job, job_events, cancel_job]
