@@ -1,7 +1,7 @@
 """llama.cpp through the low-level API of llama-cpp-python: many sequences in one `llama_batch`, filled by hand.
 
-KV is one unified pool by default: a row is a llama.cpp sequence id, a fork shares cells without copying, and any row
-may use what the others leave. `options` of a model: kv_unified, flash_attention, kv_type, ubatch, mlock.
+A row is a llama.cpp sequence id. KV is one unified pool, where a fork shares cells without copying and any row may use
+what the others leave, or split, each row with its own; see `_split`. `options` of a model: kv_unified, flash_attention, kv_type, ubatch, mlock.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 import llama_cpp.llama_cpp as lib
 import msgspec
 import numpy as np
+import psutil
 from numpy.typing import NDArray
 
 from edged.engines.base import Capabilities, EngineError, Facts, Loaded, Logits, Progress, RowWork, State, Vocab
@@ -25,12 +26,21 @@ from edged.types import LoadSpec
 DEFAULT_ROWS = 16
 #: The most tokens one step takes, and the size of the buffer that llama.cpp computes in.
 STEP_TOKENS = 512
+#: Where nobody names a context: the part of memory that KV may take, and the context that is kept all the same.
+KV_SHARE = 1 / 4
+DEFAULT_CONTEXT = 8192
+SMALLEST_CONTEXT = 512
+#: The part of memory that KV of its own for every row may take.
+SPLIT_SHARE = 1 / 16
+#: Weights and the buffers that grow with them, in sizes of the file.
+WEIGHTS_OVERHEAD = 1.1
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """kv_type: "f16" or "q8_0" (needs flash attention). flash_attention: None lets llama.cpp decide."""
+    """kv_unified: None decides by memory, see `_split`. kv_type: "f16" or "q8_0" (needs flash attention).
+    flash_attention: None lets llama.cpp decide."""
 
-    kv_unified: bool = True
+    kv_unified: bool | None = None
     flash_attention: bool | None = None
     kv_type: str = "f16"
     ubatch: int = STEP_TOKENS
@@ -165,24 +175,34 @@ def _kv_bytes_per_token(meta: dict[str, str], model: Any, bytes_per_value: float
 
 
 def _pool(spec: LoadSpec, trained: int, per_token: float, weights_bytes: int) -> int:
-    """Tokens of the KV pool: the context asked for, or the trained one, as far as memory allows."""
-    wanted = min(spec.context or trained, trained)
-    if not spec.memory_bytes:
-        return wanted
-    affordable = int((spec.memory_bytes - weights_bytes * 1.1) / per_token) // 256 * 256
-    if affordable < min(wanted, 512):
-        need = int(weights_bytes * 1.1 + per_token * min(wanted, 512))
+    """Tokens of the KV pool. A context that the operator named is honoured or refused; else it is the trained one as
+    far as KV_SHARE of the memory goes, and at least DEFAULT_CONTEXT where that fits."""
+    budget = spec.memory_bytes or psutil.virtual_memory().total
+    room = int(max(0, budget - weights_bytes * WEIGHTS_OVERHEAD) / per_token)
+    if spec.context is not None:
+        wanted = spec.context
+    else:
+        share = max(int(budget * KV_SHARE / per_token), DEFAULT_CONTEXT)
+        wanted = max(min(trained, room, share) // 256 * 256, min(trained, SMALLEST_CONTEXT))
+    if wanted > trained:
+        raise LoadFailed(f"{spec.name} was trained for a context of {trained} tokens; `context` cannot be {wanted}")
+    if wanted > room:
+        need = int(weights_bytes * WEIGHTS_OVERHEAD + per_token * wanted)
         raise InsufficientMemory(
-            f"{spec.name} needs about {need >> 20} MiB with the smallest context and may use "
-            f"{spec.memory_bytes >> 20} MiB"
+            f"{spec.name} with a context of {wanted} tokens needs about {need >> 20} MiB and may use {budget >> 20} MiB; "
+            + (f"lower `context` to {room} or less" if room >= SMALLEST_CONTEXT else "take a smaller variant")
         )
-    if spec.context is not None and affordable < wanted:
-        need = int(weights_bytes * 1.1 + per_token * wanted)
-        raise InsufficientMemory(
-            f"{spec.name} with a context of {wanted} tokens needs about {need >> 20} MiB and may use "
-            f"{spec.memory_bytes >> 20} MiB; lower `context` to {affordable} or less"
-        )
-    return min(wanted, affordable)
+    return wanted
+
+
+def _split(options: Options, spec: LoadSpec, rows: int, pool: int, per_token: float) -> bool:
+    """Whether each row gets KV of its own, of the whole context. In a unified pool every row's attention steps over
+    the cells of all others, which costs a fifth at 8 rows of a small model; split KV is reserved whole, so it is
+    taken only where that is a small part of the memory."""
+    if options.kv_unified is not None:
+        return not options.kv_unified
+    budget = spec.memory_bytes or psutil.virtual_memory().total
+    return rows * pool * per_token <= budget * SPLIT_SHARE
 
 
 def load(spec: LoadSpec, progress: Progress) -> Loaded:
@@ -216,11 +236,12 @@ def load(spec: LoadSpec, progress: Progress) -> Loaded:
     rows = spec.rows or DEFAULT_ROWS
 
     params = lib.llama_context_default_params()
-    params.n_ctx = pool if options.kv_unified else pool * rows
+    split = _split(options, spec, rows, pool, per_token)
+    params.n_ctx = pool * rows if split else pool
     params.n_seq_max = rows
     params.n_batch = STEP_TOKENS
     params.n_ubatch = options.ubatch
-    params.kv_unified = options.kv_unified
+    params.kv_unified = not split
     params.flash_attn_type = _FLASH[options.flash_attention]
     params.type_k = params.type_v = kv_type
     params.no_perf = True

