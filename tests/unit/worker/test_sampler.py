@@ -120,6 +120,18 @@ def test_a_forbidden_token_never_comes(noise: int, vocab: int, data: st.DataObje
         assert sampler(params, seed=noise).sample(logits, 0) in allowed
 
 
+@pytest.mark.parametrize("share", [0.0, 0.5, 1 - 2**-53])
+@pytest.mark.parametrize("params", [SamplingParams(), SamplingParams(top_k=500)])
+def test_the_ends_of_the_random_range_draw_tokens_that_can_come(
+    params: SamplingParams, share: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edged.worker.sampler._uniform", lambda key, position: share)
+    for noise in range(20):  # sums of float32 round up for some, down for others
+        logits = some_logits(noise, 1000)
+        logits[:300] = logits[700:] = -np.inf
+        assert 300 <= sampler(params).sample(logits, 0) < 700
+
+
 @given(st.integers(0, 2**32), st.integers(0, 99))
 def test_a_bias_of_minus_100_bans_and_of_100_decides(noise: int, token: int) -> None:
     logits = some_logits(noise, 100)

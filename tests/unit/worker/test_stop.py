@@ -14,8 +14,11 @@ from tests.unit.worker.vocabs import ByteVocab
 pytestmark = pytest.mark.unit
 
 # Few letters make overlaps, repeats and near-misses common.
-letters = st.text(alphabet="ab好🦆\n", max_size=30)
-stops = st.lists(st.text(alphabet="ab好🦆\n", min_size=1, max_size=5), max_size=16)
+letters = st.one_of(st.text(alphabet="ab", max_size=40), st.text(alphabet="ab好🦆\n", max_size=30))
+stops = st.one_of(
+    st.lists(st.text(alphabet="ab", min_size=3, max_size=8), min_size=1, max_size=2),
+    st.lists(st.text(alphabet="ab好🦆\n", min_size=1, max_size=5), max_size=16),
+)
 
 
 def shown(matcher: StopMatcher, pieces: list[str]) -> tuple[str, str | None]:
@@ -76,6 +79,17 @@ def test_stop_strings_cut_at_every_byte(stop: str) -> None:
         if stopped:
             break
     assert (out, stopped) == ("før 日本 🦆 ", stop)
+
+
+@pytest.mark.parametrize(
+    ("text", "stop", "before"),
+    [
+        ("aaab", "aab", "a"), ("abababac", "ababac", "ab"), ("aabaabaaab", "aabaaab", "aab"),
+        ("aabaaabaaac", "aabaaac", "aaba"),
+    ],
+)
+def test_a_stop_string_that_begins_inside_a_near_miss_is_found(text: str, stop: str, before: str) -> None:
+    assert shown(StopMatcher([stop]), list(text)) == (before, stop)
 
 
 def test_of_two_that_end_together_the_longer_is_cut_off() -> None:
