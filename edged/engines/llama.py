@@ -1,7 +1,7 @@
 """llama.cpp through the low-level API of llama-cpp-python: many sequences in one `llama_batch`, filled by hand.
 
 A row is a llama.cpp sequence id. KV is one unified pool, where a fork shares cells without copying and any row may use
-what the others leave, or split, each row with its own; see `_split`. `options` of a model: kv_unified, flash_attention, kv_type, ubatch, mlock.
+what the others leave, or split, each row with its own; see `_split`.
 """
 
 from __future__ import annotations
@@ -188,9 +188,10 @@ def _pool(spec: LoadSpec, trained: int, per_token: float, weights_bytes: int) ->
         raise LoadFailed(f"{spec.name} was trained for a context of {trained} tokens; `context` cannot be {wanted}")
     if wanted > room:
         need = int(weights_bytes * WEIGHTS_OVERHEAD + per_token * wanted)
+        advice = f"lower `context` to {room} or less" if room >= SMALLEST_CONTEXT else "take a smaller variant"
         raise InsufficientMemory(
-            f"{spec.name} with a context of {wanted} tokens needs about {need >> 20} MiB and may use {budget >> 20} MiB; "
-            + (f"lower `context` to {room} or less" if room >= SMALLEST_CONTEXT else "take a smaller variant")
+            f"{spec.name} with a context of {wanted} tokens needs about {need >> 20} MiB and may use "
+            f"{budget >> 20} MiB; {advice}"
         )
     return wanted
 

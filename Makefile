@@ -1,0 +1,72 @@
+# Two commands do all:
+#   make serve   build a virtual environment, pull the default model, serve it on http://127.0.0.1:8343/v1
+#   make test    build the development environment and run every test tier
+# The others: make check (lint and types), make bench (ratios against llama-server), make soak, make clean.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+MODEL ?= smollm2-135m
+# unit worker http faults real; `make test TIERS="unit http"` runs some of them.
+TIERS ?= unit worker http faults real
+
+# How llama.cpp is compiled; measured, see bench/LOG.md. LLAVA_BUILD=OFF leaves out the vision tools, which edged does
+# not call: a third of the time.
+export CMAKE_ARGS ?= -DLLAVA_BUILD=OFF -DGGML_NATIVE=ON -DGGML_OPENMP=ON
+export CMAKE_BUILD_PARALLEL_LEVEL ?= $(shell getconf _NPROCESSORS_ONLN)
+export HF_HUB_DISABLE_TELEMETRY = 1
+export ORT_DISABLE_TELEMETRY = 1
+export OLIVE_DISABLE_TELEMETRY = 1
+
+.PHONY: serve test check bench soak clean setup setup-dev wheel
+
+serve: setup
+	@$(BIN)/edged pull $(MODEL)
+	@exec $(BIN)/edged serve
+
+setup: $(VENV)/.serve
+setup-dev: $(VENV)/.dev
+
+$(BIN)/python:
+	@sh scripts/system-packages
+	@echo "edged: making a virtual environment in $(VENV)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --upgrade pip
+
+$(VENV)/.serve: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "edged: installing the daemon and both engines; llama.cpp is compiled once, about 4 to 10 minutes on two cores"
+	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "edged: installing the daemon, the engines, the conversion tools (torch, Olive) and the test tools"
+	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@cd tests/clients && npm install --silent --no-audit --no-fund
+	@touch $@ $(VENV)/.serve
+
+check: setup-dev
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+# Real models want the cores for themselves, so they run last and one after another.
+test: setup-dev
+	@for tier in $(TIERS); do \
+		case $$tier in real) workers=0 ;; *) workers=2 ;; esac; \
+		echo "edged: tier $$tier"; \
+		$(BIN)/pytest -q -m $$tier -n $$workers --durations=5 || exit 1; \
+	done
+
+bench: setup
+	$(BIN)/python -m bench
+
+soak: setup-dev
+	$(BIN)/python -m bench.soak
+
+# A wheel of llama.cpp for boxes without a compiler: `pip install dist/*.whl` there, then edged itself.
+wheel: $(BIN)/python
+	@CMAKE_ARGS="-DLLAVA_BUILD=OFF -DGGML_NATIVE=OFF -DGGML_OPENMP=ON" $(BIN)/python -m pip wheel --quiet --no-deps \
+		--no-cache-dir --wheel-dir dist "$$(grep -o 'llama-cpp-python==[0-9.]*' pyproject.toml)" .
+	@ls -l dist
+
+clean:
+	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache
