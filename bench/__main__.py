@@ -26,13 +26,13 @@ PEERS = {"default": "llama-server", "tuned": "llama-server, tuned"}
 STARTUP = "start"
 
 app = App(name="bench", help=__doc__, version_flags=[])
-out = Console(highlight=False, soft_wrap=True)
+out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else report.WIDTH)
 
 
 @app.default
 def main(
     *,
-    rounds: int = 5,
+    rounds: int | None = None,
     quick: bool = False,
     only: Annotated[tuple[str, ...], Parameter(consume_multiple=True)] = (),
     peers: Annotated[tuple[str, ...], Parameter(consume_multiple=True)] = ("default", "tuned"),
@@ -50,9 +50,9 @@ def main(
     Parameters
     ----------
     rounds
-        Pairs of measurements; five give the interval of a ratio 94 % confidence.
+        Pairs of measurements, 5 by default, which gives the interval of a ratio 94 % confidence.
     quick
-        Small workloads and two rounds: proves the harness in a minute, not the speed.
+        Small workloads, two rounds by default: proves the harness in a minute, not the speed.
     only
         Names of workloads (decode, prefill, first-token, streams-1 …) and `start`; all by default.
     peers
@@ -76,7 +76,7 @@ def main(
     """
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the servers are ended
     try:
-        _run(rounds=2 if quick else rounds, quick=quick, only=only, peers=peers, model=model, edged_url=edged,
+        _run(rounds=rounds or (2 if quick else 5), quick=quick, only=only, peers=peers, model=model, edged_url=edged,
              peer_url=peer, gguf=gguf, same=same, allow_busy=allow_busy, log=log,
              threads=threads or psutil.cpu_count(logical=False) or 1)
     except BenchError as error:

@@ -16,6 +16,9 @@ from typing import Literal
 from bench.client import BenchError, Burst
 from bench.workloads import Workload
 
+#: That an interval encloses the true median ratio, where there are rounds enough.
+CONFIDENCE = 0.9
+
 Better = Literal["higher", "lower"]
 Verdict = Literal["met", "missed", "open"]
 
@@ -134,7 +137,7 @@ def compare(metric: Metric, subject: Sequence[float], peer: Sequence[float]) -> 
     return Comparison(metric, median(subject), median(peer), median(ratios), low, high, confidence, len(ratios))
 
 
-def median_interval(values: Sequence[float], wanted: float = 0.9) -> tuple[float, float, float]:
+def median_interval(values: Sequence[float], wanted: float = CONFIDENCE) -> tuple[float, float, float]:
     """The narrowest pair of order statistics that encloses the population's median with at least `wanted` confidence,
     and that confidence (the sign test's interval: David & Nagaraja, Order Statistics, 3rd ed., 7.1). The extremes of
     four values reach 0.875, of five 0.9375."""

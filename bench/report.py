@@ -13,10 +13,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from bench.compare import METRICS, Comparison, compare
+from bench.compare import CONFIDENCE, METRICS, Comparison, compare
 from bench.rounds import FOREIGN_CORES, Sample
 
-HEAD = ("", "unit", "{subject}", "{peer}", "ratio", "interval", "goal", "")
+HEAD = ("figure", "unit", "{subject}", "{peer}", "ratio", "interval", "goal", "verdict")
+#: Columns of output that is no terminal.
+WIDTH = 160
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,10 @@ def remarks(run: Run, samples: Sequence[Sample]) -> list[str]:
             f"DISTURBED: during {heard['disturbed samples']} of {heard['timed samples']} measurements others used more "
             f"than {FOREIGN_CORES:g} cores; absolute figures mean little, ratios are rough"
         ))
+    rows = [row for rows in comparisons(samples, next(iter(run.sides))).values() for row in rows]
+    least = min((row.confidence for row in rows), default=1.0)
+    if least < CONFIDENCE:
+        said.insert(0, f"FEW ROUNDS: intervals hold the true ratio with {least:.1%} only; five rounds give 93.8%")
     if run.quick:
         said.insert(0, "QUICK: small workloads; proves the harness, not the speed")
     return said
@@ -103,11 +109,11 @@ def show(console: Console, run: Run, samples: Sequence[Sample]) -> None:
         for head in HEAD:
             table.add_column(
                 escape(head.format(subject=subject, peer=peer)),
-                justify="right" if head in HEAD[2:6] else "left", no_wrap=head != "",
+                justify="right" if head in HEAD[2:6] else "left", overflow="fold",
             )
         for row in rows:
             table.add_row(*cells(row))
-        console.print(table, width=None if console.is_terminal else 160)
+        console.print(table, soft_wrap=False)
     for side, facts in run.sides.items():
         for name, fact in facts.items():
             console.print(f"{side}: {name}: {fact}", markup=False, highlight=False)
@@ -131,7 +137,7 @@ def document(run: Run, samples: Sequence[Sample]) -> dict[str, Any]:
 
 def save(folder: Path, run: Run, samples: Sequence[Sample]) -> Path:
     folder.mkdir(exist_ok=True)
-    path = folder / f"{run.when.replace(':', '')}.json"
+    path = folder / f"{run.when.replace(' UTC', 'Z').replace(' ', 'T').replace(':', '')}.json"
     path.write_text(json.dumps(document(run, samples), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return path
 

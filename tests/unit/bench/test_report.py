@@ -34,6 +34,16 @@ def test_the_table_has_both_medians_the_ratio_its_interval_and_the_goal() -> Non
         assert cell in row
 
 
+def test_no_cell_is_lost_where_the_output_is_not_a_terminal() -> None:
+    console = Console(file=StringIO(), soft_wrap=True, width=report.WIDTH)
+    report.show(console, run(), PAIR)
+    assert isinstance(console.file, StringIO)
+    row = next(line for line in console.file.getvalue().splitlines() if "decode" in line)
+    assert [cell.strip() for cell in row.strip("│").split("│")] == [
+        "decode, one stream", "tok/s", "100", "100", "1.000", "0.980 … 1.020", "≥ 0.97", "met",
+    ]
+
+
 def test_each_peer_has_a_table_of_its_own() -> None:
     both = [*PAIR, *samples("decode", "llama-server, tuned", 50, 50, 50, 50, 50)]
     ratios = {peer: rows[0].ratio for peer, rows in report.comparisons(both, "edged").items()}
@@ -66,6 +76,13 @@ def test_a_disturbed_run_says_so_everywhere() -> None:
 
 def test_a_quiet_run_says_nothing_of_the_kind() -> None:
     assert "DISTURBED" not in report.section(run(), PAIR)
+
+
+def test_too_few_rounds_for_the_confidence_are_said() -> None:
+    four = [*samples("decode", "edged", 1, 1, 1, 1), *samples("decode", "llama-server", 1, 1, 1, 1)]
+    assert "FEW ROUNDS: intervals hold the true ratio with 87.5% only" in report.section(run(), four)
+    five = [*samples("decode", "edged", 1, 1, 1, 1, 1), *samples("decode", "llama-server", 1, 1, 1, 1, 1)]
+    assert "FEW ROUNDS" not in report.section(run(), five)
 
 
 def test_a_quick_run_is_marked_as_no_measure_of_speed() -> None:
