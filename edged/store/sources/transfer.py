@@ -9,9 +9,11 @@ addresses, headers, metadata and errors is used: `edged.store.sources.hub`.
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 import random
 import socket
+import ssl
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,7 +31,7 @@ _MOST_REDIRECTS = 5
 _LONGEST_WAIT_S = 30.0
 _MOST_JSON_BYTES = 32 * 1024 * 1024
 #: This much received between two failures makes the second a first one again.
-_PROGRESS_BYTES = 1 << 20
+_PROGRESS_BYTES = 256 * 1024
 _RETRIED = (408, 425, 429, 500, 502, 503, 504)
 
 
@@ -61,7 +63,7 @@ class HubClient:
         self._settings = settings
         self._endpoint = httpx2.URL(settings.endpoint)
         self._client = httpx2.Client(
-            headers={**headers, "accept-encoding": "identity"}, follow_redirects=False,
+            headers={**headers, "accept-encoding": "identity"}, follow_redirects=False, verify=_certificates(),
             timeout=httpx2.Timeout(60.0, connect=15.0),
         )
 
@@ -164,6 +166,12 @@ class HubClient:
         """Seconds to wait before each further attempt: exponential, with jitter so that boxes do not march in step."""
         for attempt in range(ATTEMPTS - 1):
             yield min(self._settings.backoff_s * 2**attempt, _LONGEST_WAIT_S) * random.uniform(0.5, 1.0)
+
+
+@functools.cache
+def _certificates() -> ssl.SSLContext:
+    """Reading them takes longer than all else in a pull of nothing new."""
+    return httpx2.create_ssl_context()
 
 
 def _wait_or_give_up(error: Exception, waits: Iterator[float], what: str) -> None:
