@@ -134,7 +134,6 @@ class _Renderer:
             raise LoadFailed(f"The process that renders chat templates does not start: {error.strerror}.") from error
         finally:
             theirs.close()
-        self._usable = True
         try:
             answer = self.ask(_encode(setup), setup.deadline_s + _START_S)
             problem = answer.text if answer.problem else None
@@ -150,23 +149,26 @@ class _Renderer:
 
     def ask(self, body: bytes, timeout_s: float) -> Answer:
         until = time.monotonic() + timeout_s
+        self._usable = False  # until the whole answer is here: half of one would be taken for the next
         try:
             self._socket.settimeout(timeout_s)
             self._socket.sendall(_LENGTH.pack(len(body)) + body)
             length = _LENGTH.unpack(self._receive(_LENGTH.size, until))[0]
+            if length > 2 * renderer.MAX_TEXT_BYTES:
+                raise _Ended("the process that renders it gave no answer that makes sense")
             answer = msgspec.msgpack.decode(self._receive(length, until), type=Answer)
         except TimeoutError:
-            self._usable = False
             raise _Ended(f"it takes longer than {timeout_s:g} seconds") from None
         except OSError:
-            self._usable = False
             raise _Ended("the process that renders it ended") from None
+        except msgspec.DecodeError:
+            raise _Ended("the process that renders it gave no answer that makes sense") from None
         if answer.problem == "memory":
-            self._usable = False
             raise _Ended(
                 f"it needs more than {renderer.MEMORY_BYTES >> 20} MiB of memory "
                 f"or writes more than {renderer.MAX_TEXT_BYTES >> 20} MiB"
             )
+        self._usable = True
         return answer
 
     def _receive(self, count: int, until: float) -> bytes:
