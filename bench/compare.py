@@ -117,12 +117,14 @@ class Comparison:
 
     @property
     def verdict(self) -> Verdict | None:
-        """Of a ratio's goal met or missed only where the whole interval says so."""
+        """Of a ratio's goal met or missed only where the whole interval says so, and there are rounds enough for it."""
         goal, limit = self.metric.goal, self.metric.limit
         if limit is not None:
             return "met" if self.subject <= limit else "missed"
         if goal is None:
             return None
+        if self.confidence < CONFIDENCE:
+            return "open"
         low, high = (self.low, self.high) if self.metric.better == "higher" else (-self.high, -self.low)
         goal = goal if self.metric.better == "higher" else -goal
         if low >= goal:

@@ -63,12 +63,12 @@ def test_the_interval_encloses_the_median(values: list[float]) -> None:
 @pytest.mark.parametrize(
     ("metric", "ratios", "verdict"),
     [
-        (RATE, [1.01, 1.02, 1.03], "met"),
-        (RATE, [0.97, 0.98, 0.99], "missed"),
-        (RATE, [0.98, 1.01, 1.02], "open"),
-        (TIME, [1.1, 1.2, 1.3], "met"),
-        (TIME, [1.31, 1.4, 1.5], "missed"),
-        (TIME, [1.2, 1.25, 1.4], "open"),
+        (RATE, [1.01, 1.02, 1.02, 1.02, 1.03], "met"),
+        (RATE, [0.97, 0.98, 0.98, 0.98, 0.99], "missed"),
+        (RATE, [0.98, 1.01, 1.01, 1.01, 1.02], "open"),
+        (TIME, [1.1, 1.2, 1.2, 1.2, 1.3], "met"),
+        (TIME, [1.31, 1.4, 1.4, 1.4, 1.5], "missed"),
+        (TIME, [1.2, 1.25, 1.25, 1.25, 1.4], "open"),
         (Metric("x", "x", "s", "lower"), [9.0], None),
     ],
 )
@@ -76,6 +76,10 @@ def test_a_goal_is_met_or_missed_only_where_the_whole_interval_says_so(
     metric: Metric, ratios: list[float], verdict: str | None
 ) -> None:
     assert compare(metric, ratios, [1.0] * len(ratios)).verdict == verdict
+
+
+def test_too_few_rounds_leave_a_goal_open() -> None:
+    assert compare(RATE, [2.0, 2.0, 2.0, 2.0], [1.0] * 4).verdict == "open"
 
 
 @pytest.mark.parametrize(("resident", "verdict"), [(63.0, "met"), (65.0, "missed")])
