@@ -1,0 +1,113 @@
+"""How a pull looks while it runs: a bar with rate and time left in a terminal, plain lines elsewhere, JSON for
+scripts."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+from typing import TYPE_CHECKING, Protocol
+
+from edged.cli.output import answer_json, colours, duration, say, size
+from edged.store.entries import PullLine, PullProgress
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+#: Without a terminal, a line at least this far apart.
+LINE_INTERVAL_S = 5.0
+
+
+class Show(Protocol):
+    """A context manager that is told every moment of a pull."""
+
+    def __enter__(self) -> Show: ...
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 trace: TracebackType | None) -> None: ...
+    def __call__(self, moment: PullProgress) -> None: ...
+
+
+def show_for(*, json: bool) -> Show:
+    if json:
+        return JsonLines()
+    return Bar() if sys.stderr.isatty() else Lines()
+
+
+class JsonLines:
+    def __enter__(self) -> JsonLines:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        pass
+
+    def __call__(self, moment: PullProgress) -> None:
+        answer_json(PullLine(progress=moment))
+
+
+class Lines:
+    """A line for each new stage or file, and now and then one with how far it is."""
+
+    def __init__(self, interval_s: float = LINE_INTERVAL_S) -> None:
+        self._interval_s = interval_s
+        self._stage: tuple[str, str | None] = ("", None)
+        self._told_s = self._began_s = time.monotonic()
+        self._first_bytes: int | None = None
+
+    def __enter__(self) -> Lines:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        pass
+
+    def __call__(self, moment: PullProgress) -> None:
+        now = time.monotonic()
+        if moment.note is not None:
+            say(f"note: {moment.note}")
+        if self._first_bytes is None and moment.total_bytes is not None:
+            self._first_bytes, self._began_s = moment.done_bytes, now
+        stage = (moment.stage, moment.file)
+        if stage != self._stage or now - self._told_s >= self._interval_s:
+            self._stage, self._told_s = stage, now
+            say(self._line(moment, now))
+
+    def _line(self, moment: PullProgress, now: float) -> str:
+        line = f"{moment.stage} {moment.file or ''}".rstrip()
+        if moment.total_bytes is None:
+            return line
+        line += f": {size(moment.done_bytes)} of {size(moment.total_bytes)}"
+        rate = (moment.done_bytes - (self._first_bytes or 0)) / max(now - self._began_s, 0.001)
+        if rate > 0 and moment.done_bytes < moment.total_bytes:
+            line += f", {size(round(rate))}/s, {duration((moment.total_bytes - moment.done_bytes) / rate)} left"
+        return line
+
+
+class Bar:
+    """Bytes of the whole pull, their rate and the time left."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+        from rich.progress import TransferSpeedColumn as SpeedColumn
+
+        console = Console(stderr=True, no_color=not colours(sys.stderr))
+        self._progress: Progress = Progress(
+            TextColumn("{task.description}"), BarColumn(), DownloadColumn(), SpeedColumn(), TimeRemainingColumn(),
+            console=console, transient=True,
+        )
+        self._task = self._progress.add_task("resolving", total=None)
+
+    def __enter__(self) -> Bar:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._progress.stop()
+
+    def __call__(self, moment: PullProgress) -> None:
+        if moment.note is not None:
+            self._progress.console.print(f"note: {moment.note}", markup=False, highlight=False)
+        name = (moment.file or "").rpartition("/")[2]
+        self._progress.update(
+            self._task, description=f"{moment.stage} {name}".rstrip().replace("[", "\\["),
+            completed=moment.done_bytes, total=moment.total_bytes,
+        )
