@@ -108,10 +108,22 @@ async def _events(
             finally:
                 for generation in generations:
                     await generation.cancel()
+    except EdgedError:
+        exchange.model = exchange.model or _installed_name(call.model, services.router)
+        raise
     except TimeoutError:
         if not deadline.expired():
             raise
         raise DeadlineExceeded(f"The answer was not ready within timeout_s = {call.timeout_s:g}.") from None
+
+
+def _installed_name(said: str, router: Router) -> str:
+    """For the metrics, whose labels are bounded: never a name that only the client knows."""
+    try:
+        status = router.status(said)
+    except EdgedError:
+        return ""
+    return (status.alias_of or status.name).partition("@")[0]
 
 
 async def _accept(call: Call, router: Router, generations: list[Generation]) -> None:

@@ -19,7 +19,7 @@ from litestar.enums import ScopeType
 from litestar.handlers import BaseRouteHandler
 from litestar.types import ASGIApp, HTTPScope, LifeSpanScope, Message, Receive, Scope, Send
 
-from edged.api import admin, chat, completions, health, models
+from edged.api import admin, chat, completions, health, models, storage
 from edged.api import jobs as job_routes
 from edged.api.auth import Keys, require_admin
 from edged.api.errors import known, rendered
@@ -56,7 +56,7 @@ def _admin_only(connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHand
 def create_routes(services: Services) -> Litestar:
     """Every route, behind no gate."""
     origins = list(services.settings.cors_origins)
-    operators = [*admin.routes(services), *job_routes.routes(services)]
+    operators = [*admin.routes(services), *job_routes.routes(services), *storage.routes(services)]
     admin_routes = LitestarRouter("/edged/v1", route_handlers=operators, guards=[_admin_only])
     return Litestar(
         route_handlers=[*(handler for module in _MODULES for handler in module.routes(services)), admin_routes],

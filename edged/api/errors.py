@@ -47,9 +47,9 @@ def known(error: BaseException, *, method: str = "", path: str = "") -> EdgedErr
     if isinstance(error, EdgedError):
         return error
     if isinstance(error, MethodNotAllowedException):
-        return MethodNotAllowed(f"{path} does not take {method}.")
+        return MethodNotAllowed(f"{path[:200]} does not take {method}.")
     if isinstance(error, RouteNotFound):
-        return NotFound(f"There is no {method} {path} here. The OpenAI routes begin with /v1/.")
+        return NotFound(f"There is no {method} {path[:200]} here. The OpenAI routes begin with /v1/.")
     if isinstance(error, HTTPException) and 400 <= error.status_code < 500:
         return InvalidRequest(error.detail)
     log.error("unexpected error", exc_info=error)
@@ -73,6 +73,4 @@ def rendered(error: EdgedError) -> Rendered:
         headers.append((b"retry-after", str(max(1, math.ceil(error.retry_after_s))).encode()))
     if not error.retry and (error.status >= 500 or error.status in (408, 409, 429)):
         headers.append((b"x-should-retry", b"false"))
-    if isinstance(error, MethodNotAllowed) and error.param:
-        headers.append((b"allow", error.param.encode()))
     return Rendered(error.status, headers, body)

@@ -29,7 +29,10 @@ def limits_of(settings: Settings) -> Limits:
 
 
 _STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
-_NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
+_ONE_KIND = bytes.maketrans(b"{}", b"[]")
+_NOT_STRUCTURE = bytes(set(range(256)) - set(b"[]{},"))
+#: Values in one body: lists, objects, and what is in them. Python takes some 60 bytes for each.
+MAX_VALUES = 500_000
 _decoder = msgspec.json.Decoder()
 
 
@@ -101,29 +104,41 @@ async def read_body(scope: HTTPScope, receive: Receive, limits: Limits) -> bytes
     return bytes(body)
 
 
-def too_deep(body: bytes, max_depth: int) -> bool:
-    """Whether brackets nest deeper than max_depth, without parsing: each round takes the innermost pairs away.
+def check_shape(body: bytes, max_depth: int) -> None:
+    """Bounds what parsing may cost, without parsing: each round takes the innermost pairs of brackets away.
 
     Linear in the body for each round, and a round that finds no pair is the last. Brackets that do not pair count as
-    depth; where they are few the parser says what is wrong with them.
+    depth; where they are few the parser says what is wrong with them. Raises InvalidRequest.
     """
-    if body.count(b"[") + body.count(b"{") <= max_depth:
-        return False
-    brackets = _STRING.sub(b"", body).translate(None, _NOT_BRACKETS)
+    few_brackets = body.count(b"[") + body.count(b"{") <= max_depth
+    if few_brackets and len(body) < 2 * MAX_VALUES:
+        return
+    # Every string opens with a quote that no backslash precedes: so many strings at most, keys included.
+    strings = body.count(b'"') - body.count(b'\\"')
+    if strings > 4 * MAX_VALUES:
+        raise _too_many()
+    structure = _STRING.sub(b"", body).translate(_ONE_KIND, _NOT_STRUCTURE)
+    brackets = structure.translate(None, b",")
+    if len(structure) - len(brackets) // 2 > MAX_VALUES:
+        raise _too_many()
     for _ in range(max_depth):
-        fewer = brackets.replace(b"[]", b"").replace(b"{}", b"")
+        fewer = brackets.replace(b"[]", b"")
         if len(fewer) == len(brackets):
             break
         brackets = fewer
-    return len(brackets) > max_depth
+    if b"[]" in brackets or brackets.count(b"[") > max_depth:
+        raise InvalidRequest(f"The JSON nests deeper than {max_depth} levels.", code="invalid_json")
+
+
+def _too_many() -> InvalidRequest:
+    return InvalidRequest(f"The JSON holds more than {MAX_VALUES} values; send less at once.", code="invalid_json")
 
 
 def parse_json(body: bytes, max_depth: int) -> dict[str, Any]:
     """Strict UTF-8 and JSON (no NaN, no Infinity, no number out of a double's range), an object at the top."""
     if not body:
         raise InvalidRequest("The request has no body; send a JSON object.", code="invalid_json")
-    if too_deep(body, max_depth):
-        raise InvalidRequest(f"The JSON nests deeper than {max_depth} levels.", code="invalid_json")
+    check_shape(body, max_depth)
     try:
         body.decode("utf-8")
         value = _decoder.decode(body)

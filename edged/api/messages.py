@@ -13,7 +13,7 @@ from edged.api.fields import Check, Table, Unknown, accept, choice, inert, items
 from edged.errors import InvalidRequest, MissingParameter, UnsupportedParameter
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
-MAX_MESSAGES = 100_000
+MAX_MESSAGES = 16_384
 _TEXT_PARTS = {"text": "text", "refusal": "refusal"}
 _OTHER_PARTS = ("image_url", "input_audio", "file", "video_url", "audio_url", "image", "input_image")
 

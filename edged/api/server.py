@@ -7,14 +7,15 @@ does, on the connection itself: T10's slow clients are closed at the deadline, a
 from __future__ import annotations
 
 import asyncio
+import socket
 from typing import Any
 
 import uvicorn
 from litestar.types import ASGIApp
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from edged.api.errors import rendered
-from edged.errors import HeaderTooLarge
+from edged.errors import EdgedError, HeaderTooLarge, InvalidRequest
 from edged.settings import Settings
 
 KEEP_ALIVE_S = 75
@@ -39,8 +40,6 @@ def bounded_protocol(max_header_bytes: int, header_timeout_s: float) -> type[Htt
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
             if (sock := transport.get_extra_info("socket")) is not None:
-                import socket
-
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
             self._close_in(header_timeout_s)
 
@@ -55,7 +54,7 @@ def bounded_protocol(max_header_bytes: int, header_timeout_s: float) -> type[Htt
                     self._close_in(header_timeout_s)
             super().data_received(data)
             if self._in_header and self._header_size > max_header_bytes and not self.transport.is_closing():
-                self._refuse_header()
+                self._refuse(HeaderTooLarge(f"The request's headers take more than {max_header_bytes} bytes."))
 
         def on_message_begin(self) -> None:
             self._whole = False
@@ -87,12 +86,14 @@ def bounded_protocol(max_header_bytes: int, header_timeout_s: float) -> type[Htt
                 self._deadline.cancel()
                 self._deadline = None
 
-        def _refuse_header(self) -> None:
-            answer = rendered(HeaderTooLarge(f"The request's headers take more than {max_header_bytes} bytes."))
+        def send_400_response(self, msg: str) -> None:
+            """uvicorn calls this for what it cannot read as HTTP."""
+            self._refuse(InvalidRequest("This is not a valid HTTP request.", code="invalid_http"))
+
+        def _refuse(self, error: EdgedError) -> None:
+            answer = rendered(error)
             head = b"".join(b"%b: %b\r\n" % pair for pair in answer.headers)
-            self.transport.write(
-                b"HTTP/1.1 431 Request Header Fields Too Large\r\n" + head + b"connection: close\r\n\r\n" + answer.body
-            )
+            self.transport.write(STATUS_LINE[answer.status] + head + b"connection: close\r\n\r\n" + answer.body)
             self.transport.close()
 
     return BoundedProtocol

@@ -114,7 +114,9 @@ def test_another_kind_of_body_is_415_on_every_route_that_reads_one(strict: Daemo
 def test_garbage_instead_of_http_harms_nobody(strict: Daemon) -> None:
     with connect(strict) as sock:
         sock.sendall(b"\x16\x03\x01\x02\x00garbage\r\n\r\n")
-        assert read_all(sock).startswith(b"HTTP/1.1 400 ")
+        head, _, body = read_all(sock).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 400 ")
+    assert json.loads(body)["error"]["code"] == "invalid_http"
     assert httpx.get(strict.url + "/health/live").status_code == 200
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from edged.errors import ContextLengthExceeded, QueueFull, WorkerDied
 from edged.types import ChatPrompt, ChoiceEnd, Delta, Finished, Started, TokenLogprob, Usage
-from tests.unit.api.asgi import Client, ask
+from tests.unit.api.asgi import Client, ask, get
 from tests.unit.api.fake_router import FakeRouter, app_with, words
 
 pytestmark = pytest.mark.unit
@@ -171,9 +171,12 @@ async def test_an_unexpected_error_tells_nothing_of_the_inside() -> None:
 async def test_a_full_queue_says_when_to_come_back() -> None:
     router = FakeRouter(words("a"))
     router.refuse = QueueFull("64 requests wait already.", retry_after_s=2.2)
-    reply = await ask(app_with(router), CHAT, HELLO)
+    app = app_with(router)
+    reply = await ask(app, CHAT, HELLO)
     assert (reply.status, reply.answer_headers["retry-after"]) == (429, "3")
     assert "x-should-retry" not in reply.answer_headers
+    metrics = await get(app, "/metrics")
+    assert 'edged_requests_total{endpoint="/v1/chat/completions",model="tiny",status="429"} 1.0' in metrics.text
 
 
 async def test_the_deadline_is_a_504_that_is_not_retried() -> None:

@@ -231,6 +231,7 @@ async def test_a_large_header_is_431() -> None:
     b"\xff\xfe", b'{"model": "\\ud800"}', b'{"model": "a\x00b"}', b"{'model': 1}", b'{"model": "tiny",}',
     b"\xef\xbb\xbf{}",
     b'{"messages": "' + b'[{\\"' * 300 + b'"',
+    b'{"prompt": [' + b"1," * 600_000 + b"1]}", b'{"a": [' + b"[]," * 300_000 + b"1]}", b'"' * 3_000_000,
 ])
 async def test_broken_deep_and_odd_json_is_400(body: bytes) -> None:
     reply = await ask(app(), CHAT, body)

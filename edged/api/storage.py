@@ -1,0 +1,57 @@
+"""/edged/v1/manifests, gc and verify: the store behind the daemon, for commands of users who may not read it."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from litestar import Request, get, post
+from litestar.handlers import HTTPRouteHandler
+from litestar.params import FromPath
+from msgspec import Struct
+
+from edged.api.exchange import Services
+from edged.api.fields import Table, accept, served, text
+from edged.api.limits import read_json
+from edged.store.entries import Collected, Damage, Manifest
+
+_NOTHING: Table = {}
+_VERIFY: Table = {"model": served(text(512, min_length=1))}
+
+
+class Versions(Struct, frozen=True):
+    """Oldest first. active: the version that the name alone means."""
+
+    active: str
+    versions: list[Manifest]
+
+
+class Verified(Struct, frozen=True):
+    damage: list[Damage]
+
+
+def routes(services: Services) -> list[HTTPRouteHandler]:
+    store, router = services.store, services.router
+
+    async def said(request: Request[Any, Any, Any], table: Table) -> dict[str, Any]:
+        return accept(table, await read_json(request.scope, request.receive, services.limits), unknown="refuse").values
+
+    @get("/manifests/{name:path}", sync_to_thread=False)
+    def manifests(name: FromPath[str]) -> Versions:
+        found = router.status(name.removeprefix("/"))
+        plain = found.alias_of.partition("@")[0] if found.alias_of else found.name
+        return Versions(store.active(plain), store.versions(plain))
+
+    @post("/gc", status_code=200)
+    async def collect(request: Request[Any, Any, Any]) -> Collected:
+        """Removes what no model needs. Leases keep what this or any other process uses."""
+        await said(request, _NOTHING)
+        return await asyncio.to_thread(store.collect)
+
+    @post("/verify", status_code=200)
+    async def verify(request: Request[Any, Any, Any]) -> Verified:
+        """Hashes every file of one model, or of all, again; takes as long as reading them."""
+        body = await said(request, _VERIFY)
+        return Verified(await asyncio.to_thread(store.verify, body.get("model")))
+
+    return [manifests, collect, verify]
