@@ -7,15 +7,14 @@ the garbage collector of another process leaves alone what no manifest names yet
 
 from __future__ import annotations
 
-import errno
 import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from edged.errors import InsufficientStorage, SourceUnavailable
-from edged.store import files, locks
+from edged.errors import SourceUnavailable
+from edged.store import files, locks, space
 from edged.store.paths import Layout
 
 PIECE_BYTES = 1 << 20
@@ -138,8 +137,8 @@ class Receiver:
 
         resume: where fill can go on from what an earlier pull left, and sha256 is known to check the whole against;
         fill may then fail, and what it wrote is kept for a later pull. Without it, nothing is kept. waiting: called
-        while another process receives the same. Raises SourceUnavailable for wrong bytes, InsufficientStorage; in
-        both cases the part is gone.
+        while another process receives the same. Raises SourceUnavailable for wrong bytes, OSError where the disk is
+        full; in both cases the part is gone.
         """
         path = self._layout.part(key)
         with locks.lock(self._layout.tmp_lock(path), waiting=waiting):
@@ -149,13 +148,9 @@ class Receiver:
             try:
                 return self._fill(path, fill, sha256, size, resume=resume and sha256 is not None)
             except OSError as error:
-                if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                    raise
-                files.remove(path)
-                raise InsufficientStorage(
-                    "the disk of the store became full; what was fetched of this file is removed. "
-                    "`edged gc` frees what no model uses, `edged rm NAME` a model"
-                ) from error
+                if space.is_full(error):
+                    files.remove(path)
+                raise
             finally:
                 if not resume:
                     files.remove(path)

@@ -6,6 +6,7 @@ lower-case hex digits, a version 12, a name becomes one segment, a relative path
 
 from __future__ import annotations
 
+import hashlib
 import re
 from pathlib import Path
 from urllib.parse import quote, unquote
@@ -106,10 +107,16 @@ class Layout:
         """A folder to fetch wheels into."""
         return self.tmp / f"wheel-{checked_digest(key)}"
 
+    def use_lock(self, name: str, version: str) -> Path:
+        """Shared by those who serve this version under this name: it is not removed."""
+        return self.locks / f"use-{hashlib.sha256(f'{name}@{checked_version(version)}'.encode()).hexdigest()}"
+
     def model_lock(self, digest: str) -> Path:
+        """Shared by those who have the model's folder open: it is not collected."""
         return self.locks / f"model-{checked_digest(digest)}"
 
     def blob_lock(self, digest: str) -> Path:
+        """Shared by pulls that count on the blob: it is not collected."""
         return self.locks / f"blob-{checked_digest(digest)}"
 
     def tmp_lock(self, entry: Path) -> Path:

@@ -8,6 +8,7 @@ as JSON, ends with 0 or 1, and may be killed at any instant.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import errno
 import os
 import signal
@@ -22,7 +23,7 @@ import msgspec
 
 from edged.errors import BadReference, Conflict, CorruptFile, EdgedError, ModelNotFound, SourceUnavailable
 from edged.settings import load_settings
-from edged.store import locks, refs
+from edged.store import locks, refs, space
 from edged.store.blobs import Receiver, key_of
 from edged.store.catalog import load_catalog
 from edged.store.entries import (
@@ -90,9 +91,12 @@ def pull(
     except SourceUnavailable:
         raise
     except EdgedError:
-        store.collect()
+        _collect(store)
         raise
     except OSError as error:
+        if space.is_full(error):
+            _collect(store)
+            raise space.full() from error
         if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
             raise Conflict(
                 f"the store cannot be written ({os.strerror(error.errno)}); pull as the user that owns it"
@@ -100,6 +104,12 @@ def pull(
         raise
     report.stage("done")
     return manifest
+
+
+def _collect(store: Store) -> None:
+    """What this pull brought and nobody else needs. Its own error is the one to tell, not one of this."""
+    with contextlib.suppress(OSError):
+        store.collect()
 
 
 def target_of(store: Store, catalog: Catalog, reference: str, variant: Variant | None = None) -> Target:

@@ -59,7 +59,7 @@ def choose(paths: Iterable[str], quant: str | None = None) -> Choice:
     if onnx:
         return _onnx(_preferred_folder(onnx), everything)
     if _FAKE in everything:
-        return Choice("fake", "none", _FAKE, (_FAKE,), "")
+        return Choice("fake", "none", _FAKE, (_FAKE, *_licences(everything, "")), "")
     raise RefusedFile(_what_is_there(ggufs, onnx, everything))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 from pathlib import Path
 
@@ -17,6 +18,17 @@ def in_words(count: int) -> str:
         if count >= size:
             return f"{count / size:.1f} {unit}"
     return f"{count} bytes"
+
+
+def is_full(error: OSError) -> bool:
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+def full() -> InsufficientStorage:
+    return InsufficientStorage(
+        "the disk of the store became full in the middle; what was fetched is removed and nothing was installed. "
+        "`edged gc` frees what no model uses, `edged rm NAME` a model"
+    )
 
 
 def require(home: Path, need_bytes: int) -> None:

@@ -32,11 +32,12 @@ class Lease:
     """Keeps one version of a model, and its folder, from removal by any process, until `release` or this process's
     end."""
 
-    def __init__(self, held: locks.Lock) -> None:
+    def __init__(self, *held: locks.Lock) -> None:
         self._held = held
 
     def release(self) -> None:
-        self._held.release()
+        for lock in self._held:
+            lock.release()
 
     def __enter__(self) -> Lease:
         return self
@@ -103,7 +104,7 @@ class Store:
                     f"{version} is the active version of {name}; activate another one first, or remove {name} whole"
                 )
             for manifest in manifests:
-                if (lock := locks.try_lock(self.layout.model_lock(manifest.digest))) is None:
+                if (lock := locks.try_lock(self.layout.use_lock(name, manifest.version))) is None:
                     raise Conflict(f"{name}@{manifest.version} is in use; `edged unload {name}` first")
                 held.enter_context(lock)
             for manifest in manifests:
@@ -115,11 +116,14 @@ class Store:
 
     def lease(self, manifest: Manifest) -> Lease:
         """Raises ModelNotFound when the version was removed meanwhile."""
-        held = locks.lease(self.layout.model_lock(manifest.digest))
+        lease = Lease(
+            locks.lease(self.layout.use_lock(manifest.name, manifest.version)),
+            locks.lease(self.layout.model_lock(manifest.digest)),
+        )
         if not self.layout.manifest(manifest.name, manifest.version).is_file():
-            held.release()
+            lease.release()
             raise ModelNotFound(f"{manifest.name}@{manifest.version} was removed; `edged pull {manifest.name}`")
-        return Lease(held)
+        return lease
 
     def receiver(self) -> Receiver:
         """For those who bring blobs: pulls and conversions. Keep it open until `publish` has returned."""

