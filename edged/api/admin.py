@@ -20,6 +20,7 @@ from edged.daemon.status import ModelState, ModelStatus
 from edged.errors import Conflict
 from edged.hardware.facts import Facts
 from edged.settings import describe_settings
+from edged.version import VERSION
 
 _MODEL = served(text(512, min_length=1), required=True)
 _LOAD: Table = {"model": _MODEL, "keep_alive": served(keep_alive), "pin": served(boolean)}
@@ -58,24 +59,15 @@ async def said(request: Request[Any, Any, Any], services: Services, table: Table
     return accept(table, body, unknown="refuse").values
 
 
-def _version() -> str:
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return version("edged")
-    except PackageNotFoundError:
-        return "unknown"
-
-
 def routes(services: Services) -> list[HTTPRouteHandler]:
     router, settings, store = services.router, services.settings, services.store
-    version, started_at = _version(), time.monotonic()
+    started_at = time.monotonic()
 
     @get("/status", sync_to_thread=False)
     def status() -> Status:
         models = [model for model in router.models() if model.alias_of is None]
         return Status(
-            version=version, pid=os.getpid(), home=str(settings.home),
+            version=VERSION, pid=os.getpid(), home=str(settings.home),
             socket=str(settings.socket) if settings.socket else None, addresses=list(services.addresses),
             uptime_s=round(time.monotonic() - started_at, 3), ready=router.ready,
             loaded=sum(model.state is not ModelState.ABSENT for model in models),

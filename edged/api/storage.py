@@ -36,10 +36,14 @@ def routes(services: Services) -> list[HTTPRouteHandler]:
     async def said(request: Request[Any, Any, Any], table: Table) -> dict[str, Any]:
         return accept(table, await read_json(request.scope, request.receive, services.limits), unknown="refuse").values
 
+    def plain_name(said: str) -> str:
+        """Of an alias or a version, the name of the model. Raises ModelNotFound."""
+        found = router.status(said)
+        return found.alias_of.partition("@")[0] if found.alias_of else found.name
+
     @get("/manifests/{name:path}", sync_to_thread=False)
     def manifests(name: FromPath[str]) -> Versions:
-        found = router.status(name.removeprefix("/"))
-        plain = found.alias_of.partition("@")[0] if found.alias_of else found.name
+        plain = plain_name(name.removeprefix("/"))
         return Versions(store.active(plain), store.versions(plain))
 
     @post("/gc", status_code=200)
@@ -52,6 +56,7 @@ def routes(services: Services) -> list[HTTPRouteHandler]:
     async def verify(request: Request[Any, Any, Any]) -> Verified:
         """Hashes every file of one model, or of all, again; takes as long as reading them."""
         body = await said(request, _VERIFY)
-        return Verified(await asyncio.to_thread(store.verify, body.get("model")))
+        name = plain_name(body["model"]) if "model" in body else None
+        return Verified(await asyncio.to_thread(store.verify, name))
 
     return [manifests, collect, verify]

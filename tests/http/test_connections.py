@@ -56,7 +56,7 @@ def test_a_header_without_end_is_431_and_closed(strict: Daemon, line: bytes) -> 
 
 
 def test_a_whole_header_that_is_too_large_is_431(strict: Daemon) -> None:
-    answer = httpx.get(strict.url + "/health/live", headers={"x-filler": "y" * 9000})
+    answer = httpx.get(strict.base_url + "/health/live", headers={"x-filler": "y" * 9000})
     assert answer.status_code == 431
 
 
@@ -99,7 +99,7 @@ def test_an_idle_connection_is_kept_beyond_the_deadline_between_requests(strict:
 def test_a_body_that_is_too_large_is_413_and_the_client_can_read_it(strict: Daemon, declared: bool) -> None:
     body = b'{"x": "' + b"y" * 3_000_000 + b'"}'
     content: Any = body if declared else (body[at: at + 50_000] for at in range(0, len(body), 50_000))
-    answer = httpx.post(strict.url + "/v1/chat/completions", content=content,
+    answer = httpx.post(strict.base_url + "/v1/chat/completions", content=content,
                         headers={"content-type": "application/json"})
     assert answer.status_code == 413
     assert answer.json()["error"]["code"] == "request_too_large"
@@ -107,7 +107,7 @@ def test_a_body_that_is_too_large_is_413_and_the_client_can_read_it(strict: Daem
 
 def test_another_kind_of_body_is_415_on_every_route_that_reads_one(strict: Daemon) -> None:
     for path in ("/v1/chat/completions", "/v1/completions", "/edged/v1/load", "/edged/v1/unload", "/edged/v1/pull"):
-        answer = httpx.post(strict.url + path, content=b'{"model":"tiny"}', headers={"content-type": "text/plain"})
+        answer = httpx.post(strict.base_url + path, content=b'{"model":"tiny"}', headers={"content-type": "text/plain"})
         assert (answer.status_code, answer.json()["error"]["code"]) == (415, "unsupported_media_type")
 
 
@@ -117,7 +117,7 @@ def test_garbage_instead_of_http_harms_nobody(strict: Daemon) -> None:
         head, _, body = read_all(sock).partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 400 ")
     assert json.loads(body)["error"]["code"] == "invalid_http"
-    assert httpx.get(strict.url + "/health/live").status_code == 200
+    assert httpx.get(strict.base_url + "/health/live").status_code == 200
 
 
 def test_a_slow_reader_pauses_its_own_row_only(daemon: Daemon) -> None:

@@ -186,7 +186,7 @@ def test_keep_alive_zero_unloads_the_model_after_its_answer(daemon: Daemon) -> N
 
 
 def test_the_operators_routes(daemon: Daemon) -> None:
-    with httpx.Client(base_url=daemon.url + "/edged/v1", timeout=30) as client:
+    with httpx.Client(base_url=daemon.base_url + "/edged/v1", timeout=30) as client:
         status = client.get("/status").json()
         assert (status["pid"], status["ready"]) == (daemon.pid, True)
         loaded = client.post("/load", json={"model": "tiny", "pin": True, "keep_alive": "1h"}).json()
@@ -203,11 +203,11 @@ def test_the_operators_routes(daemon: Daemon) -> None:
 
 
 def test_the_unix_socket_answers_without_host_or_key(start: Any) -> None:
-    guarded = start(api_keys=["k1"])
-    with httpx.Client(transport=httpx.HTTPTransport(uds=guarded.socket), base_url="http://edged") as client:
+    guarded = start(api_keys="k1")
+    with httpx.Client(transport=httpx.HTTPTransport(uds=str(guarded.socket)), base_url="http://edged") as client:
         assert client.get("/edged/v1/status").json()["pid"] == guarded.pid
-    assert httpx.get(guarded.url + "/edged/v1/status", headers={"authorization": "Bearer k1"}).status_code == 403
-    assert httpx.get(guarded.url + "/v1/models").status_code == 401
+    assert httpx.get(guarded.base_url + "/edged/v1/status", headers={"authorization": "Bearer k1"}).status_code == 403
+    assert httpx.get(guarded.base_url + "/v1/models").status_code == 401
     assert len(guarded.openai("k1").models.list().data) > 3
 
 
@@ -228,7 +228,7 @@ def test_a_full_queue_is_a_429_with_retry_after(start: Any) -> None:
 
 def test_metrics_count_what_was_answered(daemon: Daemon) -> None:
     daemon.openai().chat.completions.create(model="tiny", messages=HELLO, max_tokens=3)
-    text = httpx.get(daemon.url + "/metrics").text
+    text = httpx.get(daemon.base_url + "/metrics").text
     assert 'edged_requests_total{endpoint="/v1/chat/completions",model="tiny",status="200"}' in text
     assert "edged_time_to_first_token_seconds_bucket" in text
     assert "edged_generation_tokens_total" in text

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.http
 
 @pytest.fixture
 def operator(daemon: Daemon) -> Any:
-    with httpx.Client(base_url=daemon.url + "/edged/v1", timeout=60) as client:
+    with httpx.Client(base_url=daemon.base_url + "/edged/v1", timeout=60) as client:
         yield client
 
 
