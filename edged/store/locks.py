@@ -21,7 +21,8 @@ from pathlib import Path
 from edged.store.files import FILE_MODE
 
 _POLL_S = 0.05
-_READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
+#: Nothing can be written there, and on a full disk serving must go on.
+_CANNOT_WRITE = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EDQUOT)
 
 
 class Lock:
@@ -75,7 +76,7 @@ def lease(path: Path) -> Lock:
         try:
             return lock(path, shared=True)
         except OSError as error:
-            if error.errno not in _READ_ONLY:
+            if error.errno not in _CANNOT_WRITE:
                 raise
         with contextlib.suppress(FileNotFoundError):
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)

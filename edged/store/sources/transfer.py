@@ -137,7 +137,7 @@ class HubClient:
         """The response after redirects; its body is not read yet."""
         target = httpx2.URL(url, params=params) if params else httpx2.URL(url)
         for _ in range(_MOST_REDIRECTS + 1):
-            self._check_target(target)
+            check_target(self._endpoint, target)
             own = {"authorization": f"Bearer {self._settings.token}"} if self._may_have_token(target) else {}
             with self._client.stream("GET", target, headers={**headers, **own}) as response:
                 location = response.headers.get("location")
@@ -153,19 +153,21 @@ class HubClient:
     def _may_have_token(self, target: httpx2.URL) -> bool:
         return self._settings.token is not None and _origin(target) == _origin(self._endpoint)
 
-    def _check_target(self, target: httpx2.URL) -> None:
-        """A redirect may lead to another public host, never to another scheme, less safety or a private address."""
-        if _origin(target) == _origin(self._endpoint):
-            return
-        if target.scheme not in ("http", "https") or (self._endpoint.scheme == "https" and target.scheme != "https"):
-            raise SourceUnavailable(f"the hub redirects to {target.scheme}://, which is not followed")
-        if _is_private(target.host) and not _is_private(self._endpoint.host):
-            raise SourceUnavailable("the hub redirects to a private address, which is not followed")
-
     def _waits(self) -> Iterator[float]:
         """Seconds to wait before each further attempt: exponential, with jitter so that boxes do not march in step."""
         for attempt in range(ATTEMPTS - 1):
             yield min(self._settings.backoff_s * 2**attempt, _LONGEST_WAIT_S) * random.uniform(0.5, 1.0)
+
+
+def check_target(endpoint: httpx2.URL, target: httpx2.URL) -> None:
+    """A redirect may lead to another public host, never to another scheme, to less safety or, from a public hub, to a
+    private address (PROMISES T12). Raises SourceUnavailable; no socket is opened."""
+    if _origin(target) == _origin(endpoint):
+        return
+    if target.scheme not in ("http", "https") or (endpoint.scheme == "https" and target.scheme != "https"):
+        raise SourceUnavailable(f"the hub redirects to {target.scheme}://, which is not followed")
+    if _is_private(target.host) and not _is_private(endpoint.host):
+        raise SourceUnavailable("the hub redirects to a private address, which is not followed")
 
 
 @functools.cache
