@@ -61,6 +61,8 @@ class Generation:
         self.started_at: float | None = None
         self.last_token_at: float | None = None
         self.phase = Phase.WAITING
+        #: Deaths of workers that it outlived because it had not started.
+        self.moves = 0
         #: Done once a worker has the request, or raises why none will.
         self.accepted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._served: Served | None = None
@@ -115,7 +117,7 @@ class Generation:
 
     def requeue(self) -> None:
         self.phase = Phase.WAITING
-        self._paused = False
+        self.moves += 1
 
     def feed(self, event: Event) -> None:
         self._events.append(event)

@@ -404,9 +404,11 @@ class Model:
         self._restarts += 1
         self._traffic.died()
         self.breaker.died(now, loading=not ended.loaded)
-        ran = self.requests.survive(WorkerDied(
-            f"the worker of {name} died while it answered ({reason}); it is started again: send the request again"))
-        for generation in ran:
+        lost = self.requests.survive(
+            WorkerDied(f"the worker of {name} died while it answered ({reason}); it is started again: send the request "
+                       "again"),
+            WorkerDied(f"the worker of {name} died three times before it could start this request ({reason})"))
+        for generation in lost:
             self._site.suspects.was_running((self.manifest.digest, content_hash(generation.request)), now)
         if ended.loaded:
             self._error = WorkerDied(f"the worker of {name} died: {reason}")

@@ -36,6 +36,8 @@ from edged.types import Event, Failed, Finished, LoadSpec, ModelInfo, WorkerStat
 COMMAND = (sys.executable, "-m", "edged.worker")
 #: How long a worker has after its socket closed, and again after SIGTERM.
 EXIT_GRACE_S = 2.0
+#: While loading a worker speaks every few seconds, but starting an interpreter from a slow disk takes long too.
+LOADING_SILENCE_S = 15.0
 #: A daemon that was itself stopped for long reads what came meanwhile before it judges.
 SECOND_LOOK_S = 0.25
 _SECRET = re.compile(r"(?:^|_)(?:TOKEN|SECRET|PASSWORD|PASSWD|KEY|CREDENTIALS?)(?:_|$)", re.IGNORECASE)
@@ -219,20 +221,25 @@ class WorkerProcess:
                 await self._watched.wait()
                 continue
             if (left_s := self._patience_s()) > 0:
-                await asyncio.sleep(left_s)
+                # No longer than the shorter limit, which holds as soon as it is ready.
+                await asyncio.sleep(min(left_s, self._hang_timeout_s))
                 continue
             await asyncio.sleep(SECOND_LOOK_S)
             if self._must_speak() and self._patience_s() <= 0:
-                limit_s = self._hang_timeout_s if self._ready else min(self._hang_timeout_s, self._load_timeout_s)
-                self.kill(f"it gave no sign of life for {limit_s:g} s" if self._silent_s() >= limit_s
-                          else f"it made no progress in loading for {self._load_timeout_s:g} s")
+                if self._silent_s() >= self._silence_limit_s():
+                    self.kill(f"it gave no sign of life for {self._silence_limit_s():g} s")
+                else:
+                    self.kill(f"it made no progress in loading for {self._load_timeout_s:g} s")
                 return
 
     def _silent_s(self) -> float:
         return self._clock() - self._heard
 
+    def _silence_limit_s(self) -> float:
+        return self._hang_timeout_s if self._ready else max(self._hang_timeout_s, LOADING_SILENCE_S)
+
     def _patience_s(self) -> float:
-        left_s = self._hang_timeout_s - self._silent_s()
+        left_s = self._silence_limit_s() - self._silent_s()
         if not self._ready:
             left_s = min(left_s, self._load_timeout_s - (self._clock() - self._progressed))
         return left_s

@@ -8,6 +8,9 @@ import bisect
 from edged.daemon.generation import Generation, Phase
 from edged.errors import EdgedError
 
+#: A request that was on its way to its start in so many deaths may be what kills (a tokenizer can crash).
+MOST_MOVES = 2
+
 
 class Requests:
     def __init__(self) -> None:
@@ -59,14 +62,19 @@ class Requests:
         for generation in active.values():
             generation.end(error)
 
-    def survive(self, error: EdgedError) -> list[Generation]:
-        """The worker died. Those that ran end with `error` and are returned; the others wait for the next worker."""
+    def survive(self, ran: EdgedError, moved_too_often: EdgedError) -> list[Generation]:
+        """The worker died. Those that ran end with `ran`, and those that have outlived MOST_MOVES workers before they
+        ran with the other error; both are returned. The rest waits for the next worker."""
         active, self.active = self.active, {}
-        ran = [generation for generation in active.values() if generation.phase is Phase.STARTED]
-        for generation in ran:
-            generation.end(error)
+        ended = []
         for generation in active.values():
-            if generation.phase is Phase.SUBMITTED:
+            if generation.phase is Phase.STARTED:
+                generation.end(ran)
+                ended.append(generation)
+            elif generation.moves >= MOST_MOVES:
+                generation.end(moved_too_often)
+                ended.append(generation)
+            else:
                 generation.requeue()
                 self.add(generation)
-        return ran
+        return ended

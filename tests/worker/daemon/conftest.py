@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,6 @@ import pytest
 
 from tests.worker.daemon.rig import Rig
 
-COMMAND = (sys.executable, "-m", "tests.worker.daemon.stand_in")
-
 
 @pytest.fixture
 async def rig(tmp_path: Path) -> AsyncIterator[Callable[..., Rig]]:
@@ -22,7 +19,7 @@ async def rig(tmp_path: Path) -> AsyncIterator[Callable[..., Rig]]:
     def make(**options: Any) -> Rig:
         folder = tmp_path / str(len(made))
         folder.mkdir()
-        made.append(Rig(folder, COMMAND, **options))
+        made.append(Rig(folder, **options))
         return made[-1]
 
     yield make

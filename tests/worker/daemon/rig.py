@@ -5,9 +5,9 @@ from __future__ import annotations
 import itertools
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from edged.daemon.breaker import Breaker
 from edged.daemon.metrics import Metrics
@@ -17,14 +17,15 @@ from edged.store import Manifest, Store
 from edged.store.catalog import CatalogFile
 from edged.store.entries import FileEntry, LocalSource
 from edged.store.manifests import digest_of
-from edged.types import ChoiceEnd, Delta, Event, Finished, GenerateRequest, Started, TextPrompt
+from edged.types import ChoiceEnd, Delta, Event, Finished, GenerateRequest, SamplingParams, Started, TextPrompt
 
 _numbers = itertools.count(1)
 
 
 def install(store: Store, name: str, **knobs: Any) -> Manifest:
-    """A fake model in the store, misbehaving as `knobs` say. The name is in its file, so that digests differ."""
-    content = json.dumps(knobs).encode() + b" " * (sum(name.encode()) % 97)
+    """A fake model in the store, misbehaving as `knobs` say; its answers are as long as they may be. Spaces in its file
+    make its digest another than that of the next model."""
+    content = json.dumps({"end_chance": 0, "context": 16384} | knobs).encode() + b" " * next(_numbers)
     with store.receiver() as receiver:
         blob = receiver.receive("ab" * 32, lambda part: part.write(content))
         files = (FileEntry(path="fake.json", size=blob.size, sha256=blob.sha256),)
@@ -36,8 +37,13 @@ def install(store: Store, name: str, **knobs: Any) -> Manifest:
     return manifest
 
 
+class Answer(NamedTuple):
+    text: str
+    tokens: int
+
+
 class Rig:
-    def __init__(self, folder: Path, command: Sequence[str], *, catalog: str = "",
+    def __init__(self, folder: Path, *, catalog: str = "",
                  breaker: Callable[[], Breaker] = lambda: Breaker(first_s=0.05), **settings: Any) -> None:
         self.store = Store(folder / "home")
         self.models_file = folder / "models.toml"
@@ -48,8 +54,7 @@ class Rig:
         self.catalog = CatalogFile(self.models_file, shipped)
         said = {"keep_alive_s": -1, "memory_bytes": 1 << 40, "hang_timeout_s": 20, **settings}
         self.settings = Settings(home=folder / "home", **said)
-        self.router = Router(
-            self.settings, self.store, self.catalog, self.metrics, worker_command=command, breaker=breaker)
+        self.router = Router(self.settings, self.store, self.catalog, self.metrics, breaker=breaker)
 
     def install(self, name: str, **knobs: Any) -> Manifest:
         return install(self.store, name, **knobs)
@@ -64,7 +69,7 @@ class Rig:
     async def generate(self, model: str, text: str = "hello", *, tokens: int | None = 8) -> Generation:
         return await self.router.generate(model, request(text, tokens=tokens))
 
-    async def text(self, model: str, text: str = "hello", *, tokens: int = 8) -> str:
+    async def answer(self, model: str, text: str = "hello", *, tokens: int = 8) -> Answer:
         return answer(await collect(await self.generate(model, text, tokens=tokens)))
 
     def pid(self, model: str) -> int:
@@ -79,18 +84,24 @@ class Rig:
 
 
 def request(text: str = "hello", *, tokens: int | None = 8) -> GenerateRequest:
-    return GenerateRequest(id=f"r{next(_numbers)}", prompt=TextPrompt(text), max_tokens=tokens)
+    return GenerateRequest(id=f"r{next(_numbers)}", prompt=TextPrompt(text), max_tokens=tokens,
+                           sampling=SamplingParams(temperature=0))
 
 
 async def collect(generation: Generation) -> list[Event]:
     return [event async for event in generation]
 
 
-def answer(events: list[Event]) -> str:
-    assert isinstance(events[0], Started)
-    assert isinstance(events[-1], Finished)
-    assert any(isinstance(event, ChoiceEnd) for event in events)
-    return "".join(event.text for event in events if isinstance(event, Delta))
+def answer(events: list[Event]) -> Answer:
+    """Whole, and in the order that is promised."""
+    first, *deltas, end, last = events
+    assert isinstance(first, Started)
+    assert isinstance(end, ChoiceEnd)
+    assert isinstance(last, Finished)
+    assert all(isinstance(delta, Delta) for delta in deltas)
+    tokens = sum(delta.tokens for delta in deltas if isinstance(delta, Delta))
+    assert tokens == last.usage.completion_tokens
+    return Answer("".join(delta.text for delta in deltas if isinstance(delta, Delta)), tokens)
 
 
 class Stopwatch:

@@ -14,7 +14,7 @@ from edged.daemon.breaker import Breaker
 from edged.daemon.router import Generation, ModelState
 from edged.errors import LoadFailed, ModelUnavailable, SuspectRequest, WorkerDied
 from edged.types import Delta
-from tests.worker.daemon.rig import Rig, Stopwatch, collect
+from tests.worker.daemon.rig import Rig, Stopwatch, answer, collect
 from tests.worker.daemon.test_serving import until
 
 pytestmark = pytest.mark.worker
@@ -42,18 +42,18 @@ async def test_killed_worker_again_and_again_beside_a_model_that_does_not_notice
 
         counting = asyncio.create_task(count())
         pid = r.pid("beside")
-        for number in range(10):
+        for number in range(6):
             generation = await r.generate("victim", f"q{number}", tokens=None)
             await read_tokens(generation, 5)
             before = counted
             os.kill(r.pid("victim"), signal.SIGKILL)
             with pytest.raises(WorkerDied, match=r"died while it answered.*SIGKILL.*send the request again"):
                 await collect(generation)
-            assert await r.text("victim", f"after {number}", tokens=2)
+            assert await r.answer("victim", f"after {number}", tokens=2)
             assert counted > before
         assert r.pid("beside") == pid
-        assert r.router.status("victim").restarts == 10
-        assert r.metric("edged_worker_restarts_total", model="victim") == 10
+        assert r.router.status("victim").restarts == 6
+        assert r.metric("edged_worker_restarts_total", model="victim") == 6
         assert r.router.status("beside").restarts == 0
         await beside.cancel()
         await counting
@@ -81,7 +81,7 @@ async def test_request_that_ran_in_two_deaths_is_refused_and_others_are_not(rig:
         with pytest.raises(SuspectRequest, match="both times") as caught:
             await r.generate("m", "the poison")
         assert (caught.value.status, caught.value.retry) == (502, False)
-        assert await r.text("m", "the cure")
+        assert await r.answer("m", "the cure")
 
 
 async def test_hung_worker_is_killed_though_it_ignores_sigterm(rig: Make) -> None:
@@ -92,14 +92,15 @@ async def test_hung_worker_is_killed_though_it_ignores_sigterm(rig: Make) -> Non
         with pytest.raises(WorkerDied, match=r"no sign of life for 0\.5 s"):
             await collect(generation)
         assert watch.seconds < 3
-        assert await r.text("m", "another", tokens=2)
+        assert await r.answer("m", "another", tokens=2)
 
 
 async def test_hung_worker_is_found_after_its_client_left(rig: Make) -> None:
     async with rig(hang_timeout_s=0.5) as r:
-        r.install("m", hang_at_token=1)
+        r.install("m", hang_at_token=2)
         generation = await r.generate("m", "q", tokens=10)
-        await anext(generation)
+        await read_tokens(generation, 2)
+        await asyncio.sleep(0.1)
         await generation.cancel()
         await until(lambda: r.router.status("m").restarts == 1)
 
@@ -107,45 +108,40 @@ async def test_hung_worker_is_found_after_its_client_left(rig: Make) -> None:
 async def test_idle_and_paused_workers_are_left_alone(rig: Make) -> None:
     async with rig(hang_timeout_s=0.4) as r:
         r.install("m")
-        unread = await r.generate("m", tokens=5000)
+        unread = await r.generate("m", tokens=1500)
         await asyncio.sleep(1.2)
         assert r.router.status("m").restarts == 0
-        assert len(await collect(unread)) == 5003
+        assert answer(await collect(unread)).tokens == 1500
         await asyncio.sleep(0.8)
         assert r.router.status("m").restarts == 0
 
 
-async def test_slow_load_is_left_alone_and_a_hung_one_is_not(rig: Make) -> None:
-    async with rig(hang_timeout_s=0.8, load_timeout_s=0.8) as r:
-        r.install("slow", load_s=2.5)
+async def test_slow_load_is_left_alone_and_one_that_stands_still_is_not(rig: Make) -> None:
+    async with rig(load_timeout_s=2.5) as r:
+        r.install("slow", load_s=4)
         r.install("hung", hang_on_load=True)
         slow = asyncio.create_task(r.router.load("slow"))
-        with pytest.raises(LoadFailed, match=r"no sign of life for 0\.8 s"):
-            await r.router.load("hung")
+        with pytest.raises(LoadFailed, match=r"no progress in loading for 2\.5 s"):
+            await r.generate("hung")
         assert (await slow).state is ModelState.READY
+        assert r.router.status("slow").restarts == 0
 
 
 async def test_crash_while_loading_is_tried_again_and_then_the_breaker_opens(rig: Make) -> None:
     async with rig() as r:
-        r.install("m", crash_on_load=True, says="libengine: assertion failed in /usr/lib/secret/place.c at 0xdeadbeef")
-        with pytest.raises(ModelUnavailable) as caught:
+        r.install("m", crash_on_load=True)
+        with pytest.raises(ModelUnavailable, match=r"SIGSEGV.*`edged load m`"):
             await r.generate("m")
         assert r.router.status("m").state is ModelState.BROKEN
         assert r.router.status("m").restarts == 3
-        message = caught.value.message
-        assert "SIGSEGV" in message
-        assert "assertion failed in place.c" in message
-        assert "/usr" not in message
-        assert "deadbeef" not in message
-        assert "edged load m" in message
         watch = Stopwatch()
         with pytest.raises(ModelUnavailable):
             await r.generate("m")
-        assert watch.seconds < 0.05
+        assert watch.seconds < 0.1
         r.models_file.write_text("[models.m]\noptions = { crash_on_load = false }\n")
         await r.router.reload()
         assert (await r.router.load("m")).state is ModelState.READY
-        assert await r.text("m")
+        assert await r.answer("m")
 
 
 async def test_back_off_grows_and_a_completed_request_resets_it(rig: Make) -> None:
@@ -164,11 +160,11 @@ async def test_back_off_grows_and_a_completed_request_resets_it(rig: Make) -> No
         await die("two")
         assert watch.seconds >= 0.3
         watch = Stopwatch()
-        assert await r.text("m", "fine")
+        assert await r.answer("m", "fine")
         assert watch.seconds >= 0.6
         await die("three")
         await die("four")
-        assert await r.text("m", "fine again")
+        assert await r.answer("m", "fine again")
 
 
 async def test_pinned_model_comes_back_without_a_request(rig: Make) -> None:
@@ -183,8 +179,8 @@ async def test_pinned_model_comes_back_without_a_request(rig: Make) -> None:
 
 async def test_stopping_leaves_no_process_and_no_lease(rig: Make) -> None:
     async with rig() as r:
-        manifest = r.install("m", ignore_sigterm=True, hang_at_token=1)
-        await anext(await r.generate("m", "q"))
+        manifest = r.install("m", ignore_sigterm=True, hang_at_token=2)
+        await read_tokens(await r.generate("m", "q"), 2)
         pid = r.pid("m")
         watch = Stopwatch()
         await r.router.kill()
