@@ -20,7 +20,23 @@ MACHINE = Group("This machine", sort_key=3)
 
 #: name, where its function is, group. Its docstring is its help.
 COMMANDS: tuple[tuple[str, str, Group], ...] = (
+    ("serve", "edged.cli.serve_help:serve", SERVING),
+    ("run", "edged.cli.run:run", SERVING),
+    ("ps", "edged.cli.loaded:ps", SERVING),
+    ("load", "edged.cli.loaded:load", SERVING),
+    ("unload", "edged.cli.loaded:unload", SERVING),
+    ("jobs", "edged.cli.loaded:jobs", SERVING),
+    ("models", "edged.cli.catalog:models", MODELS),
     ("pull", "edged.cli.pull:pull", MODELS),
+    ("list", "edged.cli.installed:list_models", MODELS),
+    ("show", "edged.cli.installed:show", MODELS),
+    ("rm", "edged.cli.installed:rm", MODELS),
+    ("verify", "edged.cli.upkeep:verify", MODELS),
+    ("gc", "edged.cli.upkeep:gc", MODELS),
+    ("doctor", "edged.cli.doctor:doctor", MACHINE),
+    ("config", "edged.cli.config:config", MACHINE),
+    ("version", "edged.cli.about:version", MACHINE),
+    ("completion", "edged.cli.about:completion", MACHINE),
 )
 
 
@@ -30,15 +46,21 @@ def app() -> App:
         help="Serve small language models on this machine behind an OpenAI-compatible API.",
         error_formatter=lambda error: f"edged: {error}",
     )
-    for name, path, group in COMMANDS:
-        made.command(path, name=name, group=group)
+    for number, (name, path, group) in enumerate(COMMANDS):
+        made.command(path, name=name, group=group, sort_key=number)
+    made.register_install_completion_command("--install-completion", group=MACHINE, sort_key=len(COMMANDS))
     return made
 
 
 def run(arguments: Sequence[str]) -> int:
     """The exit code. An error is one line on standard error."""
+    made = app()
+    if arguments in ([], ["--help"], ["-h"]):
+        # The list of commands shows the first lines of their docstrings.
+        for name, _, _ in COMMANDS:
+            made[name]
     try:
-        returned = app()(arguments, exit_on_error=False, print_error=True, result_action="return_value")
+        returned = made(arguments, exit_on_error=False, print_error=True, result_action="return_value")
     except CycloptsError:
         return ExitCode.USAGE
     except EdgedError as error:

@@ -31,8 +31,8 @@ def pull(
 
     A pull that was interrupted goes on where it was; what is here already is not fetched again.
 
-    Examples
-    --------
+    As in:
+
     ```
     edged pull smollm2-135m
     edged pull bartowski/Qwen2.5-0.5B-Instruct-GGUF:Q4_K_M
@@ -110,14 +110,17 @@ def _job_event(data: bytes) -> JobEvent:
 
 
 def _into_store(target: Target, reference: str, show: Show) -> Manifest:
+    from edged.hardware.probe import probe
     from edged.store import Store
     from edged.store.catalog import load_catalog
+    from edged.store.preferred import preferred
     from edged.store.pull import HubSettings
     from edged.store.pull import pull as fetch
 
-    settings = target.settings
+    settings, catalog = target.settings, load_catalog(target.settings.models_file).current
     token = settings.hf_token.get_secret_value() if settings.hf_token is not None else None
     return fetch(
-        Store(settings.home), load_catalog(settings.models_file).current, reference,
+        Store(settings.home), catalog, reference,
         hub=HubSettings(endpoint=settings.hf_endpoint, token=token), progress=show,
+        variant=preferred(catalog, reference, probe(), settings.memory_bytes),
     )

@@ -1,0 +1,139 @@
+"""`edged ps`, `load`, `unload` and `jobs`: what the daemon is at."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+from msgspec import Struct
+
+from edged.cli.exit_codes import ExitCode
+from edged.cli.installed import Statuses
+from edged.cli.options import Home, Json
+from edged.cli.output import answer, answer_json, duration, size, table
+from edged.cli.target import daemon
+from edged.daemon.jobs import JobEvent
+from edged.daemon.status import ModelStatus
+
+Name = Annotated[str, Parameter(help="An installed model, name@version, or an alias.")]
+
+
+class JobList(Struct, frozen=True):
+    jobs: list[JobEvent]
+
+
+def ps(*, home: Home = None, json: Json = False) -> int:
+    """List the models that are loaded, loading or broken, and the device that really runs each.
+
+    As in:
+
+    ```
+    edged ps
+    ```
+    """
+    models = daemon(home).client.get("/edged/v1/ps", Statuses).models
+    if json:
+        answer_json(models)
+    elif not models:
+        answer("no model is loaded; the first request loads one, or `edged load NAME`")
+    else:
+        answer(table(
+            ("NAME", "STATE", "ENGINE", "DEVICE", "CONTEXT", "RUNNING", "WAITING", "MEMORY", "UNLOADS"),
+            [(f"{each.name}@{each.version}", each.state.value, f"{each.engine} {each.precision}", each.device or "-",
+              str(each.context or "-"), str(each.running), str(each.waiting),
+              size(each.resident_bytes) if each.resident_bytes else "-", _unloads(each)) for each in models],
+        ))
+        for each in models:
+            if each.error:
+                answer(f"{each.name}: {each.error}")
+    return ExitCode.OK
+
+
+def _unloads(model: ModelStatus) -> str:
+    if model.pinned:
+        return "never (pinned)"
+    if model.keep_alive_s < 0:
+        return "never"
+    if model.idle_s is None:
+        return f"{duration(model.keep_alive_s)} after the last request"
+    return f"in {duration(max(0.0, model.keep_alive_s - model.idle_s))}"
+
+
+def load(
+    name: Name, /, *,
+    keep_alive: Annotated[float | None, Parameter(help="Unload it after this many idle seconds; -1 never.",
+                                                  allow_leading_hyphen=True)] = None,
+    pin: Annotated[bool | None, Parameter(help="Keep it loaded whatever else is asked for, or no longer.")] = None,
+    home: Home = None, json: Json = False,
+) -> int:
+    """Load a model now, so that the first request does not wait. One that kept crashing is tried again.
+
+    As in:
+
+    ```
+    edged load smollm2-135m --pin
+    edged load smollm2-135m --keep-alive -1
+    ```
+    """
+    body: dict[str, Any] = {"model": name}
+    if keep_alive is not None:
+        body["keep_alive"] = keep_alive
+    if pin is not None:
+        body["pin"] = pin
+    status = daemon(home).client.post("/edged/v1/load", body, ModelStatus)
+    if json:
+        answer_json(status)
+    else:
+        answer(f"{status.name}@{status.version} is {status.state.value} on {status.device} (context {status.context}, "
+               f"{size(status.resident_bytes)}, loaded in {status.load_s or 0:.1f} s)")
+    return ExitCode.OK
+
+
+def unload(
+    name: Name, /, *,
+    force: Annotated[bool, Parameter(help="End its requests instead of waiting for them.", negative="")] = False,
+    home: Home = None, json: Json = False,
+) -> int:
+    """Unload a model once its requests have ended. A later request loads it again.
+
+    As in:
+
+    ```
+    edged unload smollm2-135m
+    ```
+    """
+    status = daemon(home).client.post("/edged/v1/unload", {"model": name, "force": force}, ModelStatus)
+    if json:
+        answer_json(status)
+    else:
+        answer(f"{status.name}@{status.version} is {status.state.value}")
+    return ExitCode.OK
+
+
+def jobs(*, home: Home = None, json: Json = False) -> int:
+    """List the pulls of this run of the daemon.
+
+    As in:
+
+    ```
+    edged jobs
+    ```
+    """
+    found = daemon(home).client.get("/edged/v1/jobs", JobList).jobs
+    if json:
+        answer_json(found)
+    elif not found:
+        answer("no pull was started since the daemon did")
+    else:
+        answer(table(("ID", "REFERENCE", "STATE", "TIME", "DONE"), [
+            (job.id, job.reference, job.state.value, duration(job.seconds), _done(job)) for job in found]))
+    return ExitCode.OK
+
+
+def _done(job: JobEvent) -> str:
+    if job.error is not None:
+        return job.error.message
+    moment = job.progress
+    if moment is None:
+        return "-"
+    return size(moment.done_bytes) + (f" of {size(moment.total_bytes)}" if moment.total_bytes else "")
