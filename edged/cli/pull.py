@@ -110,7 +110,6 @@ def _job_event(data: bytes) -> JobEvent:
 
 
 def _into_store(target: Target, reference: str, show: Show) -> Manifest:
-    from edged.hardware.probe import probe
     from edged.store import Store
     from edged.store.catalog import load_catalog
     from edged.store.preferred import preferred
@@ -122,5 +121,5 @@ def _into_store(target: Target, reference: str, show: Show) -> Manifest:
     return fetch(
         Store(settings.home), catalog, reference,
         hub=HubSettings(endpoint=settings.hf_endpoint, token=token), progress=show,
-        variant=preferred(catalog, reference, probe(), settings.memory_bytes),
+        variant=preferred(catalog, reference, settings.memory_bytes, show),
     )

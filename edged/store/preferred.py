@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from edged.hardware.choose import Row, choose
 from edged.hardware.facts import Facts
-from edged.store.entries import Catalog, ModelEntry, Variant
+from edged.hardware.probe import probe
+from edged.store.entries import Catalog, ModelEntry, PullProgress, Variant
 
 
 def rows(entry: ModelEntry, facts: Facts, budget_bytes: int | None = None) -> list[Row[Variant]]:
@@ -19,12 +22,18 @@ def rows(entry: ModelEntry, facts: Facts, budget_bytes: int | None = None) -> li
     return ranked
 
 
-def preferred(catalog: Catalog, reference: str, facts: Facts, budget_bytes: int | None = None) -> Variant | None:
-    """None for a reference that is no model of the catalog with variants."""
+def preferred(
+    catalog: Catalog, reference: str, budget_bytes: int | None, progress: Callable[[PullProgress], None],
+) -> Variant | None:
+    """For a pull on this machine, which is told where nothing fits. None for a reference that is no model of the
+    catalog with variants."""
     name = reference
     while name in catalog.aliases:
         name = catalog.aliases[name]
     entry = catalog.models.get(name)
     if entry is None or not entry.variants:
         return None
-    return rows(entry, facts, budget_bytes)[0].variant
+    first = rows(entry, probe(), budget_bytes)[0]
+    if not first.fits:
+        progress(PullProgress(stage="resolving", note=f"this machine cannot serve it: {first.reason}"))
+    return first.variant

@@ -41,6 +41,7 @@ from edged.store.entries import (
     Variant,
 )
 from edged.store.manifests import digest_of
+from edged.store.preferred import preferred
 from edged.store.report import Report
 from edged.store.sources import Fetched, Wanted, local, package
 from edged.store.sources import hub as hub_source
@@ -222,6 +223,10 @@ def _print(line: PullLine) -> None:
     sys.stdout.buffer.flush()
 
 
+def _told(moment: PullProgress) -> None:
+    _print(PullLine(progress=moment))
+
+
 def _stop(number: int, frame: FrameType | None) -> None:
     raise SystemExit(128 + number)
 
@@ -240,9 +245,9 @@ def main() -> int:
         token = settings.hf_token.get_secret_value() if settings.hf_token is not None else None
         manifest = pull(
             Store(settings.home), catalog, arguments.reference,
-            hub=HubSettings(endpoint=settings.hf_endpoint, token=token),
-            progress=lambda moment: _print(PullLine(progress=moment)),
-            variant=_variant(catalog, arguments.reference, arguments.variant),
+            hub=HubSettings(endpoint=settings.hf_endpoint, token=token), progress=_told,
+            variant=_variant(catalog, arguments.reference, arguments.variant)
+            or preferred(catalog, arguments.reference, settings.memory_bytes, _told),
         )
         _print(PullLine(manifest=manifest))
     except BrokenPipeError:
