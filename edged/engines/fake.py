@@ -53,9 +53,10 @@ _SPECIAL_PATTERN = re.compile("(" + "|".join(re.escape(text) for text in _SPECIA
 
 
 class Knobs(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """step_ms: time of each step; token_ms: more for each token in it. crash_at_token, hang_at_token: at the k-th
-    decode step of the process. crash_on_text: when a row holds this text. mixed_step false: plans as for ORT.
-    end_chance: 1/n is about the chance that a word ends the answer (0: never)."""
+    """step_ms: time of each step; token_ms: more for each token in it. crash_at_token, hang_at_token, fail_at_token,
+    nan_at_token: at the k-th decode step of the process; a failed step leaves its rows undefined, as the seam allows.
+    crash_on_text: when a row holds this text. mixed_step false: plans as for ORT. all_logits false: as of a graph with
+    a pruned head. end_chance: 1/n is about the chance that a word ends the answer (0: never)."""
 
     context: int = 4096
     rows: int = 8
@@ -66,6 +67,7 @@ class Knobs(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     crash_at_token: int | None = None
     hang_at_token: int | None = None
     fail_at_token: int | None = None
+    nan_at_token: int | None = None
     crash_on_text: str | None = None
     crash_on_load: bool = False
     hang_on_load: bool = False
@@ -74,6 +76,8 @@ class Knobs(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     refuse: str | None = None
     refuse_memory: bool = False
     mixed_step: bool = True
+    all_logits: bool = True
+    step_tokens: int = 512
     end_chance: int = 40
 
 
@@ -104,31 +108,33 @@ class FakeVocab:
 class FakeGenerator:
     def __init__(self, knobs: Knobs) -> None:
         self.vocab: Vocab = FakeVocab()
+        kv_tokens = knobs.kv_tokens or knobs.rows * knobs.context
         self.caps = Capabilities(
-            rows=knobs.rows, context=knobs.context, kv_tokens=knobs.kv_tokens or knobs.rows * knobs.context,
-            mixed_step=knobs.mixed_step, multi_token_rows=knobs.rows if knobs.mixed_step else 1, step_tokens=512,
-            state_bytes_per_token=4,
+            rows=knobs.rows, context=min(knobs.context, kv_tokens), kv_tokens=kv_tokens,
+            mixed_step=knobs.mixed_step, multi_token_rows=knobs.rows if knobs.mixed_step else 1,
+            step_tokens=knobs.step_tokens, state_bytes_per_token=4, all_logits=knobs.all_logits,
         )
         self._knobs = knobs
         self._rows: list[list[int]] = [[] for _ in range(knobs.rows)]
         self._decode_steps = 0
         self._leak: list[bytearray] = []
 
+    @property
+    def kv_used_tokens(self) -> int:
+        return sum(map(len, self._rows))
+
     def step(self, work: Sequence[RowWork]) -> list[Logits]:
+        self._refuse_what_no_engine_takes(work)
         self._misbehave(work)
-        if not self.caps.mixed_step and len(work) > 1 and any(len(item.tokens) > 1 for item in work):
-            raise EngineError("this engine takes many rows of one token or one row of many")
         results = []
         for item in work:
             row = self._rows[item.row]
             row.extend(item.tokens)
-            if len(row) > self.caps.context:
-                raise EngineError(f"row {item.row} is over its context")
             ends = range(len(row) - item.logits + 1, len(row) + 1)
             results.append(np.stack([self._logits(row, end) for end in ends]) if item.logits
                            else np.empty((0, self.vocab.size), np.float32))
-        if sum(map(len, self._rows)) > self.caps.kv_tokens:
-            raise EngineError("no KV left")
+        if self._decode_steps == self._knobs.nan_at_token and any(len(item.tokens) == 1 for item in work):
+            results = [np.full_like(logits, np.nan) for logits in results]
         return results
 
     def trim(self, row: int, keep: int) -> int:
@@ -136,8 +142,11 @@ class FakeGenerator:
         return len(self._rows[row])
 
     def fork(self, src: int, dst: int, keep: int) -> int:
+        """The copy counts once more in the pool from the next step on, as in engines that do not share cells."""
         if self._rows[dst]:
             raise EngineError(f"row {dst} is not empty")
+        if keep > len(self._rows[src]):
+            raise EngineError(f"row {src} has {len(self._rows[src])} tokens, not {keep}")
         self._rows[dst] = self._rows[src][:keep]
         return keep
 
@@ -147,6 +156,10 @@ class FakeGenerator:
 
     def unstash(self, row: int, state: State) -> int:
         assert isinstance(state.data, list)
+        if self._rows[row]:
+            raise EngineError(f"row {row} is not empty")
+        if self.kv_used_tokens + state.tokens > self.caps.kv_tokens:
+            return 0
         self._rows[row] = list(state.data)
         return state.tokens
 
@@ -168,6 +181,22 @@ class FakeGenerator:
             logits[_IM_END] = 12.0
         return logits
 
+    def _refuse_what_no_engine_takes(self, work: Sequence[RowWork]) -> None:
+        tokens = sum(len(item.tokens) for item in work)
+        if len({item.row for item in work}) < len(work):
+            raise EngineError("a row is in the step twice")
+        if tokens > self.caps.step_tokens:
+            raise EngineError(f"a step of {tokens} tokens; {self.caps.step_tokens} is the most")
+        if not self.caps.mixed_step and len(work) > 1 and any(len(item.tokens) > 1 for item in work):
+            raise EngineError("this engine takes many rows of one token or one row of many")
+        if self.kv_used_tokens + tokens > self.caps.kv_tokens:
+            raise EngineError("no KV left")
+        for item in work:
+            if not item.tokens or item.logits > (len(item.tokens) if self.caps.all_logits else 1):
+                raise EngineError(f"row {item.row}: {item.logits} logits of {len(item.tokens)} tokens")
+            if len(self._rows[item.row]) + len(item.tokens) > self.caps.context:
+                raise EngineError(f"row {item.row} is over its context")
+
     def _misbehave(self, work: Sequence[RowWork]) -> None:
         knobs = self._knobs
         if pause_ms := knobs.step_ms + knobs.token_ms * sum(len(item.tokens) for item in work):
@@ -179,6 +208,8 @@ class FakeGenerator:
             if self._decode_steps == knobs.hang_at_token:
                 threading.Event().wait()
             if self._decode_steps == knobs.fail_at_token:
+                for item in work:
+                    self._rows[item.row].append(_EOS)
                 raise EngineError("the fake engine was told to fail at this token")
         if knobs.crash_on_text is not None:
             needle = knobs.crash_on_text.encode()

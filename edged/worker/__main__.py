@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import socket
 import sys
 import threading
 import time
+import traceback
 
 import structlog
 
@@ -24,6 +26,8 @@ from edged.worker.reader import Reader
 
 #: Silence for longer than this while loading means a hang to the daemon.
 LOADING_INTERVAL_S = 2.0
+#: After the daemon is gone: for the loop to close in order. It may be in a native call that takes minutes.
+EXIT_GRACE_S = 0.3
 #: KV of preempted requests held outside the engine, at most.
 STASH_LIMIT_BYTES = 1 << 30
 WARM_UP_TOKENS = 32
@@ -46,10 +50,11 @@ def main() -> int:
     spec = first.spec
     began_s = time.monotonic()
     try:
-        loaded = _load(spec, outbox)
-        generator = loaded.generator
-        prepare = Prepare(spec, generator.caps, generator.vocab)
-        tokens_per_s = _warm_up(generator)
+        with _Loading(sock, outbox) as loading:
+            loaded = engines.load(spec, loading.progress)
+            generator = loaded.generator
+            prepare = Prepare(spec, generator.caps, generator.vocab)
+            tokens_per_s = _warm_up(generator)
     except EdgedError as error:
         outbox.send(LoadRefused(error.status, error.type, error.message, error.code, error.retry))
         return 0
@@ -59,7 +64,9 @@ def main() -> int:
         outbox.send(LoadRefused(failure.status, failure.type, failure.message, failure.code, failure.retry))
         return 0
     loop = Loop(generator, outbox, stash_limit_bytes=STASH_LIMIT_BYTES, tokens_per_s=tokens_per_s)
-    Reader(sock, prepare, loop.inbox, outbox).start()
+    reader = Reader(sock, prepare, loop.inbox, outbox)
+    reader.start()
+    threading.Thread(target=_exit_after, args=(reader,), name="exit", daemon=True).start()
     outbox.send(Ready(_info(spec, loaded, prepare, time.monotonic() - began_s)))
     loop.run()
     prepare.close()
@@ -67,25 +74,45 @@ def main() -> int:
     return 0
 
 
-def _load(spec: LoadSpec, outbox: Outbox) -> Loaded:
-    """Load with a heartbeat: some libraries say nothing for minutes."""
-    fraction = 0.0
-    done = threading.Event()
+class _Loading:
+    """While the model loads: a heartbeat, since some libraries say nothing for minutes, and an eye on the daemon, since
+    nobody reads the socket yet: without the daemon the process ends, wherever the load is."""
 
-    def progress(value: float) -> None:
-        nonlocal fraction
-        fraction = value
+    def __init__(self, sock: socket.socket, outbox: Outbox) -> None:
+        self._sock = sock
+        self._outbox = outbox
+        self._fraction = 0.0
+        self._loaded, self._wake = os.pipe()
 
-    def beat() -> None:
-        while not done.wait(LOADING_INTERVAL_S):
-            outbox.send(Loading(fraction))
+    def progress(self, fraction: float) -> None:
+        self._fraction = fraction
 
-    outbox.send(Loading(0.0))
-    threading.Thread(target=beat, name="loading", daemon=True).start()
-    try:
-        return engines.load(spec, progress)
-    finally:
-        done.set()
+    def __enter__(self) -> _Loading:
+        self._thread = threading.Thread(target=self._watch, name="loading", daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._wake)
+        self._thread.join()
+        os.close(self._loaded)
+
+    def _watch(self) -> None:
+        ends = select.poll()
+        ends.register(self._sock, getattr(select, "POLLRDHUP", 0))
+        ends.register(self._loaded, select.POLLIN)
+        while True:
+            self._outbox.send(Loading(self._fraction))
+            for descriptor, _ in ends.poll(LOADING_INTERVAL_S * 1000):
+                if descriptor == self._loaded:
+                    return
+                os._exit(0)
+
+
+def _exit_after(reader: Reader) -> None:
+    reader.join()
+    time.sleep(EXIT_GRACE_S)
+    os._exit(0)
 
 
 def _warm_up(generator: Generator) -> float:
@@ -110,7 +137,11 @@ def _info(spec: LoadSpec, loaded: Loaded, prepare: Prepare, load_s: float) -> Mo
 
 
 if __name__ == "__main__":
-    code = main()
+    code = 1
+    try:
+        code = main()
+    except BaseException:
+        traceback.print_exc()
     sys.stderr.flush()
     # Native libraries may hang or crash in their own exit handlers; nothing of ours is left to do.
     os._exit(code)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from edged.engines.base import Logits, Vocab
-from edged.types import ChoiceEnd, Delta, FinishReason, TokenLogprob
+from edged.types import ChatPrompt, ChoiceEnd, Delta, FinishReason, TokenLogprob
 from edged.worker.detokenize import Detokenizer
 from edged.worker.logprobs import token_logprobs
 from edged.worker.prepare import Prepared
@@ -33,10 +32,11 @@ class Answer:
         self._index = index
         self._vocab = vocab
         self._prompt = prepared.tokens
+        # The answer to a chat is a text of its own; a completion goes on with the text of its prompt.
+        self._text = Detokenizer(vocab, first=request.echo or isinstance(request.prompt, ChatPrompt))
         self._sampler = Sampler(
             prepared.sampling, seed=seed, choice=index, prompt=prepared.tokens, vocab_size=vocab.size
         )
-        self._text = Detokenizer(vocab)
         self._stop = StopMatcher(request.stop)
         self._produced_chars = 0
         self._shown_chars = 0
@@ -45,21 +45,21 @@ class Answer:
         self._echoed: list[TokenLogprob] = []
         self.completion_tokens = 0
 
-    def echo_logprobs(self, tokens: Sequence[int], logits: Logits) -> None:
-        """A piece of the prompt: logits[i] come after tokens[i]. The last of them is for the answer's first token, and
-        `tokens` holds one more than the piece where a prompt token follows it."""
+    def echo_logprobs(self, first: int, logits: Logits) -> None:
+        """A piece of the prompt: logits[i] come after its token `first + i`. What was seen before is passed over: after
+        a preemption the piece may be computed again. Raises EngineError for logits that are no numbers."""
         if not self._echoed:
-            self._echoed.append(self._logprob_entry(tokens[0], None, []))
-        for following, row in zip(tokens[1:], logits, strict=False):
-            self._echoed.append(self._entry(following, row))
+            self._echoed.append(self._logprob_entry(self._prompt[0], None, []))
+        for position, row in enumerate(logits[: max(len(self._prompt) - first - 1, 0)], start=first + 1):
+            if position == len(self._echoed):
+                self._echoed.append(self._entry(self._prompt[position], row))
 
     def start(self) -> Delta | None:
         """The echoed prompt, if it was asked for."""
         if not self._request.echo:
             return None
-        text = Detokenizer(self._vocab)
-        shown = "".join(text.push(token) for token in self._prompt) + text.flush()
-        return Delta(self._request.id, self._index, shown, 0, self._echoed)
+        shown = "".join(map(self._text.push, self._prompt))
+        return Delta(self._request.id, self._index, shown, 0, list(self._echoed))
 
     @property
     def echoed(self) -> list[TokenLogprob]:
@@ -77,7 +77,7 @@ class Answer:
         self.completion_tokens += 1
         self._unsent_tokens += 1
         if token in self._vocab.end:
-            return token, self._flush(), End("stop")
+            return token, self.rest(), End("stop")
         if self._request.logprobs is not None:
             self._logprobs.append((self._produced_chars, self._entry(token, logits)))
         text = self._text.push(token)
@@ -89,15 +89,12 @@ class Answer:
             return token, self._join(shown), End("length")
         return token, self._delta(shown), None
 
-    def out_of_context(self) -> Delta | None:
-        """The context is full: what was held back is shown."""
-        return self._flush()
+    def rest(self) -> Delta | None:
+        """What is held back, for an answer that is over though no token said so."""
+        return self._join("")
 
     def end(self, end: End) -> ChoiceEnd:
         return ChoiceEnd(self._request.id, self._index, end.reason, end.stop)
-
-    def _flush(self) -> Delta | None:
-        return self._join("")
 
     def _join(self, shown: str) -> Delta | None:
         """`shown` and all that is held back."""
@@ -113,7 +110,7 @@ class Answer:
         entries = []
         while self._logprobs and (all_logprobs or self._logprobs[0][0] < self._shown_chars):
             entries.append(self._logprobs.popleft()[1])
-        if not (text or entries or last):
+        if not (text or entries or (last and self._unsent_tokens)):
             return None
         tokens, self._unsent_tokens = self._unsent_tokens, 0
         return Delta(self._request.id, self._index, text, tokens, entries)

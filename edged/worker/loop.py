@@ -6,7 +6,7 @@ from __future__ import annotations
 import queue
 import secrets
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import psutil
 import structlog
@@ -53,7 +53,6 @@ class _Running:
     left: int
     cached_tokens: int = 0
     started: bool = False
-    sequences: list[Sequence] = field(default_factory=list)
 
 
 class Loop:
@@ -75,10 +74,11 @@ class Loop:
         while self._take_orders():
             for sequence in self._scheduler.admit():
                 self._admitted(sequence)
+            # Before the engine runs: a request that crashes it must be known to have been running.
+            self._send_events()
             for step in self._scheduler.plan(self._pace.piece_tokens):
                 self._run_step(step)
-            self._outbox.events(self._events)
-            self._events = []
+            self._send_events()
             self._send_stats()
 
     def _take_orders(self) -> bool:
@@ -115,7 +115,11 @@ class Loop:
         seed = prepared.sampling.seed
         if seed is None:
             seed = secrets.randbits(63)
-        answers = {index: Answer(prepared, index, self._generator.vocab, seed) for index in range(request.n)}
+        try:
+            answers = {index: Answer(prepared, index, self._generator.vocab, seed) for index in range(request.n)}
+        except EdgedError as error:
+            self._outbox.events([failed(request.id, error)])
+            return
         sequences = [
             Sequence(request.id, index, request.client, list(prepared.tokens), prepared.max_length)
             for index in range(request.n)
@@ -123,7 +127,7 @@ class Loop:
         leader = sequences[0]
         leader.prompt_logits = request.echo and request.logprobs is not None
         leader.siblings = sequences[1:]
-        self._requests[request.id] = _Running(prepared, queued.arrived_s, answers, request.n, sequences=sequences)
+        self._requests[request.id] = _Running(prepared, queued.arrived_s, answers, request.n)
         self._scheduler.submit(leader)
 
     def _admitted(self, sequence: Sequence) -> None:
@@ -150,7 +154,9 @@ class Loop:
             log.error("engine_failed", reason=str(error), rows=len(step))
             failure = Internal("the engine failed while it computed this request; send it again")
             for piece in step:
-                self._fail(piece.sequence, failure)
+                self._scheduler.fail(piece.sequence)
+            for request in dict.fromkeys(piece.sequence.request for piece in step):
+                self._fail(request, failure)
             return
         seconds = time.monotonic() - began_s
         self._steps += 1
@@ -159,34 +165,39 @@ class Loop:
             self._pace.observe(sum(piece.count for piece in step), seconds)
         self._scheduler.advance(step)
         for piece, logits in zip(step, results, strict=True):
-            if piece.logits and piece.sequence.request in self._requests:
+            # An earlier piece may have failed the request.
+            if not piece.logits or piece.sequence.request not in self._requests:
+                continue
+            try:
                 self._take_logits(piece, logits)
+            except EngineError as error:
+                log.error("logits_refused", request_id=piece.sequence.request, reason=str(error))
+                self._scheduler.fail(piece.sequence)
+                self._fail(piece.sequence.request, Internal("the model gave no usable numbers for this request"))
+                # They may come from a prefix that others would reuse.
+                self._rows.drop_every_idle()
 
     def _take_logits(self, piece: Piece, logits: Logits) -> None:
+        """Raises EngineError for logits that are no numbers."""
         sequence = piece.sequence
         running = self._requests[sequence.request]
         answer = running.answers[sequence.index]
-        if sequence.prompt_logits and sequence.length <= sequence.prompt_length:
-            first = sequence.length - piece.count
-            answer.echo_logprobs(sequence.tokens[first:min(sequence.length + 1, sequence.prompt_length)], logits)
+        if sequence.prompt_logits:
+            answer.echo_logprobs(sequence.length - piece.count, logits)
         if sequence.pending:
             return
-        try:
-            if len(sequence.tokens) == sequence.prompt_length:
-                if sequence.index:
-                    answer.share_echo(running.answers[0])
-                self._show(answer.start())
-                if running.prepared.request.max_tokens == 0:
-                    self._end(sequence, answer, End("length"))
-                    return
-            token, delta, end = answer.take(logits[-1])
-        except EngineError as error:
-            log.error("sampling_failed", reason=str(error))
-            self._fail(sequence, Internal("the model gave no usable numbers for this request"))
-            return
+        if len(sequence.tokens) == sequence.prompt_length:
+            if sequence.index:
+                answer.share_echo(running.answers[0])
+            self._show(answer.start())
+            if running.prepared.request.max_tokens == 0:
+                self._show(answer.rest())
+                self._end(sequence, answer, End("length"))
+                return
+        token, delta, end = answer.take(logits[-1])
         self._show(delta)
         if end is None and len(sequence.tokens) + 1 >= sequence.max_length:
-            self._show(answer.out_of_context())
+            self._show(answer.rest())
             end = End("length")
         if end is not None:
             self._end(sequence, answer, end)
@@ -208,12 +219,15 @@ class Loop:
             usage = Usage(sequence.prompt_length, completion, running.cached_tokens)
             self._events.append(Finished(sequence.request, usage))
 
-    def _fail(self, sequence: Sequence, error: EdgedError) -> None:
+    def _fail(self, request: str, error: EdgedError) -> None:
         """The whole request ends: a client gets an answer or an error, not some of its choices."""
-        self._scheduler.fail(sequence)
-        self._scheduler.cancel(sequence.request)
-        if self._requests.pop(sequence.request, None) is not None:
-            self._events.append(failed(sequence.request, error))
+        self._scheduler.cancel(request)
+        if self._requests.pop(request, None) is not None:
+            self._events.append(failed(request, error))
+
+    def _send_events(self) -> None:
+        self._outbox.events(self._events)
+        self._events = []
 
     def _send_stats(self, *, idle: bool = False) -> None:
         now_s = time.monotonic()

@@ -19,7 +19,9 @@ class Outbox:
 
     def send(self, message: FromWorker) -> None:
         """Blocks while the daemon does not read. Silent when it is gone: the reader sees that and ends the process."""
-        data = frames.encode(message)
+        self._send(frames.encode(message))
+
+    def _send(self, data: bytes) -> None:
         with self._lock:
             try:
                 self._sock.sendall(data)
@@ -27,8 +29,19 @@ class Outbox:
                 return
 
     def events(self, events: list[Event]) -> None:
-        if events:
-            self.send(Events(events))
+        """One frame; more where they are too large for one, as the log-probabilities of many echoed prompts may be."""
+        if not events:
+            return
+        try:
+            data = frames.encode(Events(events))
+        except frames.FrameError:
+            if len(events) == 1:
+                raise
+            middle = len(events) // 2
+            self.events(events[:middle])
+            self.events(events[middle:])
+            return
+        self._send(data)
 
 
 def failed(request: str, error: EdgedError) -> Failed:

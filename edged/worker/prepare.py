@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import structlog
+
 from edged.engines.base import Capabilities, Vocab
 from edged.errors import ContextLengthExceeded, InvalidRequest, UnsupportedParameter
 from edged.types import DEFAULT_SAMPLING, ChatPrompt, GenerateRequest, LoadSpec, SamplingParams, TextPrompt
 from edged.worker.template import Template
+
+log = structlog.get_logger("worker")
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +30,7 @@ class Prepare:
     def __init__(self, spec: LoadSpec, caps: Capabilities, vocab: Vocab) -> None:
         self._caps = caps
         self._vocab = vocab
+        self._log_prompts = spec.log_prompts
         self._defaults = spec.sampling.over(DEFAULT_SAMPLING)
         source = spec.chat_template or vocab.chat_template
         self._template = Template(source, vocab.special) if source else None
@@ -65,8 +70,10 @@ class Prepare:
                     param="messages",
                 )
             text = self._template.render(prompt.messages, prompt.tools, prompt.template_kwargs)
+            self._log(request, text)
             return self._vocab.tokenize(text, special=True, bos=False)
         if isinstance(prompt, TextPrompt):
+            self._log(request, prompt.text)
             return self._vocab.tokenize(prompt.text, special=True, bos=True)
         for token in prompt.tokens:
             if not 0 <= token < self._vocab.size:
@@ -74,7 +81,12 @@ class Prepare:
                     f"the prompt holds token {token}; this model's tokens are 0 to {self._vocab.size - 1}",
                     param="prompt",
                 )
+        self._log(request, b"".join(map(self._vocab.piece, prompt.tokens)).decode(errors="replace"))
         return list(prompt.tokens)
+
+    def _log(self, request: GenerateRequest, prompt: str) -> None:
+        if self._log_prompts:
+            log.info("prompt", request_id=request.id, prompt=prompt)
 
     def _max_length(self, request: GenerateRequest, prompt_tokens: int) -> int:
         context = self._caps.context

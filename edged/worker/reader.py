@@ -61,6 +61,10 @@ class Reader(threading.Thread):
             self._inbox.put(Closed())
 
     def _submit(self, request: GenerateRequest, arrived_s: float) -> None:
+        with self._lock:
+            if _cancelled(self._preparing[request.id]):
+                del self._preparing[request.id]
+                return
         try:
             order = Queued(self._prepare(request), arrived_s)
         except EdgedError as error:
@@ -72,7 +76,7 @@ class Reader(threading.Thread):
             return
         with self._lock:
             held = self._preparing.pop(request.id)
-            if any(isinstance(later, Cancel) for later in held):
+            if _cancelled(held):
                 return
             self._inbox.put(order)
             for later in held:
@@ -80,5 +84,10 @@ class Reader(threading.Thread):
 
     def _refuse(self, request: GenerateRequest, error: EdgedError) -> None:
         with self._lock:
-            self._preparing.pop(request.id, None)
-        self._outbox.events([failed(request.id, error)])
+            held = self._preparing.pop(request.id)
+        if not _cancelled(held):
+            self._outbox.events([failed(request.id, error)])
+
+
+def _cancelled(held: list[Order]) -> bool:
+    return any(isinstance(order, Cancel) for order in held)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from edged.engines.base import Capabilities, State
+from edged.engines.base import Capabilities, EngineError, State
 
 #: A shorter common beginning is not worth a fork.
 MIN_PREFIX_TOKENS = 8
@@ -61,17 +61,17 @@ class Rows:
         At least one token is left to compute, for its logits.
         """
         source, common = self._longest_prefix(tokens) if reuse else (None, 0)
-        if source is not None and not self._rows[source].busy and common == self._rows[source].length:
-            return self._occupy(source, tokens, common)
-        target = self._victim(sparing=source)
-        if target is None:
-            if source is None or self._rows[source].busy:
-                return None
-            return self._occupy(source, tokens, self._store.trim(source, common))
-        self._empty(target)
         if source is None:
-            return self._occupy(target, tokens, 0)
-        return self._occupy(target, tokens, self._store.fork(source, target, common))
+            return None if (target := self._vacate(sparing=None)) is None else self._occupy(target, tokens, 0)
+        owner = self._rows[source]
+        if not owner.busy and common == owner.length:
+            return self._occupy(source, tokens, common)
+        if (target := self._vacate(sparing=source)) is not None:
+            owner.used_at = self._next_use()
+            return self._occupy(target, tokens, self._store.fork(source, target, common))
+        if owner.busy:
+            return None
+        return self._occupy(source, tokens, self._store.trim(source, common))
 
     def grow(self, row: int, count: int) -> None:
         """The engine appended `count` tokens to a busy row."""
@@ -81,60 +81,75 @@ class Rows:
         """The sequence has ended; its KV stays until the room is needed."""
         owner = self._rows[row]
         owner.busy = False
+        owner.used_at = self._next_use()
         owner.tokens = owner.tokens[: owner.length]
 
     def discard(self, row: int) -> None:
-        """The row's KV is void or not wanted."""
-        self._rows[row].busy = False
-        self._empty(row)
+        """The row's KV is void or not wanted. After a failed step the engine may hold more of it than we know."""
+        self._store.trim(row, 0)
+        self._rows[row] = _Row()
 
-    def stash(self, row: int) -> State:
-        state = self._store.stash(row)
+    def stash(self, row: int) -> State | None:
+        """Empties the row. None where the engine cannot save its KV, or there is none."""
+        try:
+            state = self._store.stash(row) if self._rows[row].length else None
+        except EngineError:
+            state = None
         self.discard(row)
         return state
 
     def unstash(self, tokens: list[int], state: State) -> tuple[int, int] | None:
-        """Like `take`, with the sequence's own KV."""
-        row = self._victim(sparing=None)
+        """Like `take`, with the sequence's own KV, for which idle rows make room."""
+        row = self._vacate(sparing=None)
         if row is None:
             return None
-        self._empty(row)
+        while self.used_tokens + state.tokens > self._store.caps.kv_tokens and self.drop_idle():
+            pass
         return self._occupy(row, tokens, self._store.unstash(row, state))
+
+    def drop_every_idle(self) -> None:
+        """What idle rows hold is not trusted any more."""
+        while self.drop_idle():
+            pass
 
     def drop_idle(self) -> bool:
         """Forget the idle row that was used least recently. False when there is none."""
         idle = [number for number, row in enumerate(self._rows) if not row.busy and row.length]
         if not idle:
             return False
-        self._empty(min(idle, key=lambda number: self._rows[number].used_at))
+        self.discard(min(idle, key=lambda number: self._rows[number].used_at))
         return True
 
     def _occupy(self, number: int, tokens: list[int], length: int) -> tuple[int, int]:
-        self._uses += 1
-        self._rows[number] = _Row(tokens, length, busy=True, used_at=self._uses)
+        self._rows[number] = _Row(tokens, length, busy=True, used_at=self._next_use())
         return number, length
 
-    def _empty(self, number: int) -> None:
-        if self._rows[number].length:
-            self._store.trim(number, 0)
-        row = self._rows[number]
-        row.tokens, row.length = [], 0
+    def _next_use(self) -> int:
+        self._uses += 1
+        return self._uses
 
-    def _victim(self, sparing: int | None) -> int | None:
-        """The empty row, else the least recently used idle one."""
+    def _vacate(self, sparing: int | None) -> int | None:
+        """An empty row; the least recently used idle one is emptied for it."""
         free = [number for number, row in enumerate(self._rows) if not row.busy and number != sparing]
-        return min(free, key=lambda number: (self._rows[number].length > 0, self._rows[number].used_at), default=None)
+        if not free:
+            return None
+        number = min(free, key=lambda number: (self._rows[number].length > 0, self._rows[number].used_at))
+        if self._rows[number].length:
+            self.discard(number)
+        return number
 
     def _longest_prefix(self, tokens: list[int]) -> tuple[int | None, int]:
-        best, best_common = None, MIN_PREFIX_TOKENS - 1
+        """Of equal ones the row that can be taken over without a fork, then an idle one."""
+        best: tuple[int, bool, bool] = (MIN_PREFIX_TOKENS, False, False)
+        source = None
         for number, row in enumerate(self._rows):
-            if row.length <= best_common and not (row.length == best_common and best is None):
+            if row.length < best[0]:
                 continue
             common = common_prefix(row.tokens, tokens, min(row.length, len(tokens) - 1))
-            # Of two equal ones the idle row wins: it can be taken over without a fork.
-            if common > best_common or (common == best_common and best is not None and not row.busy):
-                best, best_common = number, common
-        return best, best_common if best is not None else 0
+            found = (common, not row.busy and common == row.length, not row.busy)
+            if found > best or (found == best and source is None):
+                source, best = number, found
+        return source, best[0] if source is not None else 0
 
 
 def common_prefix(left: list[int], right: list[int], limit: int) -> int:

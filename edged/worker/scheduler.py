@@ -34,6 +34,7 @@ class Scheduler:
         self._caps = caps
         self._rows = rows
         self._stash_limit_bytes = stash_limit_bytes
+        # By client, in the order of their turns: who gets a row goes to the end, who comes new as well.
         self._waiting: dict[str, deque[Sequence]] = {}
         self._stashed: list[Sequence] = []
         self._running: list[Sequence] = []
@@ -86,7 +87,8 @@ class Scheduler:
         sequence.row = sequence.state = None
 
     def fail(self, sequence: Sequence) -> None:
-        """Like finish, after the engine failed: the row's KV is void."""
+        """Like finish, after the engine failed: the row's KV is void. After a failed step call this for all of it
+        before anything else: until then their rows pass for good ones."""
         row = sequence.row
         self.finish(sequence)
         if row is not None:
@@ -134,15 +136,17 @@ class Scheduler:
             yield from list(queue)
 
     def _next(self) -> Sequence | None:
-        stashed = min((s for s in self._stashed if not s.paused), key=lambda s: s.order, default=None)
+        """Who may have the next row: the oldest one that lost its own, else the first of the client that holds the
+        fewest rows, whose turn it is among equals. Paused ones could do nothing with it."""
+        stashed = min((s for s in self._stashed if not s.paused), key=_age, default=None)
         if stashed is not None:
             return stashed
         rows_of = dict.fromkeys(self._waiting, 0)
         for sequence in self._running:
-            if sequence.client in rows_of:
+            if sequence.client in rows_of and not sequence.paused:
                 rows_of[sequence.client] += 1
-        fronts = (queue[0] for queue in self._waiting.values())
-        return min(fronts, key=lambda s: (rows_of[s.client], s.order), default=None)
+        fronts = (next((s for s in queue if not s.paused), None) for queue in self._waiting.values())
+        return min((s for s in fronts if s is not None), key=lambda s: rows_of[s.client], default=None)
 
     def _place(self, sequence: Sequence) -> bool:
         """Give the sequence a row and its KV, if there is room beside what runs. Takes it off its queue then."""
@@ -162,6 +166,8 @@ class Scheduler:
             self._stashed.remove(sequence)
         else:
             self._forget_waiting(sequence)
+            if sequence.client in self._waiting:
+                self._waiting[sequence.client] = self._waiting.pop(sequence.client)
             sequence.cached_tokens = placed[1]
         sequence.row, sequence.length = placed
         sequence.state = None
@@ -196,7 +202,7 @@ class Scheduler:
 
     def _stash_one(self, candidates: list[Sequence]) -> bool:
         """Move the youngest candidate's KV out. Over the limit it is dropped, and computed again on return."""
-        victim = max(candidates, key=lambda sequence: (sequence.order, sequence.index), default=None)
+        victim = max(candidates, key=_age, default=None)
         if victim is None or victim.row is None:
             return False
         size = victim.length * self._caps.state_bytes_per_token
@@ -212,11 +218,15 @@ class Scheduler:
         return True
 
 
+def _age(sequence: Sequence) -> tuple[int, int]:
+    return sequence.order, sequence.index
+
+
 def _by_turn(prefill: list[Sequence], tick: int) -> list[Sequence]:
     """The shortest rest first, which gives the least mean time to a first token, and the oldest first in every second
     tick, so that a long prompt is not starved."""
     if tick % 2:
-        return sorted(prefill, key=lambda sequence: (sequence.order, sequence.index))
+        return sorted(prefill, key=_age)
     return sorted(prefill, key=lambda sequence: (sequence.pending, sequence.order))
 
 
