@@ -7,8 +7,10 @@ tried, never waited for: what is held stays.
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from pathlib import Path
+from stat import S_ISREG
 
 from edged.errors import EdgedError
 from edged.store import files, locks
@@ -51,7 +53,7 @@ def _models(layout: Layout, named: set[str]) -> tuple[int, set[int]]:
         with contextlib.suppress(EdgedError):
             lock = locks.try_lock(layout.model_lock(folder.name))
             if lock is None:
-                leased.update(path.lstat().st_ino for path in folder.rglob("*"))
+                leased.update(status.st_ino for status in _below(folder))
                 continue
             with lock:
                 files.remove_tree(folder)
@@ -81,24 +83,29 @@ def _parts(layout: Layout, older_than_s: float) -> Collected:
     which we hold: their writers are dead."""
     removed, freed = 0, 0
     for path in sorted(layout.tmp.iterdir()):
-        idle_s = time.time() - max(below.lstat().st_mtime for below in _with_all_below(path))
-        if not path.name.startswith("write-") and idle_s < older_than_s:
-            continue
         lock = locks.try_lock(layout.tmp_lock(path))
         if lock is None:
             continue
         with lock:
-            size = sum(below.lstat().st_size for below in _with_all_below(path) if below.is_file())
+            found = _below(path)
+            idle_s = time.time() - max((status.st_mtime for status in found), default=0.0)
+            if not found or (not path.name.startswith("write-") and idle_s < older_than_s):
+                continue
             if path.is_dir() and not path.is_symlink():
                 files.remove_tree(path)
             else:
                 files.remove(path)
-            removed, freed = removed + 1, freed + size
+            removed, freed = removed + 1, freed + sum(status.st_size for status in found if S_ISREG(status.st_mode))
     return Collected(parts=removed, bytes=freed)
 
 
-def _with_all_below(path: Path) -> list[Path]:
-    return [path, *path.rglob("*")] if path.is_dir() and not path.is_symlink() else [path]
+def _below(path: Path) -> list[os.stat_result]:
+    """Of the path and all below it; what another process takes away meanwhile is left out."""
+    found = []
+    for each in [path, *(path.rglob("*") if path.is_dir() and not path.is_symlink() else ())]:
+        with contextlib.suppress(FileNotFoundError):
+            found.append(each.lstat())
+    return found
 
 
 def _lock_files(layout: Layout) -> None:

@@ -59,8 +59,8 @@ class Variant(Struct, frozen=True, kw_only=True):
 class ModelEntry(Struct, frozen=True, kw_only=True):
     """How a model is to be served, and from where it can be pulled (variants may be empty for a model that was pulled
     by reference). parameters: count of weights. kv_bytes_per_token: of one sequence, keys and values at 16 bits.
-    context: tokens to serve, as the operator demands; None leaves it to the
-    engine, up to trained_context and within memory. keep_alive_s: None uses the server's; -1 is for ever. chat_template: the template's text, not its file."""
+    context: tokens to serve, as the operator demands; None leaves it to the engine, up to trained_context and within
+    memory. keep_alive_s: None uses the server's; -1 is for ever. chat_template: the template's text, not its file."""
 
     name: str
     title: str = ""

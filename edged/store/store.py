@@ -145,10 +145,11 @@ class Store:
     def usage(self) -> int:
         """Bytes of all blobs and unfinished downloads."""
         total = 0
-        for folder in (self.layout.blobs, self.layout.tmp):
-            for path in folder.rglob("*"):
-                with contextlib.suppress(FileNotFoundError):
-                    total += path.lstat().st_size if path.is_file() else 0
+        for top in (self.layout.blobs, self.layout.tmp):
+            for folder, _, names in os.walk(top):
+                for name in names:
+                    with contextlib.suppress(FileNotFoundError):
+                        total += Path(folder, name).lstat().st_size
         return total
 
     def _locked(self) -> locks.Lock:
@@ -157,28 +158,16 @@ class Store:
 
 def _prepare(layout: Layout) -> None:
     home = layout.home
-    try:
-        schema = msgspec.json.decode(layout.schema.read_bytes(), type=_Schema).schema
-    except (FileNotFoundError, NotADirectoryError):
-        schema = None
-    except (msgspec.MsgspecError, OSError) as error:
-        raise ConfigError(
-            "the store's schema file cannot be read; if the folder is a store of edged, write {\"schema\": 1} into it",
-            file=str(layout.schema),
-        ) from error
-    if schema is not None and schema > SCHEMA:
-        raise ConfigError(
-            f"this store was written by a newer edged (schema {schema}; this one knows {SCHEMA}); nothing was touched: "
-            "upgrade edged, or set EDGED_HOME to another folder",
-            file=str(layout.schema),
-        )
+    schema = _read_schema(layout)
     try:
         if not home.is_dir():
             home.mkdir(mode=files.FOLDER_MODE, parents=True, exist_ok=True)
         for folder in FOLDERS:
             files.make_folder(home / folder)
         if schema is None:
-            files.publish_bytes(layout.schema, msgspec.json.encode(_Schema(SCHEMA)) + b"\n", layout.tmp)
+            with locks.lock(layout.store_lock):
+                if _read_schema(layout) is None:
+                    files.publish_bytes(layout.schema, msgspec.json.encode(_Schema(SCHEMA)) + b"\n", layout.tmp)
     except OSError as error:
         if schema is not None and error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
             return
@@ -186,3 +175,23 @@ def _prepare(layout: Layout) -> None:
             f"the store cannot be made ({os.strerror(error.errno or 0)}); set EDGED_HOME to a folder that this user "
             "may write", file=str(home),
         ) from error
+
+
+def _read_schema(layout: Layout) -> int | None:
+    """None for a store that is yet to be made. Raises ConfigError for one that this edged may not write."""
+    try:
+        schema = msgspec.json.decode(layout.schema.read_bytes(), type=_Schema).schema
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (msgspec.MsgspecError, OSError) as error:
+        raise ConfigError(
+            "the store's schema file cannot be read; if the folder is a store of edged, write {\"schema\": 1} into it",
+            file=str(layout.schema),
+        ) from error
+    if schema > SCHEMA:
+        raise ConfigError(
+            f"this store was written by a newer edged (schema {schema}; this one knows {SCHEMA}); nothing was touched: "
+            "upgrade edged, or set EDGED_HOME to another folder",
+            file=str(layout.schema),
+        )
+    return schema
