@@ -3,8 +3,13 @@ between runs in the user's cache folder, so that it is downloaded once."""
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -36,6 +41,42 @@ def smollm2(real_home: Path) -> LoadSpec:
     store = Store(real_home)
     manifest = store.manifest("smollm2-135m")
     return spec("llama", store.folder(manifest), manifest.file, context=2048, rows=8)
+
+
+@dataclass(frozen=True)
+class Served:
+    url: str
+    pid: int
+
+
+@pytest.fixture(scope="session")
+def served(real_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """`edged serve` on a free port with the real model in its store, as a user starts it."""
+    log = tmp_path_factory.mktemp("served") / "log"
+    with log.open("w") as file:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "edged.cli.main", "serve", "--home", str(real_home), "--port", "0",
+             "--log-format", "json"],
+            stdout=file, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
+    try:
+        yield Served(_listening(log, process), process.pid)
+    finally:
+        process.terminate()
+        try:
+            code = process.wait(30)
+        finally:
+            process.kill()
+    assert code == 0, log.read_text()[-2000:]
+
+
+def _listening(log: Path, process: subprocess.Popen[bytes]) -> str:
+    deadline_s = time.monotonic() + 60
+    while time.monotonic() < deadline_s and process.poll() is None:
+        for line in log.read_text().splitlines():
+            if '"listening"' in line:
+                return str(json.loads(line)["url"])
+        time.sleep(0.05)
+    raise AssertionError(f"edged serve did not start: {log.read_text()[-2000:]}")
 
 
 @pytest.fixture(scope="session")

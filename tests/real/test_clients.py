@@ -1,0 +1,87 @@
+"""An unchanged OpenAI program against the real model: Python and JavaScript, streamed and not."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+import openai
+import pytest
+
+from tests.real.conftest import Served
+
+pytestmark = pytest.mark.real
+
+MODEL = "smollm2-135m"
+QUESTION = "What is the capital of France?"
+CLIENTS = Path(__file__).parents[1] / "clients"
+
+
+def test_the_python_sdk_chats_and_streams_the_same_text(served: Served) -> None:
+    client = openai.OpenAI(base_url=served.url + "/v1", api_key="none", max_retries=0)
+    plain = client.chat.completions.create(
+        model=MODEL, messages=[{"role": "user", "content": QUESTION}], temperature=0, max_tokens=24)
+    text = plain.choices[0].message.content
+    assert text is not None
+    assert plain.usage is not None
+    assert plain.usage.prompt_tokens > 20
+    assert plain.usage.total_tokens == plain.usage.prompt_tokens + plain.usage.completion_tokens
+    with client.chat.completions.create(
+        model=MODEL, messages=[{"role": "user", "content": QUESTION}], temperature=0, max_tokens=24, stream=True,
+    ) as stream:
+        pieces = [chunk.choices[0].delta.content or "" for chunk in stream]
+    assert "".join(pieces) == text
+    assert len(pieces) > 5
+
+
+def test_models_are_listed_with_what_serves_them(served: Served) -> None:
+    client = openai.OpenAI(base_url=served.url + "/v1", api_key="none")
+    assert MODEL in [model.id for model in client.models.list()]
+    told = client.models.retrieve(MODEL).to_dict()
+    assert isinstance(told["edged"], dict)
+    assert told["edged"]["engine"] == "llama"
+    assert len(told["edged"]["digest"]) >= 64
+
+
+def test_completions_go_on_with_a_text_and_give_exact_logprobs(served: Served) -> None:
+    client = openai.OpenAI(base_url=served.url + "/v1", api_key="none")
+    answer = client.completions.create(
+        model=MODEL, prompt="The capital of France is", max_tokens=4, temperature=0, logprobs=3, echo=True)
+    [choice] = answer.choices
+    assert choice.text.startswith("The capital of France is")
+    assert choice.logprobs is not None
+    tokens, values = choice.logprobs.tokens or [], choice.logprobs.token_logprobs or []
+    assert "".join(tokens) == choice.text
+    assert values[0] is None
+    assert all(value is not None and value <= 0 for value in values[1:])
+
+
+def test_n_choices_come_from_one_prompt_and_a_seed_repeats_them(served: Served) -> None:
+    client = openai.OpenAI(base_url=served.url + "/v1", api_key="none")
+
+    def texts() -> list[str | None]:
+        answer = client.chat.completions.create(
+            model=MODEL, messages=[{"role": "user", "content": "Name an animal."}], n=3, seed=11, max_tokens=12,
+            temperature=1.5)
+        assert answer.usage is not None
+        assert answer.usage.prompt_tokens < 60
+        return [choice.message.content for choice in sorted(answer.choices, key=lambda choice: choice.index)]
+
+    first = texts()
+    assert len(set(first)) > 1
+    assert texts() == first
+
+
+def test_the_npm_package_lists_chats_and_streams(served: Served) -> None:
+    shown = subprocess.run(
+        ["node", "chat.mjs", served.url + "/v1", MODEL], cwd=CLIENTS, capture_output=True, text=True, timeout=100,
+        check=False)
+    assert shown.returncode == 0, shown.stderr
+    told = json.loads(shown.stdout)
+    assert MODEL in told["models"]
+    assert told["streamed"] == told["plain"]
+    assert told["chunks"] > 5
+    assert told["finish"] in {"stop", "length"}
+    assert told["usage"]["completion_tokens"] == told["usagePlain"]["completion_tokens"]
+    assert told["refused"] == {"status": 404, "code": "model_not_found", "type": "invalid_request_error"}
