@@ -14,7 +14,19 @@ from msgspec import UNSET, Struct, UnsetType
 
 from edged.api.answering import Call, answer
 from edged.api.exchange import Exchange, Services, exchange_of, generation_id
-from edged.api.fields import GENERATION, MAX_TOKEN, Table, Unknown, accept, boolean, integer, later, served, wrong
+from edged.api.fields import (
+    GENERATION,
+    MAX_TOKEN,
+    MAX_TOKENS,
+    Table,
+    Unknown,
+    accept,
+    boolean,
+    integer,
+    later,
+    served,
+    wrong,
+)
 from edged.api.limits import read_json
 from edged.api.logprobs import OldLogprobs, TextLogprobs
 from edged.api.request import sampling, usage_wanted
@@ -74,6 +86,7 @@ def prompts(value: Any, path: str) -> list[Prompt]:
 
 FIELDS: Table = GENERATION | {
     "prompt": served(prompts, required=True),
+    "max_tokens": served(integer(0, MAX_TOKENS)),
     "echo": served(boolean),
     "logprobs": served(integer(0, 5)),
     "best_of": later(1),
@@ -90,6 +103,9 @@ def parse(body: dict[str, Any], exchange: Exchange, unknown: Unknown) -> Call:
             f"{len(said['prompt'])} prompts with {n} choices each are more than {MAX_ANSWERS} answers; "
             "send them as several requests.", param="n",
         )
+    if said.get("max_tokens") == 0 and not said.get("echo"):
+        raise InvalidRequest("`max_tokens` is 0, which only `echo` gives a meaning: a prompt that is scored.",
+                             param="max_tokens")
     requests = [
         GenerateRequest(
             id=generation_id(exchange),

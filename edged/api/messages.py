@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import msgspec
+
 from edged.api.fields import Check, Table, Unknown, accept, choice, inert, items, later, served, text, wrong
 from edged.errors import InvalidRequest, MissingParameter, UnsupportedParameter
 
@@ -50,7 +52,19 @@ _FUNCTION: Table = {
 def _function(value: Any, path: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise wrong(path, "an object with name and arguments")
-    return accept(_FUNCTION, value, unknown="refuse", path=path).values
+    said = accept(_FUNCTION, value, unknown="refuse", path=path).values
+    said["arguments"] = _arguments(said["arguments"])
+    return said
+
+
+def _arguments(said: str) -> dict[str, Any] | str:
+    """OpenAI sends them as JSON in a string; templates want the object (Llama, Qwen). What a model once wrote wrongly
+    comes back as it was."""
+    try:
+        found = msgspec.json.decode(said)
+    except msgspec.DecodeError:
+        return said
+    return found if isinstance(found, dict) else said
 
 
 _TOOL_CALL: Table = {

@@ -113,7 +113,8 @@ async def test_the_request_reaches_the_router_as_it_was_said() -> None:
             {"role": "developer", "content": [{"type": "text", "text": "be"}, {"type": "text", "text": "brief"}]},
             {"role": "user", "content": "weather?", "name": "someone"},
             {"role": "assistant", "content": None, "tool_calls": [
-                {"id": "c1", "type": "function", "function": {"name": "weather", "arguments": "{}"}}]},
+                {"id": "c1", "type": "function", "function": {"name": "weather", "arguments": '{"at": "Oslo"}'}},
+                {"id": "c2", "type": "function", "function": {"name": "weather", "arguments": "{at: "}}]},
             {"role": "tool", "tool_call_id": "c1", "content": "rain"},
         ],
         "temperature": 0, "top_p": 0.5, "top_k": 3, "min_p": 0.1, "typical_p": 0.9, "repetition_penalty": 1.1,
@@ -126,7 +127,9 @@ async def test_the_request_reaches_the_router_as_it_was_said() -> None:
         messages=[
             {"role": "system", "content": "be\nbrief"},
             {"role": "user", "content": "weather?", "name": "someone"},
-            {"role": "assistant", "content": "", "tool_calls": body["messages"][2]["tool_calls"]},  # type: ignore
+            {"role": "assistant", "content": "", "tool_calls": [
+                {"id": "c1", "type": "function", "function": {"name": "weather", "arguments": {"at": "Oslo"}}},
+                {"id": "c2", "type": "function", "function": {"name": "weather", "arguments": "{at: "}}]},
             {"role": "tool", "tool_call_id": "c1", "content": "rain"},
         ],
         template_kwargs={"enable_thinking": False},

@@ -171,3 +171,11 @@ async def test_usage_of_a_stream_sums_all_prompts() -> None:
     assert done == "[DONE]"
     assert (last["choices"], last["usage"]["total_tokens"]) == ([], 8)
     assert all(chunk["usage"] is None for chunk in chunks)
+
+
+async def test_a_prompt_can_be_scored_without_an_answer_and_only_with_echo() -> None:
+    router = FakeRouter(echoing)
+    assert (await ask(app_with(router), PATH, HELLO | {"max_tokens": 0, "echo": True, "logprobs": 1})).status == 200
+    assert router.requests[0].max_tokens == 0
+    refused = await ask(app_with(router), PATH, HELLO | {"max_tokens": 0})
+    assert (refused.status, refused.json["error"]["param"]) == (400, "max_tokens")
