@@ -19,7 +19,7 @@ from tests.models import contents, gguf_bytes, install
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(120)]
 
-KILLS = 400
+KILLS = 300
 OLD = {"LICENSE": b"old", "m-Q4_0.gguf": gguf_bytes(1, 20_000)}
 NEW = {"LICENSE": b"new", "m-Q4_0.gguf": gguf_bytes(2, 2_500_000)}
 
