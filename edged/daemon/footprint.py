@@ -10,19 +10,26 @@ import msgspec
 import psutil
 import structlog
 
-from edged.store.entries import Manifest
+from edged.store.entries import Manifest, ModelEntry
 
-#: Interpreter, libraries and working buffers of a worker; then KV and compute buffers as a share of the weights.
+#: Interpreter, libraries and working buffers of a worker.
 WORKER_BYTES = 160 << 20
-BESIDE_WEIGHTS = 1.25
+#: Weights with what an engine lays beside them, and KV as a share of them where its size is not known.
+WEIGHTS = 1.1
+KV_OF_WEIGHTS = 0.15
 #: Of the memory that is free while nothing is loaded.
 BUDGET_SHARE = 0.8
 
 log = structlog.get_logger("edged.daemon")
 
 
-def estimate(manifest: Manifest) -> int:
-    return WORKER_BYTES + int(manifest.size * BESIDE_WEIGHTS)
+def estimate(manifest: Manifest, entry: ModelEntry) -> int:
+    """Before the first load. An engine fits its KV into what it is given unless the catalog fixes the context."""
+    if entry.context is not None and entry.kv_bytes_per_token is not None:
+        kv_bytes = entry.context * entry.kv_bytes_per_token
+    else:
+        kv_bytes = int(manifest.size * KV_OF_WEIGHTS)
+    return WORKER_BYTES + int(manifest.size * WEIGHTS) + kv_bytes
 
 
 def measured_budget() -> int:

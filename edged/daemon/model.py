@@ -8,12 +8,15 @@ model's own state and calls `site.changed`, upon which the router looks at all m
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 
 import structlog
 
+from edged.daemon.appetite import Appetite
 from edged.daemon.failures import revive
 from edged.daemon.footprint import estimate
 from edged.daemon.generation import Generation, Phase, content_hash
+from edged.daemon.life import live
 from edged.daemon.policy import Live, Want, expires_at
 from edged.daemon.policy import Phase as MemoryPhase
 from edged.daemon.process import Ending, Exit, WorkerProcess
@@ -21,6 +24,7 @@ from edged.daemon.requests import Requests
 from edged.daemon.site import Site
 from edged.daemon.spec import load_spec
 from edged.daemon.status import ModelState, ModelStatus, Served
+from edged.daemon.suspects import Identity
 from edged.daemon.traffic import Traffic
 from edged.daemon.waiters import Waiters
 from edged.errors import (
@@ -33,18 +37,11 @@ from edged.errors import (
     SuspectRequest,
     WorkerDied,
 )
-from edged.ipc.messages import Cancel, Pause, Resume, Submit
+from edged.ipc.messages import Cancel, Pause, Resume, Submit, ToWorker
 from edged.store.entries import Manifest, ModelEntry
 from edged.types import Event, Failed, Finished, GenerateRequest, ModelInfo, Started, WorkerStats
 
 log = structlog.get_logger("edged.daemon")
-
-_MEMORY_PHASES = {
-    ModelState.LOADING: MemoryPhase.LOADING,
-    ModelState.READY: MemoryPhase.READY,
-    ModelState.STOPPING: MemoryPhase.STOPPING,
-}
-
 
 class Model:
     def __init__(self, manifest: Manifest, site: Site) -> None:
@@ -67,11 +64,7 @@ class Model:
         self._life: asyncio.Task[None] | None = None
         self._info: ModelInfo | None = None
         self._stats = WorkerStats()
-        self._need_bytes = 0
-        self._peak_bytes = 0
-        #: The engine refused what it was given, and more can be had.
-        self._wants_everything = False
-        self._had_everything = False
+        self._appetite = Appetite(manifest.digest, site.footprints)
         self._used = self._load_began = site.clock()
         self._restarts = 0
         self._error: EdgedError | None = None
@@ -106,7 +99,8 @@ class Model:
         if self.state is ModelState.ABSENT:
             return None
         return Live(
-            key=self.key, held_bytes=self._held_bytes(), phase=_MEMORY_PHASES[self.state],
+            key=self.key, held_bytes=self._appetite.held_bytes(loaded=self._info is not None),
+            phase=MemoryPhase[self.state.name],
             busy=bool(self.requests.active), pinned=self.pinned, ticket=self.ticket, used=self._used,
         )
 
@@ -114,10 +108,8 @@ class Model:
         """For the policy; None unless somebody waits for it to be loaded."""
         if self.state in (ModelState.LOADING, ModelState.READY) or (ticket := self.ticket) is None:
             return None
-        least_bytes = estimate(self.manifest)
-        need_bytes = self._site.footprints.get(self.manifest.digest) or least_bytes
-        if self._wants_everything:
-            need_bytes = 1 << 62
+        least_bytes = estimate(self.manifest, self.entry)
+        need_bytes = self._appetite.need_bytes(least_bytes)
         return Want(key=self.key, ticket=ticket, need_bytes=need_bytes, least_bytes=min(need_bytes, least_bytes))
 
     def expires_at(self) -> float | None:
@@ -143,18 +135,16 @@ class Model:
             alias_of=alias_of, created=manifest.created, error=self._error.message if self._error else None,
         )
 
-    def _held_bytes(self) -> int:
-        """Loading: what was set aside. Then the most it was seen to take, in this life or the one before."""
-        if self._info is None:
-            return self._need_bytes
-        return max(self._peak_bytes, self._site.footprints.get(self.manifest.digest) or 0) or self._need_bytes
-
     # What callers ask
 
     async def generate(self, request: GenerateRequest) -> Generation:
         """Returns once a worker has it. Raises what Router.generate says."""
-        self._refuse_broken()
-        self._refuse_suspect(request)
+        if self.breaker.open and self.state is ModelState.ABSENT:
+            raise self._unavailable()
+        if self._site.suspects and self._site.suspects.refuses(self._identity(request), self._site.clock()):
+            raise SuspectRequest(
+                f"this request was running both times when the worker of {self.manifest.name} died, so it is not tried "
+                "again; change it, or send it to another model")
         self._refuse_over_limit()
         generation = Generation(request, next(self._site.tickets), self, self._site.clock())
         self.requests.add(generation)
@@ -214,31 +204,24 @@ class Model:
         self._loaders.fail(error)
 
     def pause(self, generation: Generation) -> None:
-        if self._worker is not None:
-            self._worker.send(Pause(generation.id))
+        self._tell_worker(Pause(generation.id))
 
     def resume(self, generation: Generation) -> None:
-        if self._worker is not None:
-            self._worker.send(Resume(generation.id))
+        self._tell_worker(Resume(generation.id))
 
     def cancel(self, generation: Generation) -> None:
-        if self.requests.drop(generation) and self._worker is not None:
-            self._worker.send(Cancel(generation.id))
+        if self.requests.drop(generation):
+            self._tell_worker(Cancel(generation.id))
             self._used = self._site.clock()
         generation.end()
         self._site.changed()
 
-    def _refuse_broken(self) -> None:
-        if self.breaker.open and self.state is ModelState.ABSENT:
-            raise self._unavailable()
+    def _tell_worker(self, message: ToWorker) -> None:
+        if self._worker is not None:
+            self._worker.send(message)
 
-    def _refuse_suspect(self, request: GenerateRequest) -> None:
-        suspects = self._site.suspects
-        if suspects and suspects.refuses((self.manifest.digest, content_hash(request)), self._site.clock()):
-            raise SuspectRequest(
-                f"this request was running both times when the worker of {self.manifest.name} died, so it is not tried "
-                "again; change it, or send it to another model"
-            )
+    def _identity(self, request: GenerateRequest) -> Identity:
+        return self.manifest.digest, content_hash(request)
 
     def _refuse_over_limit(self) -> None:
         rows = self._info.rows if self._info else self.entry.rows or 1
@@ -254,7 +237,7 @@ class Model:
     def begin_load(self, *, need_bytes: int, grant_bytes: int, everything: bool) -> None:
         """need_bytes are set aside for it; it may take grant_bytes; everything: it could not be given more."""
         self.state = ModelState.LOADING
-        self._need_bytes, self._had_everything = need_bytes, everything
+        self._appetite.give(need_bytes, everything=everything)
         self._error = None
         self._load_began = self._site.clock()
         self._life = asyncio.create_task(self._live(grant_bytes), name=f"model {self.key}")
@@ -263,15 +246,14 @@ class Model:
         """It is ready and may have all that waits for it."""
         if self._loaders.answer(before=self._leave_ticket):
             self._used = self._site.clock()
-        worker, info = self._worker, self._info
-        assert worker is not None
+        info = self._info
         assert info is not None
         due = self.requests.activate(before=self._leave_ticket)
         served = Served(name=self.manifest.name, version=self.manifest.version, engine=info.engine,
                         device=info.device, digest=self.manifest.digest)
         for generation in due:
             generation.begin(served)
-            worker.send(Submit(generation.request))
+            self._tell_worker(Submit(generation.request))
         if due:
             self._used = self._site.clock()
 
@@ -302,21 +284,9 @@ class Model:
     # The worker's life
 
     async def _live(self, grant_bytes: int) -> None:
-        """From the decision to load until the memory is free again."""
-        store, manifest = self._site.store, self.manifest
-        try:
-            with await asyncio.to_thread(store.lease, manifest):
-                folder = await asyncio.to_thread(store.folder, manifest)
-                ended = await self._run_worker(str(folder), grant_bytes)
-        except EdgedError as error:
-            ended = Exit(ending=Ending.REFUSED, reason=error.message, refused=error)
-        except Exception as error:
-            log.exception("model.failed", model=self.key)
-            ended = Exit(ending=Ending.REFUSED, reason=f"the daemon failed: {type(error).__name__}", refused=Internal(
-                f"{manifest.name} could not be loaded; the daemon's log says why"))
-        self._gone(ended)
+        self._gone(await live(self._site.store, self.manifest, partial(self._run_worker, grant_bytes)))
 
-    async def _run_worker(self, folder: str, grant_bytes: int) -> Exit:
+    async def _run_worker(self, grant_bytes: int, folder: str) -> Exit:
         if self.state is not ModelState.LOADING:
             return Exit(ending=Ending.ASKED, reason="it was stopped")
         settings = self._site.settings
@@ -332,7 +302,8 @@ class Model:
             return
         self._used = self._site.clock()
         self.state, self._info = ModelState.READY, info
-        self._pin_ticket, self._wants_everything = None, False
+        self._pin_ticket = None
+        self._appetite.satisfied()
         load_s = self._used - self._load_began
         self._traffic.loaded(load_s)
         log.info("model.ready", model=self.key, device=info.device, load_s=round(load_s, 3))
@@ -353,7 +324,7 @@ class Model:
                 generation.feed(event)
                 self.breaker.reset()
                 if self._site.suspects:
-                    self._site.suspects.completed((self.manifest.digest, content_hash(generation.request)))
+                    self._site.suspects.completed(self._identity(generation.request))
                 self._ended(generation)
             case Started():
                 generation.phase = Phase.STARTED
@@ -369,16 +340,16 @@ class Model:
     def stats(self, stats: WorkerStats) -> None:
         self._traffic.reported(self._stats, stats)
         self._stats = stats
-        self._peak_bytes = max(self._peak_bytes, stats.resident_bytes)
+        self._appetite.saw(stats.resident_bytes)
 
     def _gone(self, ended: Exit) -> None:
         """The memory is free and nothing more is heard of the worker."""
         if ended.loaded:
-            self._site.footprints.record(self.manifest.digest, self._peak_bytes)
+            self._appetite.ended()
         asked = self.state is ModelState.STOPPING
         self.state = ModelState.ABSENT
         self._worker = self._life = self._info = self._leave_ticket = None
-        self._stats, self._peak_bytes = WorkerStats(), 0
+        self._stats = WorkerStats()
         if asked:
             log.info("model.unloaded", model=self.key)
         elif ended.refused is not None:
@@ -389,10 +360,8 @@ class Model:
         self._site.changed()
 
     def _refused(self, error: EdgedError) -> None:
-        if isinstance(error, InsufficientMemory) and not self._had_everything:
-            self._wants_everything = True
+        if isinstance(error, InsufficientMemory) and self._appetite.wants_more():
             return
-        self._wants_everything = False
         self._error = error
         log.warning("model.refused", model=self.key, error=error.message)
         self.refuse_waiting(error)
@@ -409,7 +378,7 @@ class Model:
                        "again"),
             WorkerDied(f"the worker of {name} died three times before it could start this request ({reason})"))
         for generation in lost:
-            self._site.suspects.was_running((self.manifest.digest, content_hash(generation.request)), now)
+            self._site.suspects.was_running(self._identity(generation.request), now)
         if ended.loaded:
             self._error = WorkerDied(f"the worker of {name} died: {reason}")
         else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 from typing import Protocol
 
 from msgspec import Struct
@@ -57,8 +58,13 @@ def _readings(target: str) -> list[tuple[str, str | None]]:
     return [(target, None), (name, version)] if at and name and version else [(target, None)]
 
 
+SHOWN_CHARACTERS = 100
+
+
 def _hint(said: str, target: str, store: Installed, catalog: Aliases) -> str:
     name = target.partition("@")[0]
+    if len(said) > SHOWN_CHARACTERS:
+        return f"the model {said[:SHOWN_CHARACTERS]!r}… does not exist. `edged models` lists what can be pulled"
     installed = store.names()
     if name in installed:
         return f"the model {name!r} has no such version; `edged show {name}` lists those that are here"
@@ -71,5 +77,5 @@ def _hint(said: str, target: str, store: Installed, catalog: Aliases) -> str:
     example = installed[0] if installed else "smollm2-135m"
     return (
         f"the model {said!r} does not exist{hint} `edged models` lists what can be pulled. To let this name stand for "
-        f"an installed model, add to models.toml under [aliases]: \"{said}\" = \"{example}\""
+        f"an installed model, add to models.toml under [aliases]: {json.dumps(said)} = {json.dumps(example)}"
     )

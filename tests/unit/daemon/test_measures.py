@@ -10,7 +10,7 @@ from edged.daemon.footprint import Footprints, estimate, measured_budget
 from edged.daemon.generation import Generation
 from edged.daemon.metrics import Metrics
 from edged.daemon.traffic import Traffic
-from edged.store.entries import FileEntry, LocalSource, Manifest
+from edged.store.entries import FileEntry, LocalSource, Manifest, ModelEntry
 from edged.types import Delta, Event, Finished, GenerateRequest, Started, TextPrompt, Usage, WorkerStats
 from tests.unit.daemon.test_generation import Runner
 
@@ -99,5 +99,8 @@ def test_estimate_is_more_than_the_weights_and_the_budget_less_than_the_machine(
         name="m", version="v", digest="d", engine="fake", precision="fake", file="f",
         files=(FileEntry(path="f", size=1 << 30, sha256="0" * 64),), source=LocalSource(path="p"), reference="m",
         created=0.0)
-    assert 1 << 30 < estimate(manifest) < 2 << 30
+    plain = estimate(manifest, ModelEntry(name="m"))
+    assert 1 << 30 < plain < 2 << 30
+    long = estimate(manifest, ModelEntry(name="m", context=32768, kv_bytes_per_token=1 << 16))
+    assert long - plain > 1 << 30
     assert 0 < measured_budget() < 1 << 50

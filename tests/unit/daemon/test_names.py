@@ -69,6 +69,7 @@ def test_names_that_answer(said: str, expected: Manifest, alias_of: str | None) 
     ("gpt-5", r'under \[aliases\]: "gpt-5" = "org-repo"'),
     ("@", "does not exist"),
     ("", "does not exist"),
+    ("x" * 5000, "^the model 'x{100}'… does not exist"),
 ])
 def test_names_that_do_not_answer_say_what_to_do(said: str, hint: str) -> None:
     with pytest.raises(ModelNotFound, match=hint) as caught:

@@ -157,6 +157,16 @@ async def test_model_that_can_never_fit_is_refused_with_need_and_free(rig: Make)
             await r.generate("m")
 
 
+async def test_engine_that_wants_more_memory_gets_all_there_is_before_it_is_refused(rig: Make) -> None:
+    async with rig() as r:
+        r.install("idle")
+        r.install("m", refuse_memory=True)
+        await r.router.load("idle")
+        with pytest.raises(InsufficientMemory, match="told not to fit"):
+            await r.generate("m")
+        assert r.router.status("idle").state is ModelState.ABSENT
+
+
 async def test_keep_alive_unloads_and_pin_stays(rig: Make) -> None:
     catalog = "[models.stays]\npin = true\n[models.goes]\nkeep_alive_s = 0.2\n"
     async with rig(catalog=catalog) as r:
