@@ -13,6 +13,9 @@ TIERS ?= unit worker http faults real
 # How llama.cpp is compiled; measured, see bench/LOG.md. LLAVA_BUILD=OFF leaves out the vision tools, which edged does
 # not call: a third of the time.
 export CMAKE_ARGS ?= -DLLAVA_BUILD=OFF -DGGML_NATIVE=ON -DGGML_OPENMP=ON
+# For boxes of the same kind but not the same processor: AVX2 on x86-64 (2013 and later), the base line elsewhere.
+PORTABLE_CMAKE_ARGS ?= -DLLAVA_BUILD=OFF -DGGML_NATIVE=OFF -DGGML_OPENMP=ON \
+	$(if $(filter x86_64,$(shell uname -m)),-DGGML_AVX2=ON -DGGML_FMA=ON -DGGML_F16C=ON -DGGML_BMI2=ON)
 export CMAKE_BUILD_PARALLEL_LEVEL ?= $(shell getconf _NPROCESSORS_ONLN)
 export HF_HUB_DISABLE_TELEMETRY = 1
 export ORT_DISABLE_TELEMETRY = 1
@@ -64,8 +67,8 @@ soak: setup-dev
 
 # A wheel of llama.cpp for boxes without a compiler: `pip install dist/*.whl` there, then edged itself.
 wheel: $(BIN)/python
-	@CMAKE_ARGS="-DLLAVA_BUILD=OFF -DGGML_NATIVE=OFF -DGGML_OPENMP=ON" $(BIN)/python -m pip wheel --quiet --no-deps \
-		--no-cache-dir --wheel-dir dist "$$(grep -o 'llama-cpp-python==[0-9.]*' pyproject.toml)" .
+	@CMAKE_ARGS="$(PORTABLE_CMAKE_ARGS)" $(BIN)/python -m pip wheel --quiet --no-deps --no-cache-dir \
+		--wheel-dir dist "$$(grep -o 'llama-cpp-python==[0-9.]*' pyproject.toml)" .
 	@ls -l dist
 
 clean:

@@ -51,8 +51,9 @@ def test_completions_go_on_with_a_text_and_give_exact_logprobs(served: Served) -
     [choice] = answer.choices
     assert choice.text.startswith("The capital of France is")
     assert choice.logprobs is not None
-    tokens, values = choice.logprobs.tokens or [], choice.logprobs.token_logprobs or []
-    assert "".join(tokens) == choice.text
+    assert "".join(choice.logprobs.tokens or []) == choice.text
+    # The client's types do not say so, but the first token of a prompt has no log-probability.
+    values: list[float | None] = list(choice.logprobs.token_logprobs or [])
     assert values[0] is None
     assert all(value is not None and value <= 0 for value in values[1:])
 

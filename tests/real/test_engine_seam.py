@@ -19,7 +19,8 @@ def prompt(generator: Generator, length: int = 40, salt: int = 0) -> list[int]:
 
 
 def last(generator: Generator, row: int, tokens: list[int]) -> Logits:
-    return generator.step([RowWork(row, tokens, 1)])[0][-1].copy()
+    logits: Logits = generator.step([RowWork(row, tokens, 1)])[0][-1].copy()
+    return logits
 
 
 def assert_same_choice(one: Logits, other: Logits) -> None:

@@ -46,6 +46,11 @@ async def stream(client: openai.AsyncOpenAI, content: str, tokens: int, **option
     return got
 
 
+def worker(served: Served) -> psutil.Process:
+    [one] = [child for child in psutil.Process(served.pid).children() if "edged.worker" in child.cmdline()]
+    return one
+
+
 def client_of(served: Served) -> openai.AsyncOpenAI:
     return openai.AsyncOpenAI(base_url=served.url + "/v1", api_key="none", max_retries=0, timeout=300)
 
@@ -119,10 +124,9 @@ async def test_greedy_text_among_seven_others_is_that_alone_or_differs_at_a_near
 async def test_a_killed_worker_gives_a_clear_error_and_the_next_request_works(served: Served) -> None:
     async with client_of(served) as client:
         await stream(client, "Say hello.", 4)
-        [worker] = [child for child in psutil.Process(served.pid).children() if "edged.worker" in child.cmdline()]
         running = asyncio.create_task(stream(client, "Count to one hundred.", 400))
         await asyncio.sleep(1.0)
-        os.kill(worker.pid, signal.SIGKILL)
+        os.kill(worker(served).pid, signal.SIGKILL)
         with pytest.raises(openai.APIError) as caught:
             await running
         assert caught.value.code == "worker_died"
@@ -139,10 +143,18 @@ async def test_a_client_that_leaves_in_prefill_frees_its_slot_within_a_second(se
     async with httpx.AsyncClient(timeout=60) as raw:
         sending = asyncio.create_task(raw.post(served.url + "/v1/chat/completions", json=body))
         await asyncio.sleep(0.8)
-        before = (await raw.get(f"{served.url}/edged/v1/models/{MODEL}")).json()
-        assert before["running"] == 1
+        assert (await raw.get(f"{served.url}/edged/v1/models/{MODEL}")).json()["running"] == 1
+        assert await busy_s(served) > 0.1, "the prompt was read before the client left; make it longer"
         sending.cancel()
-        left_s = time.monotonic()
-        while (await raw.get(f"{served.url}/edged/v1/models/{MODEL}")).json()["running"]:
-            assert time.monotonic() - left_s < 1.0, "the slot was not free within a second"
-            await asyncio.sleep(0.05)
+        await asyncio.sleep(1.0)
+        assert await busy_s(served) < 0.1, "the worker went on with the prompt"
+        assert (await raw.get(f"{served.url}/edged/v1/models/{MODEL}")).json()["running"] == 0
+
+
+async def busy_s(served: Served) -> float:
+    """CPU seconds that the worker uses in half a second."""
+    process = worker(served)
+    before = process.cpu_times()
+    await asyncio.sleep(0.5)
+    after = process.cpu_times()
+    return after.user + after.system - before.user - before.system
