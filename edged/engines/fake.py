@@ -177,7 +177,8 @@ class FakeGenerator:
         scores = np.random.Generator(np.random.Philox(digest)).random(self.vocab.size - _FIRST_WORD, np.float32) * 8
         logits[_FIRST_WORD:] = scores
         logits[_FIRST_SPLIT + 1::2] = -30.0
-        if self._knobs.end_chance and digest % self._knobs.end_chance == 0 and min(row[max(end - 2, 0):end]) >= _FIRST_WORD:
+        two_words = min(row[max(end - 2, 0):end]) >= _FIRST_WORD
+        if self._knobs.end_chance and digest % self._knobs.end_chance == 0 and two_words:
             logits[_IM_END] = 12.0
         return logits
 

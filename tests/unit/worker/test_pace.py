@@ -34,7 +34,7 @@ def test_a_very_slow_machine_still_goes_forward() -> None:
     assert pace.piece_tokens == MIN_PIECE_TOKENS
 
 
-@given(st.lists(st.tuples(st.integers(0, 512), st.floats(0, 100)), max_size=50))
+@given(st.lists(st.tuples(st.integers(0, 512), st.sampled_from([0.0, 1e-9, 1e-4, 0.1, 30.0])), max_size=50))
 def test_no_measurement_stops_it(measured: list[tuple[int, float]]) -> None:
     pace = Pace(100)
     for tokens, seconds in measured:
