@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import IntEnum
 
-from edged.errors import BadReference, ConfigError, Conflict, EdgedError, NotFound, RefusedFile
+from edged.errors import ConfigError, Conflict, EdgedError, InvalidRequest, NotFound
 
 
 class ExitCode(IntEnum):
@@ -20,7 +20,7 @@ class ExitCode(IntEnum):
 MEANINGS = {
     ExitCode.OK: "done",
     ExitCode.FAILED: "it failed; standard error says why",
-    ExitCode.USAGE: "the command line, the settings or the catalog are wrong",
+    ExitCode.USAGE: "the command line, the settings or the catalog are wrong, or the daemon refused what was asked",
     ExitCode.NOT_FOUND: "there is no such model",
     ExitCode.NO_DAEMON: "no daemon can be reached",
     ExitCode.REFUSED: "the state does not allow it: in use, or another store than the running daemon's",
@@ -44,6 +44,6 @@ def code_of(error: EdgedError) -> ExitCode:
             return ExitCode.NOT_FOUND
         case Conflict():
             return ExitCode.REFUSED
-        case ConfigError() | BadReference() | RefusedFile():
+        case ConfigError() | InvalidRequest():
             return ExitCode.USAGE
     return ExitCode.FAILED
