@@ -9,6 +9,9 @@ def main() -> None:
     """Exits with one of `edged.cli.exit_codes`. The serving process loads nothing of the other commands."""
     arguments = sys.argv[1:]
     if arguments[:1] == ["serve"]:
+        from edged.logs import forgo_rich
+
+        forgo_rich()
         from edged.cli.serve import main as serve
 
         sys.exit(serve(arguments[1:]))

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol
 
@@ -47,10 +48,10 @@ class JsonLines:
 class Lines:
     """A line for each new stage or file, and now and then one with how far it is."""
 
-    def __init__(self, interval_s: float = LINE_INTERVAL_S) -> None:
-        self._interval_s = interval_s
+    def __init__(self, interval_s: float = LINE_INTERVAL_S, clock: Callable[[], float] = time.monotonic) -> None:
+        self._interval_s, self._clock = interval_s, clock
         self._stage: tuple[str, str | None] = ("", None)
-        self._told_s = self._began_s = time.monotonic()
+        self._told_s = self._began_s = clock()
         self._first_bytes: int | None = None
 
     def __enter__(self) -> Lines:
@@ -60,7 +61,7 @@ class Lines:
         pass
 
     def __call__(self, moment: PullProgress) -> None:
-        now = time.monotonic()
+        now = self._clock()
         if moment.note is not None:
             say(f"note: {moment.note}")
         if self._first_bytes is None and moment.total_bytes is not None:

@@ -1,7 +1,8 @@
 """`edged serve`: settings → log → store → sockets → catalog → daemon, each of which may end the start with one line.
 
 This module and what it imports make up the serving process, which is to be small and quick to start: no cyclopts, no
-rich, and the web framework only once everything that often goes wrong went right (R12).
+rich (`edged.cli.main` sees to that), and the web framework only once everything that often goes wrong went right
+(R12).
 """
 
 from __future__ import annotations
@@ -16,12 +17,9 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from edged import logs
-
-logs.forgo_rich()
-
-from edged.cli.exit_codes import ExitCode  # noqa: E402
-from edged.errors import ConfigError, EdgedError  # noqa: E402
-from edged.settings import (  # noqa: E402
+from edged.cli.exit_codes import ExitCode
+from edged.errors import ConfigError, EdgedError
+from edged.settings import (
     SYSTEM_CONFIG,
     Origin,
     SettingInfo,
@@ -135,7 +133,3 @@ def _config_used(flags: dict[str, Any]) -> Path | None:
     if named:
         return Path(named).expanduser()
     return SYSTEM_CONFIG if SYSTEM_CONFIG.exists() else None
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -130,6 +130,5 @@ def test_the_daemon_of_a_command_ends_with_it_however_that_ends(tmp_path: Path, 
     assert len(children) >= 2
     child.send_signal(number)
     child.communicate()
-    gone, left = psutil.wait_procs(children, timeout=10)
-    assert left == []
+    assert psutil.wait_procs(children, timeout=10)[1] == []
     assert child.returncode == (130 if number is signal.SIGINT else -number)
