@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 
@@ -12,7 +13,7 @@ from edged.cli.output import say
 from edged.errors import EdgedError
 from edged.version import VERSION
 
-_EXIT_CODES = "Exit codes: " + "; ".join(f"{int(code)} {meaning}" for code, meaning in MEANINGS.items()) + "."
+_EXIT_CODES = "Exit codes:\n\n" + "\n".join(f"- {int(code)}: {meaning}" for code, meaning in MEANINGS.items())
 
 SERVING = Group("Serving", sort_key=1)
 MODELS = Group("Models", sort_key=2)
@@ -47,7 +48,7 @@ def app() -> App:
         error_formatter=lambda error: f"edged: {error}",
     )
     for number, (name, path, group) in enumerate(COMMANDS):
-        made.command(path, name=name, group=group, sort_key=number)
+        made.command(path, name=name, group=group, sort_key=number, help_epilogue="Exit codes: see `edged --help`.")
     made.register_install_completion_command("--install-completion", group=MACHINE, sort_key=len(COMMANDS))
     return made
 
@@ -69,7 +70,10 @@ def run(arguments: Sequence[str]) -> int:
     except KeyboardInterrupt:
         return ExitCode.INTERRUPTED
     except BrokenPipeError:
-        # Whoever read our output has enough of it.
-        sys.stderr.close()
+        # Whoever read our output has enough of it; what is still in the buffer has nowhere to go.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return ExitCode.OK
+    except OSError as error:
+        say(f"edged: {error.strerror or error}" + (f": {error.filename}" if error.filename else ""))
+        return ExitCode.FAILED
     return int(returned or 0)

@@ -11,6 +11,7 @@ from typing import Literal
 
 from msgspec import Struct
 
+from edged.cli.listen import listen_tcp
 from edged.cli.target import Target
 from edged.errors import EdgedError
 from edged.hardware import fit
@@ -167,6 +168,7 @@ def daemon(target: Target) -> Iterator[Finding]:
     if target.running is None:
         if not target.barred:
             yield note("no daemon runs", "`edged serve` starts one")
+            yield from _port(target.settings)
         return
     status, settings = target.running.status, target.settings
     yield good(f"a daemon runs at {target.running.client.socket} (process {status.pid}, home {status.home}, "
@@ -182,6 +184,15 @@ def daemon(target: Target) -> Iterator[Finding]:
     if mode & 0o007:
         yield problem(f"every user can use the socket {target.running.client.socket} (mode {mode:04o})",
                       f"chmod 660 {target.running.client.socket}")
+
+
+def _port(settings: Settings) -> Iterator[Finding]:
+    if settings.port == 0:
+        return
+    try:
+        listen_tcp(settings.host, settings.port).close()
+    except EdgedError as error:
+        yield problem(str(error), "`edged serve` does not start before")
 
 
 def config_file(named: str | None) -> Path | None:

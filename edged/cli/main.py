@@ -6,18 +6,25 @@ import sys
 
 
 def main() -> None:
-    """Exits with one of `edged.cli.exit_codes`. The serving process loads nothing of the other commands."""
-    arguments = sys.argv[1:]
+    """Exits with one of `edged.cli.exit_codes`."""
+    try:
+        sys.exit(_run(sys.argv[1:]))
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _run(arguments: list[str]) -> int:
+    """The serving process loads nothing of the other commands."""
     if arguments[:1] == ["serve"]:
         from edged.logs import forgo_rich
 
         forgo_rich()
         from edged.cli.serve import main as serve
 
-        sys.exit(serve(arguments[1:]))
+        return serve(arguments[1:])
     from edged.cli.commands import run
 
-    sys.exit(run(arguments))
+    return run(arguments)
 
 
 if __name__ == "__main__":

@@ -8,4 +8,4 @@ from typing import Annotated
 from cyclopts import Parameter
 
 Home = Annotated[Path | None, Parameter(name="--home", help="Work on the store in this folder, whatever daemon runs.")]
-Json = Annotated[bool, Parameter(name="--json", negative="", help="Print JSON, for scripts.")]
+Json = Annotated[bool, Parameter(name="--json", negative="", show_default=False, help="Print JSON, for scripts.")]

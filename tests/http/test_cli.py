@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -182,8 +184,25 @@ def test_doctor_names_each_problem_and_how_to_mend_it(tmp_path: Path) -> None:
     assert f"chmod o-rwx {tmp_path / 'edged.toml'}" in problems.values()
 
 
+def test_doctor_finds_a_port_that_is_taken(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        told = edged(tmp_path, "doctor", EDGED_PORT=str(port))
+    assert told.returncode == 1
+    assert f"127.0.0.1:{port} is in use" in told.stdout
+
+
+def test_who_reads_only_the_beginning_gets_no_traceback(daemon: Daemon) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    told = subprocess.run([*EDGED, "config", "--describe"], cwd=ROOT, env=daemon.environment, text=True, stdout=write,
+                          stderr=subprocess.PIPE, timeout=60, check=False)
+    os.close(write)
+    assert told.stderr == ""
+
+
 def test_doctor_ends_well_where_all_is_well(tmp_path: Path) -> None:
-    told = edged(tmp_path, "doctor")
+    told = edged(tmp_path, "doctor", EDGED_PORT="0")
     assert told.returncode == 0, told.stdout
     assert "there is no store" in told.stdout
     assert "PROBLEM" not in told.stdout
