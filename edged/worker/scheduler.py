@@ -25,6 +25,9 @@ class Piece:
     logits: int
 
 
+#: Positions of a prompt whose logits one piece asks for: each is a vocabulary of floats, and work for one thread.
+LOGITS_TOKENS = 64
+
 #: What one call of the engine computes.
 Step = list[Piece]
 
@@ -236,10 +239,10 @@ def _pieces(prefill: list[Sequence], budget: int) -> list[Piece]:
         if budget <= 0:
             break
         count = min(sequence.pending, budget)
-        budget -= count
         if sequence.prompt_logits and sequence.length < sequence.prompt_length:
-            logits = count
+            logits = count = min(count, LOGITS_TOKENS)
         else:
             logits = int(count == sequence.pending)
+        budget -= count
         pieces.append(Piece(sequence, count, logits))
     return pieces

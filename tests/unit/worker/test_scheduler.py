@@ -340,6 +340,13 @@ def test_logits_of_every_position_are_asked_for_where_they_are_wanted_and_nowher
     assert logits == [0, 0, 1, 1]
 
 
+def test_logits_of_a_long_prompt_come_in_small_pieces() -> None:
+    bench = Bench(piece_tokens=500)
+    [one] = bench.submit("r", 200, prompt_logits=True)
+    bench.until(lambda: answered(one) == 1)
+    assert [step["r"] for step in bench.steps] == [64, 64, 64, 8]
+
+
 def test_a_prompt_whose_logits_are_all_wanted_reuses_nothing() -> None:
     bench = Bench(rows=2, piece_tokens=64)
     prompt = words(40, seed=3)
