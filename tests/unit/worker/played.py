@@ -185,7 +185,7 @@ class Played:
         return next(step for step, event in self.log if isinstance(event, kind) and event.id == id)
 
 
-Timed = tuple[int, GenerateRequest | Cancel | Pause | Resume]
+Timed = tuple[int, GenerateRequest | Cancel | Pause | Resume | Closed]
 
 
 def play(

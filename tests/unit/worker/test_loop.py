@@ -4,6 +4,7 @@ the wrong row change the text."""
 from __future__ import annotations
 
 from collections.abc import Iterator
+from random import Random
 from typing import NamedTuple
 
 import pytest
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from edged.engines.fake import Knobs
 from edged.ipc.messages import Cancel, Pause, Resume
 from edged.types import Delta, Finished, GenerateRequest, Started, TokenPrompt
+from edged.worker.loop import Closed
 from tests.unit.worker.played import LARGE_STASH_BYTES, Expected, Outcome, Played, Timed, alone, play, request, words
 
 pytestmark = pytest.mark.unit
@@ -79,7 +81,7 @@ engines = st.builds(
 )
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(plays(), engines, st.sampled_from([0, 200, LARGE_STASH_BYTES]), st.sampled_from([1, 1, 64]))
 def test_whatever_runs_beside_it_a_request_says_what_it_says_alone(
     played_cases: list[Case], knobs: Knobs, stash_limit_bytes: int, allowance_tokens: int
@@ -89,6 +91,37 @@ def test_whatever_runs_beside_it_a_request_says_what_it_says_alone(
         patch.setattr("edged.worker.sequence.ALLOWANCE_TOKENS", allowance_tokens)
         played = play([order for case in played_cases for order in case.orders()], knobs,
                       stash_limit_bytes=stash_limit_bytes)
+    check_cases(played_cases, played)
+
+
+def drawn(random: Random, number: int) -> Case:
+    """More crowded than what hypothesis draws."""
+    prefix = random.choice(PREFIXES)[: random.randint(0, 40)]
+    one = request(
+        [*prefix, *random.choices([260, 261, 300, HALF_AN_EMOJI, 65, 10, 257], k=random.randint(1, 6))],
+        id=f"r{number}", max_tokens=random.choice([0, 1, 7, 20, 40, 50, None]),
+        temperature=random.choice([0.0, 0.7, 1.5]), seed=random.randint(0, 2), n=random.choice([1, 1, 2, 3, 5]),
+        stop=tuple(random.sample([" the", "e", "ox e", "🙂", "語.", " is it"], random.choice([0, 0, 1, 2]))),
+        echo=random.random() < 0.3, logprobs=random.choice([None, 0, 3]), client=random.choice("abc"),
+    )
+    at = random.randint(0, 40)
+    pause = at + random.randint(0, 30) if random.random() < 0.3 else None
+    return Case(one, at, at + random.randint(0, 40) if random.random() < 0.15 else None, pause,
+                pause and pause + random.choice([0, 5, 30, 10_000]))
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_a_crowd_in_a_small_pool_says_what_each_says_alone(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    random = Random(seed)
+    monkeypatch.setattr("edged.worker.sequence.ALLOWANCE_TOKENS", random.choice([1, 3, 20]))
+    crowd = [drawn(random, number) for number in range(random.randint(4, 9))]
+    knobs = Knobs(context=CONTEXT, kv_tokens=random.choice([CONTEXT, CONTEXT + 7, 130, 200]), rows=random.randint(2, 6),
+                  mixed_step=random.random() < 0.5, step_tokens=random.choice([7, 17, 40, 512]))
+    check_cases(crowd, play([order for case in crowd for order in case.orders()], knobs,
+                            stash_limit_bytes=random.choice([0, 200, LARGE_STASH_BYTES])))
+
+
+def check_cases(played_cases: list[Case], played: Played) -> None:
     for case in played_cases:
         outcome = played[case.request.id]
         assert outcome.failed is None
@@ -325,3 +358,9 @@ def test_nothing_is_asked_of_an_answer_of_no_tokens() -> None:
     assert outcome.usage is not None
     assert (outcome.usage.completion_tokens, outcome.text) == (0, "")
     assert outcome.choices[0].deltas == []
+
+
+def test_it_stops_at_once_when_the_daemon_is_gone() -> None:
+    played = play([(0, request(words(5), max_tokens=None, id="r")), (9, Closed())], Knobs(end_chance=0))
+    assert len(played.generator.steps) == 10
+    assert not played["r"].over
