@@ -17,11 +17,16 @@ COMPLETIONS = "/v1/completions"
 _AT_ONCE = struct.pack("ii", 1, 0)
 
 
+def head(port: int, path: str, length: int, *, kind: str = "application/json") -> bytes:
+    return (f"POST {path} HTTP/1.1\r\nhost: 127.0.0.1:{port}\r\ncontent-type: {kind}\r\n"
+            f"content-length: {length}\r\n\r\n").encode()
+
+
 class Wire:
     """`status` and `headers` after `answered`; `done` when a stream said [DONE]."""
 
     def __init__(self, port: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._port, self._reader, self._writer = port, reader, writer
+        self.port, self._reader, self._writer = port, reader, writer
         self.status = 0
         self.headers: dict[str, str] = {}
         self.done = False
@@ -30,13 +35,9 @@ class Wire:
     async def connect(cls, port: int) -> Wire:
         return cls(port, *await asyncio.open_connection("127.0.0.1", port, limit=1 << 20))
 
-    def head(self, path: str, length: int, *, kind: str = "application/json") -> bytes:
-        return (f"POST {path} HTTP/1.1\r\nhost: 127.0.0.1:{self._port}\r\ncontent-type: {kind}\r\n"
-                f"content-length: {length}\r\n\r\n").encode()
-
     async def post(self, path: str, body: dict[str, Any] | bytes, *, kind: str = "application/json") -> None:
         content = body if isinstance(body, bytes) else json.dumps(body).encode()
-        await self.send(self.head(path, len(content), kind=kind) + content)
+        await self.send(head(self.port, path, len(content), kind=kind) + content)
 
     async def send(self, data: bytes) -> None:
         self.done = False

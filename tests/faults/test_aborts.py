@@ -23,7 +23,7 @@ from edged.store import Store
 from edged.worker.loop import STATS_INTERVAL_S
 from tests.daemon import Daemon
 from tests.held import held
-from tests.wire import CHAT, COMPLETIONS, Wire, text_of
+from tests.wire import CHAT, COMPLETIONS, Wire, head, text_of
 from tests.worker.daemon.rig import Rig, install
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(180)]
@@ -49,11 +49,11 @@ def asked(model: str, *, long: bool = False, **more: Any) -> dict[str, Any]:
 
 
 async def in_the_header(wire: Wire) -> None:
-    await wire.send(wire.head(CHAT, 100)[:40])
+    await wire.send(head(wire.port, CHAT, 100)[:40])
 
 
 async def in_the_body(wire: Wire) -> None:
-    await wire.send(wire.head(CHAT, 1000) + b'{"model": "talking", "messages": [')
+    await wire.send(head(wire.port, CHAT, 1000) + b'{"model": "talking", "messages": [')
     await asyncio.sleep(0.005)
 
 
