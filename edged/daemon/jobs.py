@@ -272,6 +272,8 @@ class Jobs:
             said["EDGED_MODELS"] = "off"
         elif settings.models_file.exists():
             said["EDGED_MODELS"] = str(settings.models_file)
+        if settings.memory_bytes is not None:
+            said["EDGED_MEMORY_BYTES"] = str(settings.memory_bytes)
         if settings.hf_token is not None:
             said["EDGED_HF_TOKEN"] = settings.hf_token.get_secret_value()
         return {**os.environ, **said}

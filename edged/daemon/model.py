@@ -8,6 +8,7 @@ model's own state and calls `site.changed`, upon which the router looks at all m
 from __future__ import annotations
 
 import asyncio
+import contextvars
 from functools import partial
 
 import structlog
@@ -240,7 +241,9 @@ class Model:
         self._appetite.give(need_bytes, everything=everything)
         self._error = None
         self._load_began = self._site.clock()
-        self._life = asyncio.create_task(self._live(grant_bytes), name=f"model {self.key}")
+        # Its log entries are nobody's request: it outlives the one that caused it.
+        self._life = asyncio.create_task(
+            self._live(grant_bytes), name=f"model {self.key}", context=contextvars.Context())
 
     def take_work(self) -> None:
         """It is ready and may have all that waits for it."""

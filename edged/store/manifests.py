@@ -64,7 +64,7 @@ class Manifests:
 
     def active(self, name: str) -> str:
         if (version := self.pointer(name)) is None:
-            raise ModelNotFound(f"the model {name!r} is not installed; `edged pull {name}` fetches it")
+            raise not_installed(name)
         return version
 
     def read(self, name: str, version: str | None = None) -> Manifest:
@@ -77,7 +77,7 @@ class Manifests:
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             raise CorruptFile(f"the manifest of {name}@{version} is damaged; `edged pull {name}` mends it") from error
         if manifest.name != name or manifest.version != version:
-            raise ModelNotFound(f"the model {name!r} is not installed; `edged pull {name}` fetches it")
+            raise not_installed(name)
         check(manifest)
         return manifest
 
@@ -130,3 +130,8 @@ class Manifests:
             return checked_version(version)
         except BadReference:
             return None
+
+
+def not_installed(name: str) -> ModelNotFound:
+    return ModelNotFound(
+        f"the model {name!r} is not installed; `edged list` shows what is, `edged models` what can be pulled")

@@ -18,7 +18,7 @@ from edged.errors import ConfigError, Conflict, CorruptFile, ModelNotFound
 from edged.store import collect, files, folders, locks, verify
 from edged.store.blobs import Receiver
 from edged.store.entries import Collected, Damage, Manifest
-from edged.store.manifests import Manifests, check
+from edged.store.manifests import Manifests, check, not_installed
 from edged.store.paths import FOLDERS, Layout
 
 SCHEMA = 1
@@ -67,7 +67,7 @@ class Store:
         """Every version that is here, oldest first. Raises ModelNotFound when there is none."""
         found = [self.manifests.read(name, version) for version in self.manifests.versions(name)]
         if not found:
-            raise ModelNotFound(f"the model {name!r} is not installed; `edged pull {name}` fetches it")
+            raise not_installed(name)
         return sorted(found, key=lambda manifest: (manifest.created, manifest.version))
 
     def active(self, name: str) -> str:

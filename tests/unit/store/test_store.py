@@ -111,7 +111,7 @@ def test_a_manifest_without_its_blobs_is_not_published(store: Store, source: Pat
 
 
 def test_an_unknown_model_or_version_is_not_found_with_what_to_do(store: Store, source: Path) -> None:
-    with pytest.raises(ModelNotFound, match="edged pull tiny"):
+    with pytest.raises(ModelNotFound, match="edged models"):
         store.manifest("tiny")
     install(store, str(source))
     with pytest.raises(ModelNotFound, match="edged show tiny"):
