@@ -29,10 +29,11 @@ def pulled() -> list[Manifest]:
 
 @pytest.fixture
 async def jobs(tmp_path: Path, pulled: list[Manifest]) -> AsyncIterator[Jobs]:
+    before = {child.pid for child in psutil.Process().children()}
     made = Jobs(Settings(home=tmp_path), Metrics(), pulled=pulled.append, command=COMMAND)
     yield made
     await made.close()
-    assert psutil.Process().children(recursive=True) == []
+    assert [child.cmdline() for child in psutil.Process().children() if child.pid not in before] == []
 
 
 async def events_of(job: Job) -> list[JobEvent]:
