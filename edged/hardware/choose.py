@@ -17,6 +17,9 @@ ROOMY_SHARE = 0.7
 ENOUGH_BITS = 8.5
 #: Fewer bits than this harm small models so much that even a tight fit of more bits goes first.
 LEAST_GOOD_BITS = 4.0
+#: A processor reads all weights for each token, and the memory of an edge box gives some 20 GB a second: with more than
+#: this a decode falls below ten tokens a second, and fewer bits are worth more than better ones.
+BRISK_WEIGHTS_BYTES = 2_000_000_000
 
 _ENGINE_ORDER = {"llama": 0, "ort": 1, "fake": 2}
 
@@ -37,13 +40,15 @@ F = TypeVar("F", bound=Form)
 
 @dataclass(frozen=True, slots=True)
 class Row(Generic[F]):
-    """memory_bytes: estimate with `context` tokens of one sequence, None where it cannot be estimated. context: the
-    usual one, or the model's, or what fits, whichever is least. reason: one clause for people."""
+    """memory_bytes: estimate with `context` tokens of one sequence, None where it cannot be estimated. weights_bytes:
+    the part of it that each token reads. context: the usual one, or the model's, or what fits, whichever is least.
+    reason: one clause for people."""
 
     variant: F
     engine: str
     fits: bool
     memory_bytes: int | None
+    weights_bytes: int | None
     context: int
     threads: int
     reason: str
@@ -85,7 +90,7 @@ class _Want:
 
 def _row(variant: F, want: _Want) -> Row[F]:
     def row(fits: bool, memory: int | None, reason: str, context: int = want.context) -> Row[F]:
-        return Row(variant, variant.engine, fits, memory, context, want.facts.cpu.threads, reason)
+        return Row(variant, variant.engine, fits, memory, weights, context, want.facts.cpu.threads, reason)
 
     weights = fit.weights_bytes(variant.size, want.parameters, variant.precision)
     fixed = None if weights is None else weights + fit.OVERHEAD_BYTES
@@ -104,21 +109,25 @@ def _row(variant: F, want: _Want) -> Row[F]:
         return row(True, fixed + context * want.kv_bytes_per_token, f"fits with {context} tokens of context", context)
     if need > ROOMY_SHARE * want.budget:
         return row(True, need, f"fits, and takes most of {usable}")
+    if weights is not None and weights > BRISK_WEIGHTS_BYTES:
+        return row(True, need, f"fits well in {usable}, and decodes below ten tokens a second on most processors")
     return row(True, need, f"fits well in {usable}")
 
 
 def _rank(row: Row[F], budget: int) -> tuple[tuple[float, ...], str]:
-    """Smaller is better. Among those with room: more bits, up to enough; among tight ones: fewer. Bits are rounded, so
-    that precisions of one class (Q4_K_M, int4) are parted by engine, then by memory."""
+    """Smaller is better. Among those that have room and are brisk: more bits, up to enough; among the others: fewer.
+    Bits are rounded, so that precisions of one class (Q4_K_M, int4) are parted by engine, then by memory."""
     bits = fit.bits_per_weight(row.variant.precision) or 0.0
     memory = row.memory_bytes
     roomy = memory is not None and memory <= ROOMY_SHARE * budget
+    brisk = row.weights_bytes is not None and row.weights_bytes <= BRISK_WEIGHTS_BYTES
     order = (
         not row.fits,
         memory is None,
         bits < LEAST_GOOD_BITS,
         not roomy,
-        -round(min(bits, ENOUGH_BITS)) if roomy else round(bits),
+        not brisk,
+        -round(min(bits, ENOUGH_BITS)) if roomy and brisk else round(bits),
         _ENGINE_ORDER.get(row.engine, len(_ENGINE_ORDER)),
         memory or 0,
     )

@@ -19,7 +19,7 @@ def variant(precision: str, size: int) -> Variant:
 
 CATALOG = Catalog(
     models={"m": ModelEntry(name="m", parameters=4_000_000_000,
-                            variants=(variant("Q4_K_M", 5 * GIB // 2), variant("Q8_0", 4 * GIB)))},
+                            variants=(variant("Q4_K_M", GIB), variant("Q8_0", 3 * GIB // 2)))},
     aliases={"nick": "m"},
 )
 
@@ -37,7 +37,7 @@ def test_with_room_more_bits_are_taken_though_the_catalog_names_fewer_first(monk
 
 
 def test_where_memory_is_short_the_smaller_variant_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert taken("m", 5 * GIB, monkeypatch) == ("Q4_K_M", [])
+    assert taken("m", 3 * GIB, monkeypatch) == ("Q4_K_M", [])
 
 
 def test_where_nothing_fits_the_smallest_is_taken_and_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
