@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.faults, pytest.mark.timeout(240)]
 
 #: Each of them is killed KILLS_EACH times, all at the same time: what a kill costs is the back-off, a second.
 VICTIMS = ("alpha", "beta", "gamma", "delta")
-KILLS_EACH = int(os.environ.get("EDGED_TEST_KILLS", "100")) // len(VICTIMS)
+KILLS_EACH = 100 // len(VICTIMS)
 #: While two interpreters start on two cores a token may be late, not more.
 GAP_LIMIT_S = 2.0
 BESIDE = ("one", "two", "three")
