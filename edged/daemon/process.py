@@ -78,9 +78,10 @@ class Exit(Struct, frozen=True, kw_only=True):
 
 def environment(ours: Mapping[str, str]) -> dict[str, str]:
     """What a worker gets of the daemon's environment: no secrets, no settings, nothing of the service manager's.
-    OpenMP threads that spin between steps would take the other workers' cores."""
+    OpenMP threads spin for a few microseconds only between the parts of a step: with the default a foreign busy process
+    slows a step tenfold, and without any spinning every step takes thrice as long (bench/LOG.md)."""
     kept = {name: value for name, value in ours.items() if not _SECRET.search(name) and not _OURS.match(name)}
-    return {"OMP_WAIT_POLICY": "PASSIVE", "HF_HUB_OFFLINE": "1", "ORT_DISABLE_TELEMETRY": "1", **kept}
+    return {"GOMP_SPINCOUNT": "1000", "HF_HUB_OFFLINE": "1", "ORT_DISABLE_TELEMETRY": "1", **kept}
 
 
 class WorkerProcess:

@@ -9,8 +9,9 @@ from __future__ import annotations
 import ctypes
 import threading
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import llama_cpp.llama_cpp as lib
 import msgspec
@@ -20,34 +21,39 @@ from numpy.typing import NDArray
 
 from edged.engines.base import Capabilities, EngineError, Facts, Loaded, Logits, Progress, RowWork, State, Vocab
 from edged.engines.llama_vocab import LlamaVocab, metadata
+from edged.engines.slots import Slots
 from edged.errors import InsufficientMemory, LoadFailed
 from edged.types import LoadSpec
 
-DEFAULT_ROWS = 16
+DEFAULT_ROWS = 8
 #: The most tokens one step takes, and the size of the buffer that llama.cpp computes in.
 STEP_TOKENS = 512
-#: Where nobody names a context: the part of memory that KV may take, and the context that is kept all the same.
-KV_SHARE = 1 / 4
+#: The part of memory that KV may take where nobody names a context, and the context that is kept all the same.
+KV_SHARE = 1 / 8
 DEFAULT_CONTEXT = 8192
 SMALLEST_CONTEXT = 512
-#: The part of memory that KV of its own for every row may take.
-SPLIT_SHARE = 1 / 16
 #: Weights and the buffers that grow with them, in sizes of the file.
 WEIGHTS_OVERHEAD = 1.1
 
 
+KvType = Literal["f16", "q8_0"]
+
+
 class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """kv_unified: None decides by memory, see `_split`. kv_type: "f16" or "q8_0" (needs flash attention).
-    flash_attention: None lets llama.cpp decide."""
+    """kv_unified: None decides by memory, see `_split`. flash_attention: None lets llama.cpp decide. key_type,
+    value_type: of KV; None for keys decides, see `_kv`; values in q8_0 need flash attention."""
 
     kv_unified: bool | None = None
     flash_attention: bool | None = None
-    kv_type: str = "f16"
+    key_type: KvType | None = None
+    value_type: KvType = "f16"
     ubatch: int = STEP_TOKENS
     mlock: bool = False
 
 
-_KV_TYPES = {"f16": (lib.GGML_TYPE_F16, 2.0), "q8_0": (lib.GGML_TYPE_Q8_0, 34 / 32)}
+#: llama.cpp's number of the type, and bytes per value: q8_0 is 32 values and one fp16 scale in a block of 34 bytes.
+_KV_TYPES: dict[KvType, tuple[int, float]] = {"f16": (lib.GGML_TYPE_F16, 2.0), "q8_0": (lib.GGML_TYPE_Q8_0, 34 / 32)}
+_BLOCK = 32
 _FLASH = {None: lib.LLAMA_FLASH_ATTN_TYPE_AUTO, True: lib.LLAMA_FLASH_ATTN_TYPE_ENABLED,
           False: lib.LLAMA_FLASH_ATTN_TYPE_DISABLED}
 
@@ -74,13 +80,15 @@ def _pointer(array: NDArray[Any], item: Any) -> Any:
 
 
 class LlamaGenerator:
-    def __init__(self, model: Any, context: Any, caps: Capabilities, vocab: LlamaVocab) -> None:
+    def __init__(self, model: Any, context: Any, caps: Capabilities, vocab: LlamaVocab, *, split: bool) -> None:
         self.caps = caps
         self.vocab: Vocab = vocab
+        self._split = split
         self._model = model
         self._context = context
         self._memory = lib.llama_get_memory(context)
         self._lengths = [0] * caps.rows
+        self._slots = Slots(caps.rows)
         count = caps.step_tokens
         self._token = np.zeros(count, np.int32)
         self._position = np.zeros(count, np.int32)
@@ -96,15 +104,20 @@ class LlamaGenerator:
         )
 
     def step(self, work: Sequence[RowWork]) -> list[Logits]:
+        if self._split:
+            for one, other in self._slots.gather(item.row for item in work):
+                self._swap(one, other)
+        # llama.cpp computes neighbours together, if they come in order.
+        order = sorted(range(len(work)), key=lambda index: self._slots[work[index].row])
         filled = outputs = 0
-        for item in work:
+        for item in (work[index] for index in order):
             count, length = len(item.tokens), self._lengths[item.row]
             end = filled + count
             if end > self.caps.step_tokens:
                 raise EngineError(f"a step of more than {self.caps.step_tokens} tokens")
             self._token[filled:end] = item.tokens
             self._position[filled:end] = range(length, length + count)
-            self._sequence[filled:end] = item.row
+            self._sequence[filled:end] = self._slots[item.row]
             self._wants[filled:end] = 0
             self._wants[end - item.logits:end] = 1
             filled, outputs = end, outputs + item.logits
@@ -112,66 +125,103 @@ class LlamaGenerator:
         if (code := lib.llama_decode(self._context, self._batch)) != 0:
             # Parts of the batch may be in the pool already: forget what this step added to each row.
             for item in work:
-                lib.llama_memory_seq_rm(self._memory, item.row, self._lengths[item.row], -1)
+                lib.llama_memory_seq_rm(self._memory, self._slots[item.row], self._lengths[item.row], -1)
             raise EngineError("no KV left" if code == 1 else f"llama_decode returned {code}: {_last_words()}")
         for item in work:
             self._lengths[item.row] += len(item.tokens)
         if not outputs:
             return [np.empty((0, self.vocab.size), np.float32)] * len(work)
         rows: Logits = np.ctypeslib.as_array(lib.llama_get_logits(self._context), (outputs, self.vocab.size))
-        results, first = [], 0
-        for item in work:
-            results.append(rows[first:first + item.logits])
-            first += item.logits
+        results: list[Logits] = [rows] * len(work)
+        first = 0
+        for index in order:
+            results[index] = rows[first:first + work[index].logits]
+            first += work[index].logits
         return results
 
     def trim(self, row: int, keep: int) -> int:
         if keep < self._lengths[row]:
-            if not lib.llama_memory_seq_rm(self._memory, row, keep, -1):
+            slot = self._slots[row]
+            if not lib.llama_memory_seq_rm(self._memory, slot, keep, -1):
                 # Window and recurrent state cannot go back; a whole sequence can always be removed.
-                lib.llama_memory_seq_rm(self._memory, row, -1, -1)
+                lib.llama_memory_seq_rm(self._memory, slot, -1, -1)
                 keep = 0
             self._lengths[row] = keep
         return self._lengths[row]
 
     def fork(self, src: int, dst: int, keep: int) -> int:
-        # In split KV llama.cpp copies whole sequences only; a longer copy is trimmed afterwards.
-        lib.llama_memory_seq_cp(self._memory, src, dst, -1, -1)
-        self._lengths[dst] = self._lengths[src]
+        if self._split:
+            # llama_memory_seq_cp would copy the row's whole buffer, 100 ms for a context of 8192; this copies what
+            # it holds, a few.
+            self.unstash(dst, self.stash(src))
+        else:
+            lib.llama_memory_seq_cp(self._memory, self._slots[src], self._slots[dst], -1, -1)
+            self._lengths[dst] = self._lengths[src]
         return self.trim(dst, keep)
 
     def stash(self, row: int) -> State:
-        size = lib.llama_state_seq_get_size(self._context, row)
-        data = (ctypes.c_uint8 * size)()
-        written = lib.llama_state_seq_get_data(self._context, data, size, row)
-        if written == 0:
-            raise EngineError(f"llama.cpp could not save the state of row {row}")
-        return State(self._lengths[row], data, size)
+        data = self._read(self._slots[row])
+        return State(self._lengths[row], data, len(data))
 
     def unstash(self, row: int, state: State) -> int:
         data: Any = state.data
-        if lib.llama_state_seq_set_data(self._context, data, state.size_bytes, row) == 0:
-            lib.llama_memory_seq_rm(self._memory, row, -1, -1)
-            self._lengths[row] = 0
-        else:
-            self._lengths[row] = state.tokens
+        self._lengths[row] = state.tokens if self._write(self._slots[row], data) else 0
         return self._lengths[row]
+
+    def _read(self, slot: int) -> Any:
+        size = lib.llama_state_seq_get_size(self._context, slot)
+        data = (ctypes.c_uint8 * size)()
+        if lib.llama_state_seq_get_data(self._context, data, size, slot) == 0:
+            raise EngineError("llama.cpp could not save the state of a sequence")
+        return data
+
+    def _write(self, slot: int, data: Any) -> bool:
+        if lib.llama_state_seq_set_data(self._context, data, len(data), slot) == 0:
+            lib.llama_memory_seq_rm(self._memory, slot, -1, -1)
+            return False
+        return True
+
+    def _swap(self, one: int, other: int) -> None:
+        """Two sequences exchange their KV; the mapping says already whose it is then. Some milliseconds, once in a
+        while, against a run of its own for each row that is no neighbour, in every step."""
+        states = {slot: self._read(slot) for slot, mine in ((one, other), (other, one))
+                  if self._lengths[self._slots.row_in(mine)]}
+        for slot in (one, other):
+            lib.llama_memory_seq_rm(self._memory, slot, -1, -1)
+        for slot, target in ((one, other), (other, one)):
+            if slot in states and not self._write(target, states[slot]):
+                raise EngineError("llama.cpp could not move a sequence")
 
     def close(self) -> None:
         lib.llama_free(self._context)
         lib.llama_model_free(self._model)
 
 
-def _kv_bytes_per_token(meta: dict[str, str], model: Any, bytes_per_value: float) -> float:
-    """From the GGUF keys <arch>.attention.{head_count_kv,key_length,value_length}; all layers hold all tokens."""
+@dataclass(frozen=True, slots=True)
+class _Kv:
+    """key_type, value_type: llama.cpp's numbers of the types."""
+
+    key_type: int
+    value_type: int
+    bytes_per_token: float
+
+
+def _kv(options: Options, meta: dict[str, str], model: Any) -> _Kv:
+    """Sizes from the GGUF keys <arch>.attention.{key_length,value_length}; all layers hold all tokens.
+
+    Keys are q8_0 and values f16: on a processor that decodes short contexts a sixth faster than f16 for both, in three
+    quarters of the memory, and differs from it no more than f16 does between two shapes of a batch; and since llama.cpp
+    then takes one path for one row and for many, a request's text does not depend on how many others run. The price
+    is prefill, slower by a twentieth at 500 tokens and by a sixth at 3,000 (bench/LOG.md).
+    """
     architecture = meta.get("general.architecture", "")
-    layers, embedding = lib.llama_model_n_layer(model), lib.llama_model_n_embd(model)
-    heads, kv_heads = lib.llama_model_n_head(model), lib.llama_model_n_head_kv(model)
-    head_size = embedding // max(heads, 1)
+    head_size = lib.llama_model_n_embd(model) // max(lib.llama_model_n_head(model), 1)
     key = int(meta.get(f"{architecture}.attention.key_length", head_size))
     value = int(meta.get(f"{architecture}.attention.value_length", head_size))
-    values: int = layers * kv_heads * (key + value)
-    return values * bytes_per_value
+    key_type, key_bytes = _KV_TYPES[options.key_type or ("f16" if key % _BLOCK else "q8_0")]
+    value_type, value_bytes = _KV_TYPES[options.value_type]
+    heads: int = lib.llama_model_n_layer(model) * lib.llama_model_n_head_kv(model)
+    return _Kv(key_type, value_type, heads * (key * key_bytes + value * value_bytes))
 
 
 def _pool(spec: LoadSpec, trained: int, per_token: float, weights_bytes: int) -> int:
@@ -197,23 +247,23 @@ def _pool(spec: LoadSpec, trained: int, per_token: float, weights_bytes: int) ->
 
 
 def _split(options: Options, spec: LoadSpec, rows: int, pool: int, per_token: float) -> bool:
-    """Whether each row gets KV of its own, of the whole context. In a unified pool every row's attention steps over
-    the cells of all others, which costs a fifth at 8 rows of a small model; split KV is reserved whole, so it is
-    taken only where that is a small part of the memory."""
+    """Whether each row gets KV of its own, of the whole context.
+
+    In a unified pool every row's attention steps over the cells of all others, which costs a fifth at 8 rows of a small
+    model, and where a row's cells lie, and so the last bits of its sums, depends on the others. But split KV is
+    reserved whole, so it is taken only where it stays within KV's share of the memory.
+    """
     if options.kv_unified is not None:
         return not options.kv_unified
     budget = spec.memory_bytes or psutil.virtual_memory().total
-    return rows * pool * per_token <= budget * SPLIT_SHARE
+    return rows * pool * per_token <= budget * KV_SHARE
 
 
 def load(spec: LoadSpec, progress: Progress) -> Loaded:
     try:
         options = msgspec.convert(spec.options, Options)
-        kv_type, bytes_per_value = _KV_TYPES[options.kv_type]
     except msgspec.ValidationError as error:
         raise LoadFailed(f"options of {spec.name}: {error}") from error
-    except KeyError:
-        raise LoadFailed(f"options of {spec.name}: kv_type is one of {', '.join(_KV_TYPES)}") from None
     lib.llama_log_set(_log, ctypes.c_void_p(0))
     lib.llama_backend_init()
 
@@ -232,19 +282,21 @@ def load(spec: LoadSpec, progress: Progress) -> Loaded:
         raise LoadFailed(f"llama.cpp cannot load {spec.file}: {_last_words()}")
     meta = metadata(model)
     weights_bytes = lib.llama_model_size(model)
-    per_token = _kv_bytes_per_token(meta, model, bytes_per_value)
-    pool = _pool(spec, lib.llama_model_n_ctx_train(model), per_token, weights_bytes)
     rows = spec.rows or DEFAULT_ROWS
+    trained = lib.llama_model_n_ctx_train(model)
+    kv = _kv(options, meta, model)
+    per_token = kv.bytes_per_token
+    pool = _pool(spec, trained, per_token, weights_bytes)
+    split = _split(options, spec, rows, pool, per_token)
 
     params = lib.llama_context_default_params()
-    split = _split(options, spec, rows, pool, per_token)
     params.n_ctx = pool * rows if split else pool
     params.n_seq_max = rows
     params.n_batch = STEP_TOKENS
     params.n_ubatch = options.ubatch
     params.kv_unified = not split
     params.flash_attn_type = _FLASH[options.flash_attention]
-    params.type_k = params.type_v = kv_type
+    params.type_k, params.type_v = kv.key_type, kv.value_type
     params.no_perf = True
     params.swa_full = True
     if spec.threads:
@@ -263,7 +315,7 @@ def load(spec: LoadSpec, progress: Progress) -> Loaded:
         precision=_description(model), weights_bytes=weights_bytes,
         kv_bytes=int(per_token * caps.kv_tokens),
     )
-    return Loaded(LlamaGenerator(model, context, caps, LlamaVocab(model, meta)), facts)
+    return Loaded(LlamaGenerator(model, context, caps, LlamaVocab(model, meta), split=split), facts)
 
 
 def lib_version() -> str:

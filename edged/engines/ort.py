@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from edged.engines.base import Capabilities, EngineError, Facts, Loaded, Logits, Progress, RowWork, State, Vocab
 from edged.engines.hf_vocab import HfVocab, read_json
+from edged.engines.slots import Slots
 from edged.errors import InsufficientMemory, LoadFailed
 from edged.types import LoadSpec
 
@@ -74,18 +75,16 @@ class OrtGenerator:
                 self._buffers.append((past % layer, present % layer, np.zeros(shape, kind)))
         self._bindings: dict[tuple[int, int], Any] = {}
         self._lengths = [0] * caps.rows
-        self._slot_of = list(range(caps.rows))
-        self._row_in = list(range(caps.rows))
+        self._slots = Slots(caps.rows)
 
     def step(self, work: Sequence[RowWork]) -> list[Logits]:
         tokens = len(work[0].tokens)
         if len(work) > 1 and any(len(item.tokens) != 1 for item in work):
             raise EngineError("a run takes many rows of one token or one row of many")
-        if len(work) > 1:
-            for slot, item in enumerate(sorted(work, key=lambda item: self._slot_of[item.row])):
-                self._move(item.row, slot)
-        first = min(self._slot_of[item.row] for item in work)
-        in_order = sorted(work, key=lambda item: self._slot_of[item.row])
+        for one, other in self._slots.gather(item.row for item in work):
+            self._swap(one, other)
+        first = min(self._slots[item.row] for item in work)
+        in_order = sorted(work, key=lambda item: self._slots[item.row])
         lengths = [self._lengths[item.row] + tokens for item in in_order]
         if max(lengths) > self.caps.context:
             raise EngineError("a row is over its context")
@@ -93,7 +92,7 @@ class OrtGenerator:
         for item in work:
             self._lengths[item.row] += tokens
         return [
-            logits[self._slot_of[item.row] - first, logits.shape[1] - item.logits:]
+            logits[self._slots[item.row] - first, logits.shape[1] - item.logits:]
             if item.logits else np.empty((0, self.vocab.size), np.float32)
             for item in work
         ]
@@ -103,20 +102,20 @@ class OrtGenerator:
         return self._lengths[row]
 
     def fork(self, src: int, dst: int, keep: int) -> int:
-        source, target = self._slot_of[src], self._slot_of[dst]
+        source, target = self._slots[src], self._slots[dst]
         for _, _, buffer in self._buffers:
             buffer[target, :, :keep] = buffer[source, :, :keep]
         self._lengths[dst] = keep
         return keep
 
     def stash(self, row: int) -> State:
-        slot, length = self._slot_of[row], self._lengths[row]
+        slot, length = self._slots[row], self._lengths[row]
         data = [buffer[slot, :, :length].copy() for _, _, buffer in self._buffers]
         return State(length, data, sum(part.nbytes for part in data))
 
     def unstash(self, row: int, state: State) -> int:
         parts: Any = state.data
-        slot = self._slot_of[row]
+        slot = self._slots[row]
         for (_, _, buffer), part in zip(self._buffers, parts, strict=True):
             buffer[slot, :, : state.tokens] = part
         self._lengths[row] = state.tokens
@@ -167,18 +166,13 @@ class OrtGenerator:
             binding.bind_output(present, "cpu", 0, buffer.dtype.type, shape, address)
         return binding
 
-    def _move(self, row: int, slot: int) -> None:
-        """Put a row's KV into a slot; the row that was there takes the old one."""
-        old, other = self._slot_of[row], self._row_in[slot]
-        if old == slot:
-            return
-        mine, theirs = self._lengths[row], self._lengths[other]
+    def _swap(self, one: int, other: int) -> None:
+        """Two slots exchange their KV; the mapping says already whose it is then."""
+        first, second = (self._lengths[self._slots.row_in(slot)] for slot in (other, one))
         for _, _, buffer in self._buffers:
-            kept = buffer[slot, :, :theirs].copy()
-            buffer[slot, :, :mine] = buffer[old, :, :mine]
-            buffer[old, :, :theirs] = kept
-        self._slot_of[row], self._slot_of[other] = slot, old
-        self._row_in[slot], self._row_in[old] = row, other
+            kept = buffer[one, :, :first].copy()
+            buffer[one, :, :second] = buffer[other, :, :second]
+            buffer[other, :, :first] = kept
 
 
 def load(spec: LoadSpec, progress: Progress) -> Loaded:

@@ -154,8 +154,8 @@ def test_environment_of_a_worker_holds_no_secret_and_no_setting() -> None:
     assert "s" not in kept.values()
     assert {"PATH", "TOKENIZERS_PARALLELISM", "CUDA_VISIBLE_DEVICES"} <= kept.keys()
     assert "LISTEN_FDS" not in kept
-    assert kept["OMP_WAIT_POLICY"] == "PASSIVE"
-    assert environment({"OMP_WAIT_POLICY": "ACTIVE"})["OMP_WAIT_POLICY"] == "ACTIVE"
+    assert kept["GOMP_SPINCOUNT"] == "1000"
+    assert environment({"GOMP_SPINCOUNT": "7"})["GOMP_SPINCOUNT"] == "7"
 
 
 async def test_waiters_are_answered_in_part_failed_or_forgotten() -> None:

@@ -198,5 +198,5 @@ async def test_worker_sees_no_secrets_of_the_daemon(rig: Make, monkeypatch: pyte
         await r.router.load("m")
         environment = psutil.Process(r.pid("m")).environ()
         assert "canary" not in environment.values()
-        assert environment["OMP_WAIT_POLICY"] == "PASSIVE"
+        assert environment["GOMP_SPINCOUNT"] == "1000"
         assert environment["PATH"] == os.environ["PATH"]
