@@ -23,6 +23,7 @@ from edged.engines.base import Capabilities, EngineError, Facts, Loaded, Logits,
 from edged.engines.llama_vocab import LlamaVocab, metadata
 from edged.engines.slots import Slots
 from edged.errors import InsufficientMemory, LoadFailed
+from edged.hardware.probe import probe
 from edged.types import LoadSpec
 
 DEFAULT_ROWS = 8
@@ -299,8 +300,8 @@ def load(spec: LoadSpec, progress: Progress) -> Loaded:
     params.type_k, params.type_v = kv.key_type, kv.value_type
     params.no_perf = True
     params.swa_full = True
-    if spec.threads:
-        params.n_threads = params.n_threads_batch = spec.threads
+    # llama.cpp would take four, whatever the machine has.
+    params.n_threads = params.n_threads_batch = spec.threads or probe().cpu.threads
     context = lib.llama_init_from_model(model, params)
     if not context:
         lib.llama_model_free(model)

@@ -22,6 +22,7 @@ from edged.engines.base import Capabilities, EngineError, Facts, Loaded, Logits,
 from edged.engines.hf_vocab import HfVocab, read_json
 from edged.engines.slots import Slots
 from edged.errors import InsufficientMemory, LoadFailed
+from edged.hardware.probe import probe
 from edged.types import LoadSpec
 
 DEFAULT_ROWS = 8
@@ -183,8 +184,7 @@ def load(spec: LoadSpec, progress: Progress) -> Loaded:
     decoder = model.decoder
     settings = onnxruntime.SessionOptions()
     settings.log_severity_level = 3
-    if spec.threads:
-        settings.intra_op_num_threads = spec.threads
+    settings.intra_op_num_threads = spec.threads or probe().cpu.threads
     progress(0.0)
     try:
         session = onnxruntime.InferenceSession(
