@@ -188,8 +188,10 @@ class Edged:
             if self._run("pull", self.model).returncode != 0:
                 raise BenchError(f"`edged pull {self.model}` failed; its message is above")
             shown = self._run("show", self.model, "--json")
-        said: dict[str, str] = json.loads(shown.stdout)
-        return Path(said["folder"]) / said["file"]
+        said = json.loads(shown.stdout)
+        active = next(one for one in said["versions"] if one["version"] == said["active"])
+        sha256 = next(file["sha256"] for file in active["files"] if file["path"] == active["file"])
+        return self.home / "blobs" / f"sha256-{sha256}"
 
     def start(self) -> Running:
         port = free_port()
