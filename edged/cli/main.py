@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 
 
@@ -16,6 +17,8 @@ def main() -> None:
 def _run(arguments: list[str]) -> int:
     """The serving process loads nothing of the other commands."""
     if arguments[:1] == ["serve"]:
+        # Imports make garbage of nothing and look for it all the time; `serving` turns it on again once it serves.
+        gc.disable()
         from edged.logs import forgo_rich
 
         forgo_rich()

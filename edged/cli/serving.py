@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import signal
 import socket
 import sys
@@ -82,6 +83,9 @@ class Daemon:
         watchdog = asyncio.create_task(self._notifier.keep_alive(), name="watchdog")
         await self._router.start()
         await self._server.up.wait()
+        # What the start made stays for ever: the collector never looks at it again.
+        gc.freeze()
+        gc.enable()
         self._told_ready()
         asked = asyncio.create_task(self._asked.wait())
         await asyncio.wait({serving, asked}, return_when=asyncio.FIRST_COMPLETED)
