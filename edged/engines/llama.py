@@ -32,6 +32,8 @@ STEP_TOKENS = 512
 #: The part of memory that KV may take where nobody names a context, and the context that is kept all the same.
 KV_SHARE = 1 / 8
 DEFAULT_CONTEXT = 8192
+#: The part of memory that KV of its own for every row may take.
+SPLIT_SHARE = 1 / 24
 SMALLEST_CONTEXT = 512
 #: Weights and the buffers that grow with them, in sizes of the file.
 WEIGHTS_OVERHEAD = 1.1
@@ -252,12 +254,12 @@ def _split(options: Options, spec: LoadSpec, rows: int, pool: int, per_token: fl
 
     In a unified pool every row's attention steps over the cells of all others, which costs a fifth at 8 rows of a small
     model, and where a row's cells lie, and so the last bits of its sums, depends on the others. But split KV is
-    reserved whole, so it is taken only where it stays within KV's share of the memory.
+    reserved whole, so it is taken only where that is a small part of the memory: a smaller `context` gets it.
     """
     if options.kv_unified is not None:
         return not options.kv_unified
     budget = spec.memory_bytes or psutil.virtual_memory().total
-    return rows * pool * per_token <= budget * KV_SHARE
+    return rows * pool * per_token <= budget * SPLIT_SHARE
 
 
 def load(spec: LoadSpec, progress: Progress) -> Loaded:

@@ -74,7 +74,7 @@ async def test_eight_streams_end_sooner_together_than_in_turn_and_overlap(served
 
 async def test_a_long_prompt_in_the_middle_does_not_stop_the_others(served: Served) -> None:
     """Medians of a shared machine: the longest gap of each stream beside the long prompt, less its usual step."""
-    words = " ".join(f"{index} bottles of water on the wall," for index in range(330))
+    words = " ".join(f"{index} bottles of water on the wall," for index in range(260))
     async with client_of(served) as client:
         await stream(client, "Say hello.", 4)
         others = [asyncio.create_task(stream(client, f"Explain {topic} at length.", 160)) for topic in TOPICS[:3]]
@@ -136,7 +136,7 @@ async def test_a_killed_worker_gives_a_clear_error_and_the_next_request_works(se
 
 
 async def test_a_client_that_leaves_in_prefill_frees_its_slot_within_a_second(served: Served) -> None:
-    words = " ".join(f"{index} green bottles," for index in range(900))
+    words = " ".join(f"{index} green bottles," for index in range(560))
     async with client_of(served) as client:
         await stream(client, "Say hello.", 4)
     body = {"model": MODEL, "messages": [{"role": "user", "content": words}], "stream": True, "max_tokens": 4}
