@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from msgspec import Struct
 
-EngineName = Literal["llama", "ort", "fake"]
+EngineName = Literal["llama", "ort", "genai", "fake"]
 FinishReason = Literal["stop", "length"]
 
 
@@ -150,7 +150,8 @@ Event = Started | Delta | ChoiceEnd | Finished | Failed
 
 class LoadSpec(Struct, frozen=True, kw_only=True):
     """All a worker needs to load one model. `path` is the model's folder in the store; `file` the engine's entry
-    file in it. context, rows, threads None: the engine chooses within memory_bytes (0: no bound)."""
+    file in it. context, rows, threads None: the engine chooses within memory_bytes (0: no bound). provider: what must
+    run it (`cpu`, `cuda`, …): an engine that cannot refuses to load."""
 
     name: str
     version: str
@@ -161,6 +162,7 @@ class LoadSpec(Struct, frozen=True, kw_only=True):
     context: int | None = None
     rows: int | None = None
     threads: int | None = None
+    provider: str = "cpu"
     memory_bytes: int = 0
     chat_template: str | None = None
     sampling: SamplingParams = SamplingParams()

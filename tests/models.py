@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 from edged.store import Store
-from edged.store.entries import Catalog, Manifest, PullProgress
+from edged.store.entries import Catalog, JobProgress, Manifest
 from edged.store.pull import pull
 from edged.store.sources.transfer import HubSettings
 
@@ -32,7 +32,7 @@ def install(store: Store, reference: str, catalog: Catalog | None = None) -> Man
     return pull(store, catalog or Catalog(), reference, hub=NO_HUB, progress=ignore)
 
 
-def ignore(moment: PullProgress) -> None:
+def ignore(moment: JobProgress) -> None:
     pass
 
 

@@ -11,6 +11,7 @@ from msgspec import Struct
 
 from edged.api.exchange import Services
 from edged.errors import CorruptFile, ModelNotFound
+from edged.store.lineage import Quality
 
 if TYPE_CHECKING:
     from edged.daemon.status import ModelStatus
@@ -29,7 +30,7 @@ class ModelList(Struct, frozen=True):
     object: str = "list"
 
 
-def model_body(status: ModelStatus, quality: dict[str, float]) -> ModelBody:
+def model_body(status: ModelStatus, quality: Quality | None) -> ModelBody:
     return ModelBody(
         id=status.name,
         created=int(status.created),
@@ -42,9 +43,9 @@ def model_body(status: ModelStatus, quality: dict[str, float]) -> ModelBody:
 
 
 def routes(services: Services) -> list[HTTPRouteHandler]:
-    def quality() -> dict[str, dict[str, float]]:
+    def quality() -> dict[str, Quality | None]:
         """By digest, of every installed model's active version."""
-        found = {}
+        found: dict[str, Quality | None] = {}
         for name in services.store.names():
             try:
                 manifest = services.store.manifest(name)
@@ -56,12 +57,12 @@ def routes(services: Services) -> list[HTTPRouteHandler]:
     @get("/v1/models", sync_to_thread=False)
     def list_models() -> ModelList:
         known = quality()
-        return ModelList([model_body(status, known.get(status.digest, {})) for status in services.router.models()])
+        return ModelList([model_body(status, known.get(status.digest)) for status in services.router.models()])
 
     @get("/v1/models/{name:path}", sync_to_thread=False)
     def one_model(name: FromPath[str]) -> ModelBody:
         """`name` may hold slashes: a model that was pulled by reference."""
         status = services.router.status(name.removeprefix("/"))
-        return model_body(status, quality().get(status.digest, {}))
+        return model_body(status, quality().get(status.digest))
 
     return [list_models, one_model]

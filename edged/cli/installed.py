@@ -18,6 +18,7 @@ from edged.cli.target import Target, store_of
 from edged.daemon.status import ModelStatus
 from edged.errors import CorruptFile, EdgedError, ModelNotFound
 from edged.store.entries import Collected, Manifest, ModelEntry
+from edged.store.lineage import Quality
 
 
 class Row(Struct, frozen=True, kw_only=True):
@@ -167,14 +168,22 @@ def _print_version(manifest: Manifest, *, active: bool) -> None:
         "parameters": f"{manifest.parameters:,}" if manifest.parameters else None, "license": manifest.license,
         "pulled as": manifest.reference, "from": source.pop("from") + " " + _source(source),
         "pulled": time.strftime("%Y-%m-%d %H:%M", time.localtime(manifest.created)),
-        "quality": ", ".join(f"{key} {value:g}" for key, value in manifest.quality.items()) or None,
-        "speed": ", ".join(f"{key} {value:g}" for key, value in manifest.speed.items()) or None,
+        "quality": _quality(manifest.quality),
     })
     for entry in manifest.files:
         answer(f"  file         {entry.path}  {size(entry.size)}  sha256:{entry.sha256}")
 
 
+def _quality(quality: Quality | None) -> str | None:
+    if quality is None:
+        return None
+    return (f"perplexity x{quality.perplexity_ratio:.3f}, top-1 {quality.top1_agreement:.1%}, "
+            f"KL {quality.kl_divergence:.3f} against {quality.reference}")
+
+
 def _source(said: dict[str, Any]) -> str:
+    if "base" in said:
+        return " + ".join([said["base"], *(adapter["reference"] for adapter in said["adapters"])])
     if "parts" in said:
         return ", ".join(f"{part['dist']}=={part['version']}" for part in said["parts"])
     return f"{said['repo']}@{said['revision']}" if "repo" in said else str(said.get("path", ""))

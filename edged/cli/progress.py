@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Protocol
 
 from edged.cli.output import answer_json, colours, duration, say, size
-from edged.store.entries import PullLine, PullProgress
+from edged.store.entries import JobLine, JobProgress
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -25,7 +25,7 @@ class Show(Protocol):
     def __enter__(self) -> Show: ...
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
                  trace: TracebackType | None) -> None: ...
-    def __call__(self, moment: PullProgress) -> None: ...
+    def __call__(self, moment: JobProgress) -> None: ...
 
 
 def show_for(*, json: bool) -> Show:
@@ -41,8 +41,8 @@ class JsonLines:
     def __exit__(self, *exc: object) -> None:
         pass
 
-    def __call__(self, moment: PullProgress) -> None:
-        answer_json(PullLine(progress=moment))
+    def __call__(self, moment: JobProgress) -> None:
+        answer_json(JobLine(progress=moment))
 
 
 class Lines:
@@ -60,7 +60,7 @@ class Lines:
     def __exit__(self, *exc: object) -> None:
         pass
 
-    def __call__(self, moment: PullProgress) -> None:
+    def __call__(self, moment: JobProgress) -> None:
         now = self._clock()
         if moment.note is not None:
             say(f"note: {moment.note}")
@@ -71,7 +71,7 @@ class Lines:
             self._stage, self._told_s = stage, now
             say(self._line(moment, now))
 
-    def _line(self, moment: PullProgress, now: float) -> str:
+    def _line(self, moment: JobProgress, now: float) -> str:
         line = f"{moment.stage} {moment.file or ''}".rstrip()
         if moment.total_bytes is None:
             return line
@@ -104,7 +104,7 @@ class Bar:
     def __exit__(self, *exc: object) -> None:
         self._progress.stop()
 
-    def __call__(self, moment: PullProgress) -> None:
+    def __call__(self, moment: JobProgress) -> None:
         if moment.note is not None:
             self._progress.console.print(f"note: {moment.note}", markup=False, highlight=False)
         name = (moment.file or "").rpartition("/")[2]

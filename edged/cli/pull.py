@@ -18,7 +18,7 @@ from edged.cli.target import Running, Target, store_of
 from edged.daemon.failures import revive
 from edged.daemon.jobs import JobEvent, JobState
 from edged.errors import Conflict, EdgedError, Internal
-from edged.store.entries import Manifest, PullFailed, PullLine
+from edged.store.entries import JobFailed, JobLine, Manifest
 from edged.store.refs import LocalReference, parse
 
 
@@ -44,14 +44,14 @@ def pull(
     except EdgedError as error:
         if not json:
             raise
-        answer_json(PullLine(error=PullFailed(
+        answer_json(JobLine(error=JobFailed(
             status=error.status, type=error.type, message=error.message, code=error.code, retry=error.retry)))
         return code_of(error)
     except KeyboardInterrupt:
         say(f"interrupted; what was fetched is kept, `edged pull {reference}` goes on from there")
         return ExitCode.INTERRUPTED
     if json:
-        answer_json(PullLine(manifest=manifest))
+        answer_json(JobLine(manifest=manifest))
     else:
         answer(f"pulled {manifest.name}@{manifest.version} ({size(manifest.size)}, {manifest.engine} "
                f"{manifest.precision})")

@@ -14,7 +14,7 @@ from edged.cli.options import Home, Json
 from edged.cli.output import answer, answer_json, say, size
 from edged.cli.progress import Show, show_for
 from edged.cli.target import Target, store_of
-from edged.store.entries import Damage, PullProgress
+from edged.store.entries import Damage, JobProgress
 
 
 class Verified(Struct, frozen=True):
@@ -61,7 +61,7 @@ def _damage(target: Target, name: str | None) -> list[Damage]:
         return Store(target.settings.home).verify(name)
     with show as telling:
         return Store(target.settings.home).verify(name, lambda path, done, total: telling(
-            PullProgress(stage="hashing", file=path, done_bytes=done, total_bytes=total)))
+            JobProgress(stage="hashing", file=path, done_bytes=done, total_bytes=total)))
 
 
 def gc(*, home: Home = None, json: Json = False) -> int:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from edged.errors import EdgedError, Internal, InvalidRequest
 from edged.ipc.messages import LoadRefused
-from edged.store.entries import PullFailed
+from edged.store.entries import JobFailed
 from edged.types import Failed
 
 
@@ -16,7 +16,7 @@ def _classes(root: type[EdgedError]) -> Iterator[type[EdgedError]]:
         yield from _classes(child)
 
 
-def revive(failed: Failed | LoadRefused | PullFailed) -> EdgedError:
+def revive(failed: Failed | LoadRefused | JobFailed) -> EdgedError:
     """The class of the error tree whose status, type and retry are those that the child said, the nearest by code."""
     same = [
         kind for kind in _classes(EdgedError)

@@ -27,7 +27,7 @@ from edged.daemon.metrics import Metrics
 from edged.daemon.stderr import LastLines, gist
 from edged.errors import Conflict, EdgedError, Internal, NotFound, ShuttingDown
 from edged.settings import Settings
-from edged.store.entries import Manifest, PullFailed, PullLine, PullProgress
+from edged.store.entries import JobFailed, JobLine, JobProgress, Manifest
 
 PULL = (sys.executable, "-m", "edged.store.pull")
 CANCEL_GRACE_S = 5.0
@@ -53,10 +53,10 @@ class JobEvent(Struct, frozen=True, kw_only=True):
     reference: str
     state: JobState
     seconds: float
-    progress: PullProgress | None = None
+    progress: JobProgress | None = None
     notes: tuple[str, ...] = ()
     manifest: Manifest | None = None
-    error: PullFailed | None = None
+    error: JobFailed | None = None
 
 
 class Job:
@@ -66,10 +66,10 @@ class Job:
         self.id, self.kind, self.reference = identity, "pull", reference
         self._command, self._environment = (*command, "--json-progress", "--", reference), environment
         self._state = JobState.RUNNING
-        self._progress: PullProgress | None = None
+        self._progress: JobProgress | None = None
         self._notes: list[str] = []
         self._manifest: Manifest | None = None
-        self._error: PullFailed | None = None
+        self._error: JobFailed | None = None
         self._began = time.monotonic()
         self._ended: float | None = None
         self._cancelled = False
@@ -149,7 +149,7 @@ class Job:
 
     def _take(self, raw: bytes) -> None:
         try:
-            line = msgspec.json.decode(raw, type=PullLine)
+            line = msgspec.json.decode(raw, type=JobLine)
         except msgspec.MsgspecError:
             log.warning("job.unreadable_line", job=self.id)
             return
@@ -170,7 +170,7 @@ class Job:
         if not self.running:
             return
         if not self._cancelled:
-            self._error = PullFailed(status=error.status, type=error.type, message=error.message, code=error.code,
+            self._error = JobFailed(status=error.status, type=error.type, message=error.message, code=error.code,
                                      retry=error.retry)
         self._end(JobState.CANCELLED if self._cancelled else JobState.FAILED)
 

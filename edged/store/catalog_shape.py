@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 from msgspec import Meta, Struct
 
+from edged.store.lineage import Target
 from edged.types import EngineName
 
 _Text = Annotated[str, Meta(min_length=1, max_length=2000)]
@@ -71,6 +72,9 @@ class VariantTable(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     sha256: _Sha256 | None = None
 
 
+_VersionStart = Annotated[str, Meta(pattern=r"^[0-9a-f]{4,12}$", description="the first digits of a version")]
+
+
 class ModelTable(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """`[models.NAME]`; every key may be missing, so that a user's file can change one key of a shipped model."""
 
@@ -90,3 +94,8 @@ class ModelTable(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     pin: bool = False
     note: _Text | None = None
     unverified: bool = False
+    require: Target | None = None
+    fall_back: bool = False
+    convert: tuple[_Text, ...] = ()
+    candidate: _VersionStart | None = None
+    share: Annotated[float, Meta(ge=0, le=1)] = 0.0

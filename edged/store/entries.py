@@ -7,6 +7,7 @@ from typing import Any
 
 from msgspec import Struct
 
+from edged.store.lineage import Conversion, ConvertedSource, Quality, Target
 from edged.types import EngineName, SamplingParams
 
 MANIFEST_SCHEMA = 1
@@ -42,7 +43,7 @@ class LocalSource(Struct, frozen=True, kw_only=True, tag="local", tag_field="fro
     path: str
 
 
-Source = HubSource | PackageSource | LocalSource
+Source = HubSource | PackageSource | LocalSource | ConvertedSource
 
 
 class Variant(Struct, frozen=True, kw_only=True):
@@ -60,7 +61,10 @@ class ModelEntry(Struct, frozen=True, kw_only=True):
     """How a model is to be served, and from where it can be pulled (variants may be empty for a model that was pulled
     by reference). parameters: count of weights. kv_bytes_per_token: of one sequence, keys and values at 16 bits.
     context: tokens to serve, as the operator demands; None leaves it to the engine, up to trained_context and within
-    memory. keep_alive_s: None uses the server's; -1 is for ever. chat_template: the template's text, not its file."""
+    memory. keep_alive_s: None uses the server's; -1 is for ever. chat_template: the template's text, not its file.
+    require: the only device that may serve it (`cuda`); without it nothing answers. fall_back: a device that is lost
+    while serving may be replaced by the CPU. convert: recipes to make versions by, once it is pulled. candidate: the
+    version (or a unique beginning of it) that gets `share` of the requests."""
 
     name: str
     title: str = ""
@@ -79,6 +83,11 @@ class ModelEntry(Struct, frozen=True, kw_only=True):
     pin: bool = False
     note: str | None = None
     unverified: bool = False
+    require: Target | None = None
+    fall_back: bool = False
+    convert: tuple[str, ...] = ()
+    candidate: str | None = None
+    share: float = 0.0
 
 
 class Catalog(Struct, frozen=True, kw_only=True):
@@ -97,7 +106,10 @@ class FileEntry(Struct, frozen=True, kw_only=True):
 class Manifest(Struct, frozen=True, kw_only=True):
     """One version of one model, whole. digest: sha256 over the sorted (path, sha256) pairs of `files`, 64 hex digits;
     version: its first 12 digits. file: the engine's entry file, one of `files`. source: where it came from, revision
-    pinned. created: seconds since 1970, for people to read only."""
+    pinned. created: seconds since 1970, for people to read only. target: the device it was built for. never_run: it was
+    built for a device that is not here, and nothing has run it yet. conversion: how it was made, where it was made on
+    this machine; quality: what its gate measured. Speeds belong to a machine, not to a model: `edged.hardware.measured`
+    keeps them."""
 
     name: str
     version: str
@@ -111,10 +123,10 @@ class Manifest(Struct, frozen=True, kw_only=True):
     created: float
     parameters: int | None = None
     license: str | None = None
-    recipe: dict[str, Any] = {}
-    tools: dict[str, str] = {}
-    quality: dict[str, float] = {}
-    speed: dict[str, float] = {}
+    target: Target = "cpu"
+    never_run: bool = False
+    conversion: Conversion | None = None
+    quality: Quality | None = None
     schema: int = MANIFEST_SCHEMA
 
     @property
@@ -122,15 +134,17 @@ class Manifest(Struct, frozen=True, kw_only=True):
         return sum(entry.size for entry in self.files)
 
 
-class PullProgress(Struct, frozen=True, kw_only=True):
-    """One moment of a pull. stage in words for people: resolving, waiting (another process pulls it), downloading,
-    unpacking, copying, publishing, done. file: what is being fetched; done_bytes and total_bytes count the whole pull
-    (total None: not known yet). note: something that a person should know, such as a file that was not taken."""
+class JobProgress(Struct, frozen=True, kw_only=True):
+    """One moment of a pull or conversion. stage in words for people; of a pull: resolving, waiting (another process
+    pulls it), downloading, unpacking, copying, publishing, done. file: what is being worked on; done_bytes and
+    total_bytes count the whole pull (total None: not known yet). fraction: 0 … 1 of the stage, where bytes do not
+    tell. note: something that a person should know, such as a file that was not taken."""
 
     stage: str
     file: str | None = None
     done_bytes: int = 0
     total_bytes: int | None = None
+    fraction: float | None = None
     note: str | None = None
 
 
@@ -152,8 +166,8 @@ class Collected(Struct, frozen=True, kw_only=True):
     bytes: int = 0
 
 
-class PullFailed(Struct, frozen=True, kw_only=True):
-    """Why a pull ended without a model: the fields of `edged.errors.EdgedError`."""
+class JobFailed(Struct, frozen=True, kw_only=True):
+    """Why a job ended without a model: the fields of `edged.errors.EdgedError`."""
 
     status: int
     type: str
@@ -162,9 +176,9 @@ class PullFailed(Struct, frozen=True, kw_only=True):
     retry: bool = True
 
 
-class PullLine(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One line of `python -m edged.store.pull`: exactly one of these is there. The last line has manifest or error."""
+class JobLine(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One line of a job's standard output: exactly one of these is there. The last line has manifest or error."""
 
-    progress: PullProgress | None = None
+    progress: JobProgress | None = None
     manifest: Manifest | None = None
-    error: PullFailed | None = None
+    error: JobFailed | None = None

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from edged.hardware.choose import Row, choose
 from edged.hardware.facts import Facts
 from edged.hardware.probe import probe
-from edged.store.entries import Catalog, ModelEntry, PullProgress, Variant
+from edged.store.entries import Catalog, JobProgress, ModelEntry, Variant
 
 
 def rows(entry: ModelEntry, facts: Facts, budget_bytes: int | None = None) -> list[Row[Variant]]:
@@ -23,7 +23,7 @@ def rows(entry: ModelEntry, facts: Facts, budget_bytes: int | None = None) -> li
 
 
 def preferred(
-    catalog: Catalog, reference: str, budget_bytes: int | None, progress: Callable[[PullProgress], None],
+    catalog: Catalog, reference: str, budget_bytes: int | None, progress: Callable[[JobProgress], None],
 ) -> Variant | None:
     """For a pull on this machine, which is told where nothing fits. None for a reference that is no model of the
     catalog with variants."""
@@ -35,5 +35,5 @@ def preferred(
         return None
     first = rows(entry, probe(), budget_bytes)[0]
     if not first.fits:
-        progress(PullProgress(stage="resolving", note=f"this machine cannot serve it: {first.reason}"))
+        progress(JobProgress(stage="resolving", note=f"this machine cannot serve it: {first.reason}"))
     return first.variant

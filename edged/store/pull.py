@@ -1,7 +1,7 @@
 """Pulling: from a reference to an installed version.
 
 One pull of one source runs at a time on one store, in whatever processes: the others wait and then find everything
-here. As a program, `python -m edged.store.pull REFERENCE`, it is what the daemon runs as a job: it prints `PullLine`s
+here. As a program, `python -m edged.store.pull REFERENCE`, it is what the daemon runs as a job: it prints `JobLine`s
 as JSON, ends with 0 or 1, and may be killed at any instant.
 """
 
@@ -29,17 +29,18 @@ from edged.store.catalog import load_catalog
 from edged.store.entries import (
     Catalog,
     HubSource,
+    JobFailed,
+    JobLine,
+    JobProgress,
     LocalSource,
     Manifest,
     ModelEntry,
     PackagePart,
     PackageSource,
-    PullFailed,
-    PullLine,
-    PullProgress,
     Source,
     Variant,
 )
+from edged.store.lineage import ConvertedSource
 from edged.store.manifests import digest_of
 from edged.store.preferred import preferred
 from edged.store.report import Report
@@ -69,7 +70,7 @@ def pull(
     reference: str,
     *,
     hub: HubSettings,
-    progress: Callable[[PullProgress], None],
+    progress: Callable[[JobProgress], None],
     variant: Variant | None = None,
 ) -> Manifest:
     """Install what `reference` means and make it its name's active version; what is here already is not fetched again,
@@ -167,6 +168,9 @@ def _fetched(store: Store, target: Target, hub: HubSettings, receiver: Receiver,
             return here or package.fetch(source, target.wanted, receiver, report)
         case LocalSource() as source:
             return local.fetch(source, target.wanted, receiver, report)
+        case ConvertedSource(base=base):
+            raise Conflict(f"{target.name}@{target.version} was made on this machine from {base}; to make it again, "
+                           "`edged convert` it")
 
 
 def _here_already(store: Store, pinned: Source, receiver: Receiver, report: Report) -> Fetched | None:
@@ -184,7 +188,7 @@ def _here_already(store: Store, pinned: Source, receiver: Receiver, report: Repo
 
 
 def _manifest(store: Store, target: Target, fetched: Fetched, reference: str) -> Manifest:
-    """A version that is here keeps what was found out about it: its quality, speed and recipe."""
+    """A version that is here keeps what was found out about it: its quality and its conversion."""
     digest = digest_of(fetched.files)
     version = digest[:12]
     if target.version is not None and target.version != version:
@@ -212,19 +216,19 @@ def _variant(catalog: Catalog, name: str, index: int | None) -> Variant | None:
 
 
 def _failed(error: EdgedError) -> int:
-    _print(PullLine(error=PullFailed(
+    _print(JobLine(error=JobFailed(
         status=error.status, type=error.type, message=error.message, code=error.code, retry=error.retry,
     )))
     return 1
 
 
-def _print(line: PullLine) -> None:
+def _print(line: JobLine) -> None:
     sys.stdout.buffer.write(msgspec.json.encode(line) + b"\n")
     sys.stdout.buffer.flush()
 
 
-def _told(moment: PullProgress) -> None:
-    _print(PullLine(progress=moment))
+def _told(moment: JobProgress) -> None:
+    _print(JobLine(progress=moment))
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
@@ -249,7 +253,7 @@ def main() -> int:
             variant=_variant(catalog, arguments.reference, arguments.variant)
             or preferred(catalog, arguments.reference, settings.memory_bytes, _told),
         )
-        _print(PullLine(manifest=manifest))
+        _print(JobLine(manifest=manifest))
     except BrokenPipeError:
         # Nobody reads any more: the daemon is gone. What came is kept for the next pull.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

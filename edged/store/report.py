@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from edged.store.entries import PullProgress
+from edged.store.entries import JobProgress
 
 _INTERVAL_S = 0.1
 
@@ -13,7 +13,7 @@ _INTERVAL_S = 0.1
 class Report:
     """One pull's running totals. Owned by the pull's thread."""
 
-    def __init__(self, progress: Callable[[PullProgress], None]) -> None:
+    def __init__(self, progress: Callable[[JobProgress], None]) -> None:
         self._progress = progress
         self._stage = "resolving"
         self._file: str | None = None
@@ -47,6 +47,6 @@ class Report:
 
     def _tell(self, note: str | None = None) -> None:
         self._told_s = time.monotonic()
-        self._progress(PullProgress(
+        self._progress(JobProgress(
             stage=self._stage, file=self._file, done_bytes=self._done_bytes, total_bytes=self._total_bytes, note=note,
         ))

@@ -12,7 +12,7 @@ from huggingface_hub import HfApi, hf_hub_download
 
 from edged.errors import EdgedError, ModelNotFound, RefusedFile, SourceUnavailable
 from edged.store import Store
-from edged.store.entries import Catalog, HubSource, ModelEntry, PullProgress, Variant
+from edged.store.entries import Catalog, HubSource, JobProgress, ModelEntry, Variant
 from edged.store.pull import pull
 from tests.hub import Hub
 from tests.models import contents, gguf_bytes, ignore
@@ -155,7 +155,7 @@ def test_a_hub_that_cannot_continue_is_asked_from_the_beginning(hub: Hub, store:
     with pytest.raises(SourceUnavailable):
         installed(hub, store)
     hub.faults.drop_each.clear()
-    told: list[PullProgress] = []
+    told: list[JobProgress] = []
     pull(store, Catalog(), "org/tiny", hub=hub.settings, progress=told.append)
     assert max(moment.done_bytes for moment in told) == told[-1].total_bytes == SIZE + len(b"a licence")
 
@@ -224,7 +224,7 @@ def test_a_size_that_cannot_be_is_refused(hub: Hub, store: Store, size: int) -> 
 def test_pickles_and_code_are_left_out_with_a_word(hub: Hub, store: Store) -> None:
     for name in ("pytorch_model.bin", "modeling_tiny.py", "weights.pt", "run.sh", "adapter_model.pkl"):
         hub.add("org/tiny", name, b"canary", lfs=True)
-    told: list[PullProgress] = []
+    told: list[JobProgress] = []
     manifest = pull(store, Catalog(), "org/tiny", hub=hub.settings, progress=told.append)
     assert {entry.path for entry in manifest.files} == {"tiny-Q4_K_M.gguf", "LICENSE"}
     notes = " ".join(moment.note for moment in told if moment.note)
@@ -267,7 +267,7 @@ def test_the_token_goes_to_the_hub_and_never_to_where_it_redirects(
     hub.faults.token = canary
     caplog.set_level(logging.DEBUG)
     settings = replace(hub.settings, token=canary)
-    told: list[PullProgress] = []
+    told: list[JobProgress] = []
     pull(store, Catalog(), "org/tiny", hub=settings, progress=told.append)
     by_server = {
         server: {request.headers.get("authorization") for request in hub.requests if request.server == server}

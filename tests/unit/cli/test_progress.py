@@ -6,18 +6,18 @@ import json
 import pytest
 
 from edged.cli.progress import JsonLines, Lines
-from edged.store.entries import PullProgress
+from edged.store.entries import JobProgress
 
 pytestmark = pytest.mark.unit
 
 
-def moments() -> list[PullProgress]:
+def moments() -> list[JobProgress]:
     return [
-        PullProgress(stage="resolving"),
-        *(PullProgress(stage="downloading", file="m.gguf", done_bytes=done, total_bytes=10_000_000)
+        JobProgress(stage="resolving"),
+        *(JobProgress(stage="downloading", file="m.gguf", done_bytes=done, total_bytes=10_000_000)
           for done in range(0, 10_000_001, 1_000_000)),
-        PullProgress(stage="downloading", note="README.md was left out"),
-        PullProgress(stage="publishing", done_bytes=10_000_000, total_bytes=10_000_000),
+        JobProgress(stage="downloading", note="README.md was left out"),
+        JobProgress(stage="publishing", done_bytes=10_000_000, total_bytes=10_000_000),
     ]
 
 

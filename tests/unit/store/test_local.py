@@ -7,7 +7,7 @@ import pytest
 
 from edged.errors import BadReference, InsufficientStorage, ModelNotFound, RefusedFile
 from edged.store import Store, clone
-from edged.store.entries import Catalog, PullProgress
+from edged.store.entries import Catalog, JobProgress
 from edged.store.pull import pull
 from tests.models import NO_HUB, contents, fake_folder, gguf_bytes, install
 
@@ -41,7 +41,7 @@ def test_an_onnx_folder_keeps_its_shape_and_leaves_code_out(store: Store, tmp_pa
     (folder / "modeling.py").write_text("raise SystemExit")
     (folder / "optimizer.pt").write_bytes(b"pickle")
     (folder / ".git").mkdir()
-    told: list[PullProgress] = []
+    told: list[JobProgress] = []
     manifest = pull(store, Catalog(), str(folder), hub=NO_HUB, progress=told.append)
     assert (manifest.engine, manifest.file) == ("ort", "genai_config.json")
     assert set(contents(store.folder(manifest))) == {"genai_config.json", "tokenizer.json", "model.onnx"}
@@ -142,7 +142,7 @@ def test_a_copy_is_whole_whether_or_not_the_file_system_shares_blocks(tmp_path: 
 def test_progress_ends_at_the_whole_size(store: Store, tmp_path: Path) -> None:
     path = tmp_path / "x.gguf"
     path.write_bytes(gguf_bytes(3, 3_000_000))
-    told: list[PullProgress] = []
+    told: list[JobProgress] = []
     pull(store, Catalog(), str(path), hub=NO_HUB, progress=told.append)
     assert (told[-1].stage, told[-1].done_bytes, told[-1].total_bytes) == ("done", 3_000_000, 3_000_000)
     done = [moment.done_bytes for moment in told]

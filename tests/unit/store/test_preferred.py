@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from edged.store import preferred as module
-from edged.store.entries import Catalog, HubSource, ModelEntry, PullProgress, Variant
+from edged.store.entries import Catalog, HubSource, JobProgress, ModelEntry, Variant
 from edged.store.preferred import preferred
 from tests.unit.hardware import boxes
 
@@ -24,9 +24,9 @@ CATALOG = Catalog(
 )
 
 
-def taken(reference: str, budget_bytes: int, monkeypatch: pytest.MonkeyPatch) -> tuple[str | None, list[PullProgress]]:
+def taken(reference: str, budget_bytes: int, monkeypatch: pytest.MonkeyPatch) -> tuple[str | None, list[JobProgress]]:
     monkeypatch.setattr(module, "probe", lambda: boxes.NUC_16_GB)
-    told: list[PullProgress] = []
+    told: list[JobProgress] = []
     found = preferred(CATALOG, reference, budget_bytes, told.append)
     return found.precision if found else None, told
 

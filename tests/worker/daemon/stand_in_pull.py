@@ -9,10 +9,10 @@ import time
 
 import msgspec
 
-from edged.store.entries import FileEntry, LocalSource, Manifest, PullFailed, PullLine, PullProgress
+from edged.store.entries import FileEntry, JobFailed, JobLine, JobProgress, LocalSource, Manifest
 
 
-def say(line: PullLine) -> None:
+def say(line: JobLine) -> None:
     sys.stdout.buffer.write(msgspec.json.encode(line) + b"\n")
     sys.stdout.buffer.flush()
 
@@ -20,12 +20,12 @@ def say(line: PullLine) -> None:
 def main() -> int:
     reference = sys.argv[-1]
     for done in range(5000 if reference == "chatty" else 5):
-        say(PullLine(progress=PullProgress(
+        say(JobLine(progress=JobProgress(
             stage="downloading", done_bytes=done, total_bytes=5, note="a note" if done == 1 else None)))
         time.sleep(0.0 if reference == "chatty" else 0.02)
     match reference:
         case "fails":
-            say(PullLine(error=PullFailed(
+            say(JobLine(error=JobFailed(
                 status=502, type="server_error", message="the hub does not answer", code="source_unavailable")))
             return 1
         case "dies":
@@ -35,11 +35,11 @@ def main() -> int:
             time.sleep(600)
         case "stubborn":
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
-            say(PullLine(progress=PullProgress(stage="stubborn")))
+            say(JobLine(progress=JobProgress(stage="stubborn")))
             time.sleep(600)
         case "environment":
-            say(PullLine(progress=PullProgress(stage="environment", file=os.environ["EDGED_HOME"])))
-    say(PullLine(manifest=Manifest(
+            say(JobLine(progress=JobProgress(stage="environment", file=os.environ["EDGED_HOME"])))
+    say(JobLine(manifest=Manifest(
         name=reference, version="0" * 12, digest="0" * 64, engine="fake", precision="fake", file="f",
         files=(FileEntry(path="f", size=5, sha256="0" * 64),), source=LocalSource(path=str(os.getpid())),
         reference=reference, created=0.0)))
