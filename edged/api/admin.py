@@ -19,7 +19,7 @@ from edged.api.limits import read_json
 from edged.daemon.status import ModelState, ModelStatus
 from edged.errors import Conflict
 from edged.hardware.facts import Facts
-from edged.settings import describe_settings
+from edged.settings import describe_settings, plain
 from edged.version import VERSION
 
 _MODEL = served(text(512, min_length=1), required=True)
@@ -122,10 +122,6 @@ def routes(services: Services) -> list[HTTPRouteHandler]:
     @get("/config", sync_to_thread=False)
     def config() -> dict[str, Any]:
         """Effective settings; of the secret ones only whether they are set."""
-        values = settings.model_dump(mode="json")
-        for info in describe_settings():
-            if info.secret:
-                values[info.name] = bool(getattr(settings, info.name))
-        return values
+        return {info.name: plain(settings, info.name) for info in describe_settings()}
 
     return [status, ps, installed, one, remove, load, unload, reload, hardware, config]

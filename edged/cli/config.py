@@ -11,7 +11,7 @@ from edged.cli.exit_codes import ExitCode
 from edged.cli.options import Json
 from edged.cli.output import answer, answer_json, table
 from edged.errors import ModelNotFound
-from edged.settings import describe_settings, load_settings, shown
+from edged.settings import describe_settings, load_settings, plain, shown
 
 
 def config(
@@ -43,10 +43,9 @@ def config(
         return ExitCode.OK
     infos = describe_settings()
     if json:
-        plain = settings.model_dump(mode="json")
         told: dict[str, Any] = {
             info.name: {
-                "value": bool(getattr(settings, info.name)) if info.secret else plain[info.name],
+                "value": plain(settings, info.name),
                 "origin": str(origins[info.name]), "environment": info.environment, "flag": info.flag,
                 "description": info.description,
             } for info in infos

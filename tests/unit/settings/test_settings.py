@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pydantic import ValidationError
 
 from edged import settings as subject
 from edged.errors import ConfigError
@@ -151,11 +150,11 @@ def test_an_empty_variable_is_as_one_not_set(tmp_path: Path) -> None:
     [
         ("\nprot = 1\n", (2, 1), "prot", "there is no such setting; did you mean port?"),
         ('port = "x"\n', (1, 8), "port", "must be a whole number"),
-        ("port = 70000\n", (1, 8), "port", "less than or equal to 65535"),
+        ("port = 70000\n", (1, 8), "port", "must be a whole number from 0 to 65535"),
         ("port = true\n", (1, 8), "port", "true"),
         ('# ä\nlog_level = "infos"\n', (2, 13), "log_level",
          "must be one of debug, info, warning, error; did you mean info?"),
-        ("keep_alive_s = -2\n", (1, 16), "keep_alive_s", "greater than or equal to -1"),
+        ("keep_alive_s = -2\n", (1, 16), "keep_alive_s", "must be a number of at least -1"),
         ("grace_s = nan\n", (1, 11), "grace_s", "must be a number"),
         ('memory_bytes = "4 apples"\n', (1, 16), "memory_bytes", "must be a size like 4GiB"),
         ("max_queue = true\n", (1, 13), "max_queue", "true"),
@@ -214,7 +213,7 @@ def test_keys_are_kept_hashed_and_shown_nowhere(tmp_path: Path) -> None:
     environment = {"EDGED_API_KEYS": f"first-key,{hashed}", "EDGED_ADMIN_KEYS": "admin-key", "HF_TOKEN": "hf_secret"}
     settings, _ = load(tmp_path, environment=environment)
     assert settings.api_keys == (hash_key("first-key"), hashed)
-    told = repr(settings) + str(settings) + json.dumps([shown(settings, name) for name in Settings.model_fields])
+    told = repr(settings) + str(settings) + json.dumps([shown(settings, name) for name in Settings.__struct_fields__])
     for secret in ("first-key", "second-key", "admin-key", "hf_secret", "sha256:"):
         assert secret not in told
     assert shown(settings, "api_keys") == "2 set"
@@ -232,15 +231,15 @@ def test_settings_made_in_code_read_no_environment(monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("EDGED_PORT", "1")
     settings = Settings(home=tmp_path)
     assert settings.port == 8343
-    with pytest.raises(ValidationError):
-        settings.port = 2
-    with pytest.raises(ValidationError):
+    with pytest.raises(AttributeError):
+        settings.port = 2  # type: ignore[misc]
+    with pytest.raises(TypeError):
         Settings(prot=1)  # type: ignore[call-arg]
 
 
 def test_every_setting_is_described_for_help() -> None:
     told = describe_settings()
-    assert [info.name for info in told] == list(Settings.model_fields)
+    assert [info.name for info in told] == list(Settings.__struct_fields__)
     for info in told:
         assert info.description, info.name
         assert info.type
