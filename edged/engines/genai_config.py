@@ -1,0 +1,53 @@
+"""genai_config.json, the description that onnxruntime-genai's builder writes beside a graph, as far as edged reads it.
+
+edged's own graph over the same weights lies beside it, see `converters.positions`; other runtimes do not look at it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from edged.engines.hf_vocab import read_json
+from edged.errors import LoadFailed
+
+#: The graph that computes logits only where they are wanted, and its input: int64 [wanted], positions in the flattened
+#: [rows × tokens] of a run. Its logits are [wanted, vocabulary].
+POSITIONS_GRAPH = "edged.onnx"
+POSITIONS_INPUT = "edged_positions"
+
+
+class Decoder(msgspec.Struct, frozen=True):
+    filename: str
+    num_hidden_layers: int
+    num_key_value_heads: int
+    head_size: int
+    inputs: dict[str, str] = {}
+    outputs: dict[str, str] = {}
+    session_options: dict[str, Any] = {}
+
+
+class Model(msgspec.Struct, frozen=True):
+    decoder: Decoder
+    vocab_size: int
+    context_length: int
+    type: str = ""
+    eos_token_id: int | list[int] = []
+
+    @property
+    def end(self) -> frozenset[int]:
+        return frozenset([self.eos_token_id] if isinstance(self.eos_token_id, int) else self.eos_token_id)
+
+
+class GenaiConfig(msgspec.Struct, frozen=True):
+    model: Model
+
+
+def read_model(folder: Path) -> Model:
+    """Raises LoadFailed where the file is missing or describes no decoder."""
+    try:
+        return msgspec.convert(read_json(folder / "genai_config.json"), GenaiConfig).model
+    except msgspec.ValidationError as error:
+        raise LoadFailed(f"genai_config.json: {error}") from error
