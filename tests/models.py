@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 
 from edged.store import Store
@@ -12,6 +13,16 @@ from edged.store.pull import pull
 from edged.store.sources.transfer import HubSettings
 
 NO_HUB = HubSettings(endpoint="http://127.0.0.1:9", backoff_s=0.001)
+
+
+#: A store as each earlier schema wrote it: two versions of `tiny`, the newer one active, and one of them under a name
+#: with slashes; the fake engine serves them.
+PAST_STORES = {int(path.name.removeprefix("schema-")): path for path in (Path(__file__).parent / "stores").iterdir()}
+
+
+def past_store(schema: int, home: Path) -> Path:
+    """A copy of it at `home`."""
+    return shutil.copytree(PAST_STORES[schema], home)
 
 
 def fake_folder(path: Path, **said: object) -> Path:

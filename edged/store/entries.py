@@ -10,7 +10,8 @@ from msgspec import Struct
 from edged.store.lineage import Conversion, ConvertedSource, Quality, Target
 from edged.types import EngineName, SamplingParams
 
-MANIFEST_SCHEMA = 1
+#: Raised together with a step in `edged.store.schema`.
+MANIFEST_SCHEMA = 2
 
 
 class HubSource(Struct, frozen=True, kw_only=True, tag="hub", tag_field="from"):

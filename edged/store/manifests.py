@@ -12,12 +12,11 @@ from itertools import pairwise
 
 import msgspec
 
-from edged.errors import BadReference, CorruptFile, ModelNotFound
+from edged.errors import BadReference, ConfigError, CorruptFile, ModelNotFound
 from edged.store import files
 from edged.store.entries import MANIFEST_SCHEMA, FileEntry, Manifest
 from edged.store.paths import MANIFEST_SUFFIX, Layout, checked_digest, checked_relative, checked_version, name_of
-
-_decoder = msgspec.json.Decoder(Manifest)
+from edged.store.schema import decode_manifest
 
 
 def digest_of(entries: Iterable[FileEntry]) -> str:
@@ -71,11 +70,14 @@ class Manifests:
         version = self.active(name) if version is None else checked_version(version)
         path = self._layout.manifest(name, version)
         try:
-            manifest = _decoder.decode(path.read_bytes())
+            manifest = decode_manifest(path.read_bytes())
         except FileNotFoundError as error:
             raise ModelNotFound(f"there is no version {version} of {name!r}; `edged show {name}` lists them") from error
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             raise CorruptFile(f"the manifest of {name}@{version} is damaged; `edged pull {name}` mends it") from error
+        except ConfigError as error:
+            raise CorruptFile(f"the manifest of {name}@{version} cannot be used: {error}; upgrade edged, or "
+                              f"`edged pull {name}` again") from error
         if manifest.name != name or manifest.version != version:
             raise not_installed(name)
         check(manifest)

@@ -7,25 +7,16 @@ holds leases on its blobs instead. State lives on disk only; a Store object may 
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
 
-import msgspec
-
-from edged.errors import ConfigError, Conflict, CorruptFile, ModelNotFound
-from edged.store import collect, files, folders, locks, verify
+from edged.errors import Conflict, CorruptFile, ModelNotFound
+from edged.store import collect, folders, locks, schema, verify
 from edged.store.blobs import Receiver
 from edged.store.entries import Collected, Damage, Manifest
 from edged.store.manifests import Manifests, check, not_installed
-from edged.store.paths import FOLDERS, Layout
-
-SCHEMA = 1
-
-
-class _Schema(msgspec.Struct, frozen=True):
-    schema: int
+from edged.store.paths import Layout
 
 
 class Lease:
@@ -49,11 +40,11 @@ class Lease:
 class Store:
     def __init__(self, home: Path) -> None:
         """Make `home` (mode 0700) where there is none. Raises ConfigError when it cannot be used, or was written by a
-        newer edged: then nothing in it is touched."""
+        newer edged: then nothing in it is touched. One of an older edged is migrated."""
         self.home = home
         self.layout = Layout(home)
         self.manifests = Manifests(self.layout)
-        _prepare(self.layout)
+        schema.prepare(self.layout)
 
     def names(self) -> list[str]:
         """Installed models, sorted."""
@@ -153,45 +144,4 @@ class Store:
         return total
 
     def _locked(self) -> locks.Lock:
-        return locks.lock(self.layout.store_lock)
-
-
-def _prepare(layout: Layout) -> None:
-    home = layout.home
-    schema = _read_schema(layout)
-    try:
-        if not home.is_dir():
-            home.mkdir(mode=files.FOLDER_MODE, parents=True, exist_ok=True)
-        for folder in FOLDERS:
-            files.make_folder(home / folder)
-        if schema is None:
-            with locks.lock(layout.store_lock):
-                if _read_schema(layout) is None:
-                    files.publish_bytes(layout.schema, msgspec.json.encode(_Schema(SCHEMA)) + b"\n", layout.tmp)
-    except OSError as error:
-        if schema is not None and error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
-            return
-        raise ConfigError(
-            f"the store cannot be made ({os.strerror(error.errno or 0)}); set EDGED_HOME to a folder that this user "
-            "may write", file=str(home),
-        ) from error
-
-
-def _read_schema(layout: Layout) -> int | None:
-    """None for a store that is yet to be made. Raises ConfigError for one that this edged may not write."""
-    try:
-        schema = msgspec.json.decode(layout.schema.read_bytes(), type=_Schema).schema
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except (msgspec.MsgspecError, OSError) as error:
-        raise ConfigError(
-            "the store's schema file cannot be read; if the folder is a store of edged, write {\"schema\": 1} into it",
-            file=str(layout.schema),
-        ) from error
-    if schema > SCHEMA:
-        raise ConfigError(
-            f"this store was written by a newer edged (schema {schema}; this one knows {SCHEMA}); nothing was touched: "
-            "upgrade edged, or set EDGED_HOME to another folder",
-            file=str(layout.schema),
-        )
-    return schema
+        return schema.locked(self.layout)

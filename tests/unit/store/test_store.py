@@ -278,7 +278,7 @@ def test_a_model_folder_is_completed_where_links_are_missing_or_wrong(store: Sto
 
 
 def test_a_store_of_a_newer_edged_is_not_touched(store: Store) -> None:
-    (store.home / "schema.json").write_text('{"schema": 2}')
+    (store.home / "schema.json").write_text('{"schema": 3}')
     (store.home / "tmp").rmdir()
     before = sorted(store.home.rglob("*"))
     with pytest.raises(ConfigError, match=r"schema\.json.*newer edged.*EDGED_HOME"):
