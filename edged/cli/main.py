@@ -19,9 +19,9 @@ def _run(arguments: list[str]) -> int:
     if arguments[:1] == ["serve"]:
         # Imports make garbage of nothing and look for it all the time; `serving` turns it on again once it serves.
         gc.disable()
-        from edged.logs import forgo_rich
+        from edged.logs import forgo
 
-        forgo_rich()
+        forgo()
         from edged.cli.serve import main as serve
 
         return serve(arguments[1:])

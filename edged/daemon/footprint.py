@@ -7,7 +7,6 @@ import os
 from pathlib import Path
 
 import msgspec
-import psutil
 import structlog
 
 from edged.store.entries import Manifest, ModelEntry
@@ -35,6 +34,8 @@ def estimate(manifest: Manifest, entry: ModelEntry) -> int:
 def measured_budget() -> int:
     """A share of what is free now, within the control group's limit where there is one. Call it while no model is
     loaded."""
+    import psutil  # not before the first load: it would be 6 ms of each start
+
     free_bytes = psutil.virtual_memory().available
     if (limit := _cgroup_free()) is not None:
         free_bytes = min(free_bytes, limit)
