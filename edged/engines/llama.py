@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from edged.engines.base import Capabilities, EngineError, Facts, Loaded, Logits, Progress, RowWork, State, Vocab
 from edged.engines.llama_vocab import LlamaVocab, metadata
+from edged.engines.pages import give_back_zeros, private_ranges
 from edged.engines.slots import Slots
 from edged.errors import InsufficientMemory, LoadFailed
 from edged.hardware.probe import probe
@@ -33,7 +34,7 @@ STEP_TOKENS = 512
 KV_SHARE = 1 / 8
 DEFAULT_CONTEXT = 8192
 #: The part of memory that KV of its own for every row may take.
-SPLIT_SHARE = 1 / 24
+SPLIT_SHARE = 1 / 8
 SMALLEST_CONTEXT = 512
 #: Weights and the buffers that grow with them, in sizes of the file.
 WEIGHTS_OVERHEAD = 1.1
@@ -253,8 +254,9 @@ def _split(options: Options, spec: LoadSpec, rows: int, pool: int, per_token: fl
     """Whether each row gets KV of its own, of the whole context.
 
     In a unified pool every row's attention steps over the cells of all others, which costs a fifth at 8 rows of a small
-    model, and where a row's cells lie, and so the last bits of its sums, depends on the others. But split KV is
-    reserved whole, so it is taken only where that is a small part of the memory: a smaller `context` gets it.
+    model, and where a row's cells lie, and so the last bits of its sums, depends on the others. But split KV takes the
+    whole context of each row: all of it for a moment while it is made, and for good as far as rows have used it
+    (`pages`). So it is taken only where that is a small part of the memory: a smaller `context` gets it.
     """
     if options.kv_unified is not None:
         return not options.kv_unified
@@ -304,10 +306,12 @@ def load(spec: LoadSpec, progress: Progress) -> Loaded:
     params.swa_full = True
     # llama.cpp would take four, whatever the machine has.
     params.n_threads = params.n_threads_batch = spec.threads or probe().cpu.threads
+    before = private_ranges()
     context = lib.llama_init_from_model(model, params)
     if not context:
         lib.llama_model_free(model)
         raise LoadFailed(f"llama.cpp cannot make a context of {pool} tokens for {spec.name}: {_last_words()}")
+    give_back_zeros(before)
     row_context = min(lib.llama_n_ctx_seq(context), lib.llama_n_ctx(context))
     caps = Capabilities(
         rows=rows, context=min(row_context, pool), kv_tokens=lib.llama_n_ctx(context), mixed_step=True,

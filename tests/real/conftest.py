@@ -51,15 +51,12 @@ class Served:
 
 @pytest.fixture(scope="session")
 def served(real_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """`edged serve` on a free port with the real model in its store, as a user starts it. The context is one that
-    gives every row KV of its own here: then no text depends on the other requests."""
-    models = tmp_path_factory.mktemp("catalog") / "models.toml"
-    models.write_text("[models.smollm2-135m]\ncontext = 4096\n")
+    """`edged serve` on a free port with the real model in its store, as a user starts it."""
     log = tmp_path_factory.mktemp("served") / "log"
     with log.open("w") as file:
         process = subprocess.Popen(
             [sys.executable, "-m", "edged.cli.main", "serve", "--home", str(real_home), "--port", "0",
-             "--log-format", "json", "--models-file", str(models)],
+             "--log-format", "json", "--models-file", "off"],
             stdout=file, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
     try:
         yield Served(_listening(log, process), process.pid)

@@ -1,0 +1,65 @@
+"""Memory that a library filled with zeros in advance, given back to the system until it is really used.
+
+llama.cpp clears its whole KV when it makes a context, so that every page of it is resident though most never hold a
+token. A page of a private mapping without a file that was given back (`madvise(MADV_DONTNEED)`) reads as zeros when it
+is touched next, so for a page of zeros nothing changes but the memory that it takes. Linux only; elsewhere nothing is
+done.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+
+_MAPS = Path("/proc/self/maps")
+#: Thread stacks and the heaps of allocators are smaller; nobody but the library writes into what is larger and new.
+LEAST_BYTES = 32 << 20
+#: Looked at, and given back, in pieces of this size.
+PIECE_BYTES = 1 << 20
+
+Ranges = list[tuple[int, int]]
+
+
+def private_ranges() -> Ranges:
+    """Writable private mappings without a file: [start, end) of each, in order. Empty where the system does not tell."""
+    if sys.platform != "linux":
+        return []
+    lines = re.findall(r"^([0-9a-f]+)-([0-9a-f]+) rw-p 00000000 00:00 0\s*$", _MAPS.read_text(), re.MULTILINE)
+    return [(int(start, 16), int(end, 16)) for start, end in lines]
+
+
+def new_ranges(before: Ranges, after: Ranges) -> Ranges:
+    """What `after` covers and `before` does not, where it is large."""
+    found: Ranges = []
+    for start, end in after:
+        at = start
+        for known_start, known_end in before:
+            if known_end <= at or known_start >= end:
+                continue
+            if known_start > at:
+                found.append((at, known_start))
+            at = max(at, known_end)
+        if at < end:
+            found.append((at, end))
+    return [(start, end) for start, end in found if end - start >= LEAST_BYTES]
+
+
+def give_back_zeros(before: Ranges) -> int:
+    """Of the large mappings that are not in `before`, the pieces that hold nothing but zeros. Returns their bytes.
+
+    No other thread may write to those mappings meanwhile."""
+    given = 0
+    libc = ctypes.CDLL(None, use_errno=True)
+    for start, end in new_ranges(before, private_ranges()):
+        first = -(-start // PIECE_BYTES) * PIECE_BYTES
+        for at in range(first, end - PIECE_BYTES + 1, PIECE_BYTES):
+            words = np.frombuffer((ctypes.c_char * PIECE_BYTES).from_address(at), np.uint64)
+            if not words.any() and libc.madvise(
+                    ctypes.c_void_p(at), ctypes.c_size_t(PIECE_BYTES), mmap.MADV_DONTNEED) == 0:
+                given += PIECE_BYTES
+    return given
