@@ -12,7 +12,11 @@ TIERS ?= unit worker http faults real
 
 # How llama.cpp is compiled; measured, see bench/LOG.md. LLAVA_BUILD=OFF leaves out the vision tools, which edged does
 # not call: a third of the time.
-export CMAKE_ARGS ?= -DLLAVA_BUILD=OFF -DGGML_NATIVE=ON -DGGML_OPENMP=ON
+export CMAKE_ARGS ?= -DLLAVA_BUILD=OFF -DGGML_NATIVE=ON -DGGML_OPENMP=ON $(WITHOUT_AMX)
+# GCC 12 crashes its own AMX code (`ldtilecfg` reads 64 bytes of which its header declares 8), so a processor with AMX
+# is used without it, wherever the compiler knows the flag.
+WITHOUT_AMX = $(if $(shell echo | $(or $(CC),cc) -mno-amx-int8 -E - >/dev/null 2>&1 && echo knows),\
+	-DCMAKE_C_FLAGS=-mno-amx-int8 -DCMAKE_CXX_FLAGS=-mno-amx-int8)
 # For boxes of the same kind but not the same processor: AVX2 on x86-64 (2013 and later), the base line elsewhere.
 PORTABLE_CMAKE_ARGS ?= -DLLAVA_BUILD=OFF -DGGML_NATIVE=OFF -DGGML_OPENMP=ON \
 	$(if $(filter x86_64,$(shell uname -m)),-DGGML_AVX2=ON -DGGML_FMA=ON -DGGML_F16C=ON -DGGML_BMI2=ON)
