@@ -26,7 +26,7 @@ Ranges = list[tuple[int, int]]
 
 
 def private_ranges() -> Ranges:
-    """Writable private mappings without a file: [start, end) of each, in order. Empty where the system does not tell."""
+    """Writable private mappings without a file: [start, end) of each, in order. Empty where nobody tells."""
     if sys.platform != "linux":
         return []
     lines = re.findall(r"^([0-9a-f]+)-([0-9a-f]+) rw-p 00000000 00:00 0\s*$", _MAPS.read_text(), re.MULTILINE)
@@ -58,7 +58,7 @@ def give_back_zeros(before: Ranges) -> int:
     for start, end in new_ranges(before, private_ranges()):
         first = -(-start // PIECE_BYTES) * PIECE_BYTES
         for at in range(first, end - PIECE_BYTES + 1, PIECE_BYTES):
-            words = np.frombuffer((ctypes.c_char * PIECE_BYTES).from_address(at), np.uint64)
+            words = np.ctypeslib.as_array((ctypes.c_uint64 * (PIECE_BYTES // 8)).from_address(at))
             if not words.any() and libc.madvise(
                     ctypes.c_void_p(at), ctypes.c_size_t(PIECE_BYTES), mmap.MADV_DONTNEED) == 0:
                 given += PIECE_BYTES
