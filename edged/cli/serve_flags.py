@@ -28,7 +28,7 @@ class _Parser(argparse.ArgumentParser):
         self.exit(ExitCode.USAGE, f"edged serve: {message}; see `edged serve --help`\n")
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
     made = _Parser(
         prog="edged serve", allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, epilog=EPILOG,
         description="Serve the installed models over HTTP, on TCP and on a Unix socket.",
@@ -53,4 +53,4 @@ def _add(to: argparse.ArgumentParser, info: SettingInfo) -> None:
 
 def read_flags(arguments: Sequence[str]) -> dict[str, Any]:
     """By name: `config`, `session`, and each setting; None where not given. A mistake ends the process."""
-    return vars(_parser().parse_args(arguments))
+    return vars(parser().parse_args(arguments))

@@ -5,7 +5,7 @@ import inspect
 
 import pytest
 
-from edged.cli import serve, serve_help
+from edged.cli import serve_flags, serve_help
 from edged.cli.commands import COMMANDS, app
 from edged.cli.exit_codes import MEANINGS, ExitCode
 from edged.settings import describe_settings
@@ -23,7 +23,7 @@ def test_every_command_explains_itself_with_an_example(path: str) -> None:
 
 
 def test_every_setting_is_a_flag_of_serve_and_known_to_the_shells() -> None:
-    flags = {option for action in serve.parser()._actions for option in action.option_strings}
+    flags = {option for action in serve_flags.parser()._actions for option in action.option_strings}
     script = app().generate_completion(shell="bash")
     for info in describe_settings():
         assert info.flag in flags
