@@ -3,7 +3,7 @@ manifests say what is here."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from msgspec import Struct
 
@@ -133,6 +133,18 @@ class Manifest(Struct, frozen=True, kw_only=True):
     @property
     def size(self) -> int:
         return sum(entry.size for entry in self.files)
+
+
+#: unknown: by an edged that kept no history.
+ActivatedBy = Literal["pull", "convert", "activate", "rollback", "bench", "unknown"]
+
+
+class Activation(Struct, frozen=True, kw_only=True):
+    """A version became the active one of its name. at: seconds since 1970, for people to read only."""
+
+    version: str
+    at: float
+    by: ActivatedBy
 
 
 class JobProgress(Struct, frozen=True, kw_only=True):

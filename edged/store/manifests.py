@@ -1,4 +1,4 @@
-"""Manifests and the active pointer of each name: `manifests/<name>/<version>.json` and `manifests/<name>/active`.
+"""Manifests, the active pointer and the history of each name: `manifests/<name>/<version>.json`, `active`, `history`.
 
 The pointer is a file of one version, replaced by one rename. A manifest without a pointer to it in its name's folder
 is an earlier or later version; a name without a pointer is not installed (its pull died before the last step).
@@ -7,15 +7,25 @@ is an earlier or later version; a name without a pointer is not installed (its p
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Iterable, Iterator
 from itertools import pairwise
 
 import msgspec
 
 from edged.errors import BadReference, ConfigError, CorruptFile, ModelNotFound
-from edged.store import files
-from edged.store.entries import MANIFEST_SCHEMA, FileEntry, Manifest
-from edged.store.paths import MANIFEST_SUFFIX, Layout, checked_digest, checked_relative, checked_version, name_of
+from edged.store import files, history
+from edged.store.entries import MANIFEST_SCHEMA, ActivatedBy, Activation, FileEntry, Manifest
+from edged.store.paths import (
+    MANIFEST_SUFFIX,
+    VERSION_DIGITS,
+    Layout,
+    checked_digest,
+    checked_relative,
+    checked_version,
+    checked_version_beginning,
+    name_of,
+)
 from edged.store.schema import decode_manifest
 
 
@@ -37,7 +47,7 @@ def check(manifest: Manifest) -> None:
     doubled = any(a == b or b.startswith(a + "/") for a, b in pairwise(folded))
     if (
         not paths or doubled or manifest.file not in paths or manifest.digest != digest_of(manifest.files)
-        or manifest.version != manifest.digest[:12] or manifest.schema > MANIFEST_SCHEMA
+        or manifest.version != manifest.digest[:VERSION_DIGITS] or manifest.schema > MANIFEST_SCHEMA
     ):
         raise CorruptFile(
             f"the manifest of {manifest.name}@{manifest.version} does not fit its own files; "
@@ -90,6 +100,24 @@ class Manifests:
             return []
         return [path.name.removesuffix(MANIFEST_SUFFIX) for path in found]
 
+    def full_version(self, name: str, said: str) -> str:
+        """The one version that begins with what was said, 4 digits at least. Raises ModelNotFound and, where several
+        do, BadReference; both list what is here."""
+        checked_version_beginning(said)
+        if len(said) == VERSION_DIGITS and self._layout.manifest(name, said).is_file():
+            return said
+        versions = self.versions(name)
+        found = [version for version in versions if version.startswith(said)]
+        if len(found) == 1:
+            return found[0]
+        if not versions:
+            raise not_installed(name)
+        if found:
+            raise BadReference(f"{name}@{said} may mean {' or '.join(found)}; say more of its digits", param="model")
+        active = self.pointer(name)
+        here = ", ".join(f"{version} (active)" if version == active else version for version in versions)
+        raise ModelNotFound(f"there is no version {said} of {name!r}; here are {here}", param="model")
+
     def everything(self) -> Iterator[tuple[str, str]]:
         """(name, version) of every manifest file, active or not, of names without a pointer too."""
         for segment in self._segments():
@@ -103,9 +131,26 @@ class Manifests:
         data = msgspec.json.format(msgspec.json.encode(manifest), indent=2)
         files.publish_bytes(self._layout.manifest(manifest.name, manifest.version), data, self._layout.tmp)
 
-    def activate(self, name: str, version: str) -> None:
+    def activate(self, name: str, version: str, by: ActivatedBy) -> None:
+        """The rename of the pointer is what counts; a history without it means nothing."""
         self.read(name, version)
+        known = self.history(name)
+        extended = history.extended(known, version, time.time(), by)
+        if extended != known:
+            files.publish_bytes(self._layout.history(name), history.encode(extended), self._layout.tmp)
         files.publish_bytes(self._layout.active(name), f"{version}\n".encode(), self._layout.tmp)
+
+    def history(self, name: str) -> tuple[Activation, ...]:
+        """Oldest first; the last one is of the active version."""
+        try:
+            recorded = history.decode(self._layout.history(name).read_bytes())
+        except (FileNotFoundError, NotADirectoryError):
+            recorded = ()
+        try:
+            active_since = self._layout.active(name).stat().st_mtime
+        except (FileNotFoundError, NotADirectoryError):
+            active_since = 0.0
+        return history.effective(recorded, self.pointer(name), active_since)
 
     def remove(self, name: str, version: str) -> None:
         """The pointer goes first when it points here: a name never points at what is not there."""
@@ -113,9 +158,8 @@ class Manifests:
             files.remove(self._layout.active(name))
             files.sync_folder(self._layout.versions(name))
         files.remove(self._layout.manifest(name, version))
-        folder = self._layout.versions(name)
-        if not any(folder.iterdir()):
-            files.remove_tree(folder)
+        if not self.versions(name) and self.pointer(name) is None:
+            files.remove_tree(self._layout.versions(name))
 
     def _segments(self) -> list[str]:
         try:

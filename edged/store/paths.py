@@ -14,7 +14,9 @@ from urllib.parse import quote, unquote
 from edged.errors import BadReference, RefusedFile
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
-_VERSION = re.compile(r"[0-9a-f]{12}")
+VERSION_DIGITS = 12
+_VERSION = re.compile(rf"[0-9a-f]{{{VERSION_DIGITS}}}")
+_VERSION_BEGINNING = re.compile(rf"[0-9a-f]{{4,{VERSION_DIGITS}}}")
 _SEGMENT_BYTES = 240
 _PATH_BYTES = 1024
 
@@ -32,6 +34,12 @@ def checked_version(version: str) -> str:
     if not _VERSION.fullmatch(version):
         raise BadReference(f"{version[:80]!r} is no version: it is 12 hex digits, see `edged list`")
     return version
+
+
+def checked_version_beginning(said: str) -> str:
+    if not _VERSION_BEGINNING.fullmatch(said):
+        raise BadReference(f"{said[:80]!r} is no version: it is 12 hex digits, or the first 4 or more of them")
+    return said
 
 
 def segment_of(name: str) -> str:
@@ -92,6 +100,9 @@ class Layout:
 
     def active(self, name: str) -> Path:
         return self.versions(name) / "active"
+
+    def history(self, name: str) -> Path:
+        return self.versions(name) / "history"
 
     def model(self, digest: str) -> Path:
         return self.models / checked_digest(digest)

@@ -12,9 +12,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from edged.errors import Conflict, CorruptFile, ModelNotFound
-from edged.store import collect, folders, locks, schema, verify
+from edged.store import collect, folders, history, locks, schema, verify
 from edged.store.blobs import Receiver
-from edged.store.entries import Collected, Damage, Manifest
+from edged.store.entries import ActivatedBy, Activation, Collected, Damage, Manifest
 from edged.store.manifests import Manifests, check, not_installed
 from edged.store.paths import Layout
 
@@ -51,8 +51,9 @@ class Store:
         return self.manifests.names()
 
     def manifest(self, name: str, version: str | None = None) -> Manifest:
-        """The active version, or the given one. Raises ModelNotFound, CorruptFile."""
-        return self.manifests.read(name, version)
+        """The active version, or the one that begins with `version` (4 digits at least). Raises ModelNotFound,
+        CorruptFile; BadReference where several begin so, or none could."""
+        return self.manifests.read(name, None if version is None else self.manifests.full_version(name, version))
 
     def versions(self, name: str) -> list[Manifest]:
         """Every version that is here, oldest first. Raises ModelNotFound when there is none."""
@@ -64,7 +65,13 @@ class Store:
     def active(self, name: str) -> str:
         return self.manifests.active(name)
 
-    def publish(self, manifest: Manifest, *, activate: bool = True) -> None:
+    def history(self, name: str) -> tuple[Activation, ...]:
+        """Its activations, oldest first, the last 100 of them; the last one is of the active version. Raises
+        ModelNotFound."""
+        self.active(name)
+        return self.manifests.history(name)
+
+    def publish(self, manifest: Manifest, *, activate: bool = True, by: ActivatedBy = "pull") -> None:
         """Make a version installed, whole or not at all; its blobs are here already and, until this returns, leased by
         a Receiver. Raises CorruptFile when one is missing or has another size."""
         check(manifest)
@@ -78,17 +85,46 @@ class Store:
                     raise CorruptFile(f"{entry.path} of {manifest.name} is not whole in the store; pull it again")
             self.manifests.write(manifest)
             if activate:
-                self.manifests.activate(manifest.name, manifest.version)
+                self.manifests.activate(manifest.name, manifest.version, by)
 
-    def activate(self, name: str, version: str) -> None:
-        """Roll forward or back: one atomic rename. Raises ModelNotFound."""
+    def amend(self, manifest: Manifest) -> None:
+        """Say more of a version that is here: the same files, so the same digest, with another quality and the like.
+        Raises ModelNotFound, CorruptFile; Conflict where its files are others."""
         with self._locked():
-            self.manifests.activate(name, version)
+            here = self.manifests.read(manifest.name, manifest.version)
+            if (here.digest, here.files, here.file) != (manifest.digest, manifest.files, manifest.file):
+                raise Conflict(f"{manifest.name}@{manifest.version} has other files; publish it as a new version")
+            self.manifests.write(manifest)
+
+    def activate(self, name: str, version: str, by: ActivatedBy = "activate") -> str:
+        """Roll forward or back: one atomic rename. version: or a beginning of it. Returns the version. Raises
+        ModelNotFound, CorruptFile, BadReference."""
+        with self._locked():
+            version = self.manifests.full_version(name, version)
+            self.manifests.activate(name, version, by)
+            return version
+
+    def rollback(self, name: str) -> str:
+        """Activate what was active before, and return it; one after another walks further back. Raises ModelNotFound,
+        CorruptFile; Conflict where nothing is left to go back to."""
+        with self._locked():
+            version = self.before(name)
+            self.manifests.activate(name, version, "rollback")
+            return version
+
+    def before(self, name: str) -> str:
+        """The version that a roll-back would go to. Raises as `rollback` does."""
+        version = history.before(self.history(name), self.manifests.versions(name))
+        if version is None:
+            raise Conflict(f"no version of {name} that is here was active before {self.active(name)}; "
+                           f"`edged activate {name}@VERSION` takes any that `edged show {name}` lists")
+        return version
 
     def remove(self, name: str, version: str | None = None) -> None:
         """Take a version away, or all of them. Its blobs go with the next `collect`. Raises ModelNotFound; Conflict
         while any process serves it, or when it is active and others are not: activate one of those first."""
         with self._locked(), contextlib.ExitStack() as held:
+            version = None if version is None else self.manifests.full_version(name, version)
             manifests = [self.manifest(name, version)] if version is not None else self.versions(name)
             if version is not None and len(self.versions(name)) > 1 and self.manifests.pointer(name) == version:
                 raise Conflict(

@@ -113,8 +113,8 @@ def test_a_manifest_without_its_blobs_is_not_published(store: Store, source: Pat
 def test_an_unknown_model_or_version_is_not_found_with_what_to_do(store: Store, source: Path) -> None:
     with pytest.raises(ModelNotFound, match="edged models"):
         store.manifest("tiny")
-    install(store, str(source))
-    with pytest.raises(ModelNotFound, match="edged show tiny"):
+    manifest = install(store, str(source))
+    with pytest.raises(ModelNotFound, match=rf"no version 0000.* of 'tiny'; here are {manifest.version} \(active\)"):
         store.manifest("tiny", "0" * 12)
     with pytest.raises(ModelNotFound):
         store.activate("tiny", "0" * 12)
