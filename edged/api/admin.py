@@ -111,7 +111,9 @@ def routes(services: Services) -> list[HTTPRouteHandler]:
     @post("/reload", status_code=200)
     async def reload() -> Reloaded:
         """The catalog is read again; a mistake in it leaves the old one in force."""
-        return Reloaded(await router.reload())
+        changed = await router.reload()
+        services.jobs.convert_as_catalogued()
+        return Reloaded(changed)
 
     @get("/hardware")
     async def hardware() -> Facts:

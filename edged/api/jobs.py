@@ -1,4 +1,4 @@
-"""/edged/v1/pull and /edged/v1/jobs: pulls as jobs, which go on whether or not their client stays."""
+"""/edged/v1/pull, convert and jobs: jobs go on whether or not their client stays."""
 
 from __future__ import annotations
 
@@ -14,18 +14,37 @@ from msgspec import Struct
 from edged.api import sse
 from edged.api.connection import send_json, unless_gone
 from edged.api.exchange import Services, exchange_of
-from edged.api.fields import Table, accept, boolean, served, text
+from edged.api.fields import Table, accept, boolean, items, served, text
 from edged.api.limits import ClientGone, read_json
-from edged.daemon.jobs import JobEvent
+from edged.daemon.job import JobEvent
+from edged.store.conversion import specify
 
 if TYPE_CHECKING:
-    from edged.daemon.jobs import Job
+    from edged.daemon.job import Job
 
 _PULL: Table = {"model": served(text(512, min_length=1), required=True), "stream": served(boolean)}
+_PATH = text(4096, min_length=1)
+
+
+def _adapters(value: Any, path: str) -> tuple[str, ...]:
+    return tuple(items(value, path, _PATH, "a list of up to 16 adapters", range(17)))
+
+
+_CONVERT: Table = {
+    "source": served(_PATH, required=True), "name": served(text(200, min_length=1)), "adapters": served(_adapters),
+    "recipe": served(_PATH), "calibration": served(_PATH), "tasks": served(_PATH), "accept_loss": served(boolean),
+    "activate": served(boolean), "stream": served(boolean), "wait": served(boolean),
+}
 
 
 class JobList(Struct, frozen=True):
     jobs: list[JobEvent]
+
+
+class JobLog(Struct, frozen=True):
+    """log: the last lines that the libraries of a conversion printed."""
+
+    log: str
 
 
 def _followed(job: Job, services: Services) -> ASGIApp:
@@ -74,6 +93,18 @@ def routes(services: Services) -> list[HTTPRouteHandler]:
         job = await jobs.pull(body["model"])
         return _followed(job, services) if body.get("stream", False) else _awaited(job)
 
+    @post("/convert", status_code=200)
+    async def convert(request: Request[Any, Any, Any]) -> ASGIApp | JobEvent:
+        """Joins the same conversion that runs already. With `stream` its moments, with `wait` only its end; else it is
+        begun and told of."""
+        body = accept(
+            _CONVERT, await read_json(request.scope, request.receive, services.limits), unknown="refuse").values
+        stream, wait = body.pop("stream", False), body.pop("wait", False)
+        job = await jobs.convert(specify(**body))
+        if stream:
+            return _followed(job, services)
+        return _awaited(job) if wait else job.status()
+
     @get("/jobs", sync_to_thread=False)
     def list_jobs() -> JobList:
         return JobList([job.status() for job in jobs.list()])
@@ -86,8 +117,12 @@ def routes(services: Services) -> list[HTTPRouteHandler]:
     async def job_events(identity: FromPath[str]) -> ASGIApp:
         return _followed(jobs.get(identity), services)
 
+    @get("/jobs/{identity:str}/log")
+    async def job_log(identity: FromPath[str]) -> JobLog:
+        return JobLog(await asyncio.to_thread(jobs.log_of, identity))
+
     @post("/jobs/{identity:str}/cancel", status_code=200, sync_to_thread=False)
     def cancel_job(identity: FromPath[str]) -> JobEvent:
         return jobs.cancel(identity).status()
 
-    return [pull, list_jobs, one_job, job_events, cancel_job]
+    return [pull, convert, list_jobs, one_job, job_events, job_log, cancel_job]

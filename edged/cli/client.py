@@ -68,9 +68,11 @@ class Client:
     def delete(self, path: str, shape: type[T]) -> T:
         return self._call("DELETE", path, None, shape)
 
-    def events(self, path: str, body: dict[str, Any]) -> Generator[bytes, None, None]:
-        """The data of each server-sent event. Close the iterator to hang up, which ends what the daemon does for it."""
-        with self._reached(), self._http.stream("POST", path, json=body) as response:
+    def events(self, path: str, body: dict[str, Any] | None = None) -> Generator[bytes, None, None]:
+        """The data of each server-sent event; without a body, of a GET. Close the iterator to hang up, which ends what
+        the daemon does for it."""
+        with self._reached(), self._http.stream(
+                "GET" if body is None else "POST", path, json=body) as response:
             if response.is_error:
                 response.read()
                 raise _error(response.status_code, response.content)

@@ -14,6 +14,7 @@ class ExitCode(IntEnum):
     NOT_FOUND = 3
     NO_DAEMON = 4
     REFUSED = 5
+    NOT_GOOD_ENOUGH = 6
     INTERRUPTED = 130
 
 
@@ -24,6 +25,7 @@ MEANINGS = {
     ExitCode.NOT_FOUND: "there is no such model",
     ExitCode.NO_DAEMON: "no daemon can be reached",
     ExitCode.REFUSED: "the state does not allow it: in use, or another store than the running daemon's",
+    ExitCode.NOT_GOOD_ENOUGH: "a conversion lost more than its recipe allows: it is kept, not served",
     ExitCode.INTERRUPTED: "interrupted by ctrl-C",
 }
 

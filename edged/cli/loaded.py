@@ -1,25 +1,19 @@
-"""`edged ps`, `load`, `unload` and `jobs`: what the daemon is at."""
+"""`edged ps`, `load` and `unload`: what the daemon has in memory."""
 
 from __future__ import annotations
 
 from typing import Annotated, Any
 
 from cyclopts import Parameter
-from msgspec import Struct
 
 from edged.cli.exit_codes import ExitCode
 from edged.cli.installed import Statuses
 from edged.cli.options import Home, Json
 from edged.cli.output import answer, answer_json, duration, size, table
 from edged.cli.target import daemon
-from edged.daemon.jobs import JobEvent
 from edged.daemon.status import ModelStatus
 
 Name = Annotated[str, Parameter(help="An installed model, name@version, or an alias.")]
-
-
-class JobList(Struct, frozen=True):
-    jobs: list[JobEvent]
 
 
 def ps(*, home: Home = None, json: Json = False) -> int:
@@ -108,32 +102,3 @@ def unload(
     else:
         answer(f"{status.name}@{status.version} is {status.state.value}")
     return ExitCode.OK
-
-
-def jobs(*, home: Home = None, json: Json = False) -> int:
-    """List the pulls of this run of the daemon.
-
-    As in:
-
-    ```
-    edged jobs
-    ```
-    """
-    found = daemon(home).client.get("/edged/v1/jobs", JobList).jobs
-    if json:
-        answer_json(found)
-    elif not found:
-        answer("no pull was started since the daemon did")
-    else:
-        answer(table(("ID", "REFERENCE", "STATE", "TIME", "DONE"), [
-            (job.id, job.reference, job.state.value, duration(job.seconds), _done(job)) for job in found]))
-    return ExitCode.OK
-
-
-def _done(job: JobEvent) -> str:
-    if job.error is not None:
-        return job.error.message
-    moment = job.progress
-    if moment is None:
-        return "-"
-    return size(moment.done_bytes) + (f" of {size(moment.total_bytes)}" if moment.total_bytes else "")

@@ -1,5 +1,4 @@
-"""How a pull looks while it runs: a bar with rate and time left in a terminal, plain lines elsewhere, JSON for
-scripts."""
+"""How a pull or conversion looks while it runs: a bar in a terminal, plain lines elsewhere, JSON for scripts."""
 
 from __future__ import annotations
 
@@ -20,7 +19,7 @@ LINE_INTERVAL_S = 5.0
 
 
 class Show(Protocol):
-    """A context manager that is told every moment of a pull."""
+    """A context manager that is told every moment of a job."""
 
     def __enter__(self) -> Show: ...
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
@@ -28,10 +27,13 @@ class Show(Protocol):
     def __call__(self, moment: JobProgress) -> None: ...
 
 
-def show_for(*, json: bool) -> Show:
+def show_for(*, json: bool, stages: bool = False) -> Show:
+    """stages: the job has stages with shares of them done, instead of bytes with a rate."""
     if json:
         return JsonLines()
-    return Bar() if sys.stderr.isatty() else Lines()
+    if not sys.stderr.isatty():
+        return Lines()
+    return StageBar() if stages else Bar()
 
 
 class JsonLines:
@@ -73,6 +75,8 @@ class Lines:
 
     def _line(self, moment: JobProgress, now: float) -> str:
         line = f"{moment.stage} {moment.file or ''}".rstrip()
+        if moment.fraction:
+            return f"{line}: {moment.fraction:.0%}"
         if moment.total_bytes is None:
             return line
         line += f": {size(moment.done_bytes)} of {size(moment.total_bytes)}"
@@ -112,3 +116,35 @@ class Bar:
             self._task, description=f"{moment.stage} {name}".rstrip().replace("[", "\\["),
             completed=moment.done_bytes, total=moment.total_bytes,
         )
+
+
+class StageBar:
+    """The stage, how much of it is done, and the time since the job began."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+
+        console = Console(stderr=True, no_color=not colours(sys.stderr))
+        self._progress: Progress = Progress(
+            TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn(),
+            console=console, transient=True,
+        )
+        self._task = self._progress.add_task("starting", total=None)
+
+    def __enter__(self) -> StageBar:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._progress.stop()
+
+    def __call__(self, moment: JobProgress) -> None:
+        if moment.note is not None:
+            self._progress.console.print(f"note: {moment.note}", markup=False, highlight=False)
+        fraction = moment.fraction
+        if fraction is None and moment.total_bytes:
+            fraction = moment.done_bytes / moment.total_bytes
+        self._progress.update(
+            self._task, description=f"{moment.stage} {moment.file or ''}".rstrip().replace("[", "\\["),
+            completed=fraction or 0.0, total=1.0 if fraction is not None else None)

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 from pathlib import Path
 from typing import Annotated
 
-import msgspec
 from cyclopts import Parameter
 
-from edged.cli.client import stream_error
 from edged.cli.exit_codes import ExitCode, code_of
+from edged.cli.follow import follow, tell_failure
 from edged.cli.options import Home, Json
 from edged.cli.output import answer, answer_json, say, size
 from edged.cli.progress import Show, show_for
-from edged.cli.target import Running, Target, store_of
-from edged.daemon.failures import revive
-from edged.daemon.jobs import JobEvent, JobState
-from edged.errors import Conflict, EdgedError, Internal
-from edged.store.entries import JobFailed, JobLine, Manifest
+from edged.cli.target import Target, store_of
+from edged.daemon.job import JobKind
+from edged.errors import EdgedError
+from edged.store.entries import JobLine, Manifest
 from edged.store.refs import LocalReference, parse
 
 
@@ -44,8 +41,7 @@ def pull(
     except EdgedError as error:
         if not json:
             raise
-        answer_json(JobLine(error=JobFailed(
-            status=error.status, type=error.type, message=error.message, code=error.code, retry=error.retry)))
+        tell_failure(error)
         return code_of(error)
     except KeyboardInterrupt:
         say(f"interrupted; what was fetched is kept, `edged pull {reference}` goes on from there")
@@ -63,7 +59,7 @@ def pulled(target: Target, reference: str, show: Show) -> Manifest:
     reference = absolute(reference)
     with show:
         if target.running is not None:
-            return _by_daemon(target.running, reference, show)
+            return follow(target.running, "/edged/v1/pull", {"model": reference}, JobKind.PULL, show)
         return _into_store(target, reference, show)
 
 
@@ -71,42 +67,6 @@ def absolute(reference: str) -> str:
     """A reference to this machine's files, whatever folder the daemon runs in."""
     parsed = parse(reference)
     return str(Path(parsed.path).expanduser().absolute()) if isinstance(parsed, LocalReference) else reference
-
-
-def _by_daemon(running: Running, reference: str, show: Show) -> Manifest:
-    """The pull goes on in the daemon when this command ends; ctrl-C means that it shall not."""
-    told: set[str] = set()
-    last: JobEvent | None = None
-    try:
-        body = {"model": reference, "stream": True}
-        with contextlib.closing(running.client.events("/edged/v1/pull", body)) as events:
-            for data in events:
-                last = _job_event(data)
-                if last.progress is not None:
-                    notes = [note for note in last.notes if note not in told]
-                    told.update(notes)
-                    for note in notes:
-                        show(msgspec.structs.replace(last.progress, note=note))
-                    show(msgspec.structs.replace(last.progress, note=None))
-    except KeyboardInterrupt:
-        if last is not None:
-            running.client.post(f"/edged/v1/jobs/{last.id}/cancel", {}, JobEvent)
-        raise
-    if last is None or last.state is JobState.RUNNING:
-        raise Internal("the daemon ended the connection before the pull ended; `edged pull` again goes on from there")
-    if last.error is not None:
-        raise revive(last.error)
-    if last.manifest is None:
-        raise Conflict(f"the pull of {reference} was cancelled; what was fetched is kept for the next one")
-    return last.manifest
-
-
-def _job_event(data: bytes) -> JobEvent:
-    try:
-        return msgspec.json.decode(data, type=JobEvent)
-    except msgspec.ValidationError:
-        raise stream_error(data) or Internal("the daemon tells of the pull in another way than this command expects") \
-            from None
 
 
 def _into_store(target: Target, reference: str, show: Show) -> Manifest:

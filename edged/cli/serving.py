@@ -70,7 +70,7 @@ class Daemon:
         self._notifier = notifier if notifier is not None else Notifier()
         metrics = Metrics()
         self._router = Router(settings, store, catalog, metrics)
-        self._jobs = Jobs(settings, metrics, pulled=self._router.activated)
+        self._jobs = Jobs(settings, store, catalog, metrics, made=self._router.activated)
         addresses = [address for address in (listeners.url, listeners.path) if address]
         app = create_app(self._router, settings, self._jobs, metrics, store, addresses=addresses)
         self._server = _Server(server_config(app, settings, timeout_graceful_shutdown=LAST_BYTES_S))
@@ -87,6 +87,7 @@ class Daemon:
         gc.freeze()
         gc.enable()
         self._told_ready()
+        await self._jobs.start()
         asked = asyncio.create_task(self._asked.wait())
         await asyncio.wait({serving, asked}, return_when=asyncio.FIRST_COMPLETED)
         failed = serving.done()
@@ -132,6 +133,7 @@ class Daemon:
         self._notifier.reloading()
         try:
             await self._router.reload()
+            self._jobs.convert_as_catalogued()
         except ConfigError as error:
             log.error("catalog.kept", mistake=str(error), file=error.file, line=error.line, column=error.column,
                       key=error.key)

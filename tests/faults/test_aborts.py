@@ -216,7 +216,7 @@ class Server(uvicorn.Server):
 @asynccontextmanager
 async def serving(rig: Rig) -> AsyncIterator[int]:
     """The port of rig's router behind HTTP."""
-    jobs = Jobs(rig.settings, rig.metrics, pulled=rig.router.activated)
+    jobs = Jobs(rig.settings, rig.store, rig.router._catalog, rig.metrics, made=rig.router.activated)
     app = create_app(rig.router, rig.settings, jobs, rig.metrics, rig.store)
     server, listener = Server(server_config(app, rig.settings)), listen_tcp("127.0.0.1", 0)
     running = asyncio.create_task(server.serve([listener]))

@@ -14,7 +14,8 @@ from edged.daemon.jobs import Job, JobEvent, Jobs, JobState
 from edged.daemon.metrics import Metrics
 from edged.errors import Conflict, Internal, NotFound, ShuttingDown, SourceUnavailable
 from edged.settings import Settings
-from edged.store import Manifest
+from edged.store import Manifest, Store
+from edged.store.catalog import CatalogFile
 from tests.worker.daemon.rig import Stopwatch
 
 pytestmark = pytest.mark.worker
@@ -28,9 +29,17 @@ def pulled() -> list[Manifest]:
 
 
 @pytest.fixture
-async def jobs(tmp_path: Path, pulled: list[Manifest]) -> AsyncIterator[Jobs]:
+def catalog(tmp_path: Path) -> CatalogFile:
+    """Empty; its user's file is models.toml."""
+    (tmp_path / "shipped.toml").write_text("")
+    return CatalogFile(tmp_path / "models.toml", tmp_path / "shipped.toml")
+
+
+@pytest.fixture
+async def jobs(tmp_path: Path, catalog: CatalogFile, pulled: list[Manifest]) -> AsyncIterator[Jobs]:
     before = {child.pid for child in psutil.Process().children()}
-    made = Jobs(Settings(home=tmp_path), Metrics(), pulled=pulled.append, command=COMMAND)
+    made = Jobs(Settings(home=tmp_path), Store(tmp_path), catalog, Metrics(), made=pulled.append, pull=COMMAND,
+                convert=COMMAND)
     yield made
     await made.close()
     assert [child.cmdline() for child in psutil.Process().children() if child.pid not in before] == []
