@@ -16,7 +16,7 @@ from edged.cli.output import answer, answer_json, styled
 from edged.cli.target import find
 from edged.errors import EdgedError
 from edged.hardware import fit
-from edged.hardware.facts import Facts
+from edged.hardware.facts import Facts, Gpu
 from edged.hardware.probe import probe
 from edged.version import VERSION
 
@@ -89,7 +89,12 @@ def _facts(report: Report) -> Iterator[str]:
     limit = f", limited to {fit.readable(facts.memory.limit)}" if facts.memory.limit else ""
     yield f"memory       {fit.readable(facts.memory.total)}{limit}"
     for gpu in facts.gpus:
-        own = f", {fit.readable(gpu.memory_bytes)}" if gpu.memory_bytes else ""
-        yield f"graphics     {gpu.vendor} {gpu.name}{own}{f', driver {gpu.driver}' if gpu.driver else ''}"
-    for accelerator in facts.accelerators:
-        yield f"accelerator  {accelerator}"
+        yield f"graphics     {gpu.name}, {_graphics_memory(gpu)}{f', driver {gpu.driver}' if gpu.driver else ''}"
+    for npu in facts.accelerators:
+        yield f"accelerator  {npu.vendor} /dev/{npu.node}{f', driver {npu.driver}' if npu.driver else ''}"
+
+
+def _graphics_memory(gpu: Gpu) -> str:
+    if gpu.integrated:
+        return "in the machine's memory"
+    return f"{fit.readable(gpu.memory_bytes)} of its own" if gpu.memory_bytes else "memory not known"

@@ -119,9 +119,15 @@ class EngineError(Exception):
     """The native library failed in a step. The worker goes on if it can."""
 
 
+class DeviceLost(EngineError):
+    """The device is gone (a driver reset, a suspend, a card off its bus), and all KV with it. Any call may raise it; the
+    worker ends, and the daemon decides what comes next."""
+
+
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What is attested of the loaded model: `device` is the one that really runs it."""
+    """What is attested of the loaded model: `device` is the one that really runs it, its provider first, in lower case,
+    then its name where there is one (`cpu`, `cuda NVIDIA GeForce RTX 3060`)."""
 
     engine_version: str
     device: str

@@ -21,7 +21,18 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from edged.engines.base import Capabilities, EngineError, Facts, Loaded, Logits, Progress, RowWork, State, Vocab
+from edged.engines.base import (
+    Capabilities,
+    DeviceLost,
+    EngineError,
+    Facts,
+    Loaded,
+    Logits,
+    Progress,
+    RowWork,
+    State,
+    Vocab,
+)
 from edged.errors import InsufficientMemory, LoadFailed
 from edged.types import LoadSpec
 
@@ -56,7 +67,11 @@ class Knobs(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """step_ms: time of each step; token_ms: more for each token in it. crash_at_token, hang_at_token, fail_at_token,
     nan_at_token: at the k-th decode step of the process; a failed step leaves its rows undefined, as the seam allows.
     crash_on_text: when a row holds this text. mixed_step false: plans as for ORT. all_logits false: as of a graph with
-    a pruned head. end_chance: 1/n is about the chance that a word ends the answer (0: never)."""
+    a pruned head. end_chance: 1/n is about the chance that a word ends the answer (0: never).
+
+    device: what it says it runs on, whatever it was told to; by default that. On any device but the processor: noise is
+    added to each logit, up to so much; the device is lost at the lost_at_token-th decode step; device_token_ms is the
+    time of a token there."""
 
     context: int = 4096
     rows: int = 8
@@ -79,6 +94,10 @@ class Knobs(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     all_logits: bool = True
     step_tokens: int = 512
     end_chance: int = 40
+    device: str | None = None
+    noise: float = 0
+    lost_at_token: int | None = None
+    device_token_ms: float | None = None
 
 
 class FakeVocab:
@@ -180,6 +199,10 @@ class FakeGenerator:
         two_words = min(row[max(end - 2, 0):end]) >= _FIRST_WORD
         if self._knobs.end_chance and digest % self._knobs.end_chance == 0 and two_words:
             logits[_IM_END] = 12.0
+        if self._knobs.noise:
+            # Of numbers that depend on the text alone: a wrong device is wrong in the same way each time.
+            off = np.random.Generator(np.random.Philox(digest + 1)).random(self.vocab.size, np.float32)
+            logits += np.float32(self._knobs.noise) * off
         return logits
 
     def _refuse_what_no_engine_takes(self, work: Sequence[RowWork]) -> None:
@@ -208,6 +231,8 @@ class FakeGenerator:
                 os.kill(os.getpid(), signal.SIGSEGV)
             if self._decode_steps == knobs.hang_at_token:
                 threading.Event().wait()
+            if self._decode_steps == knobs.lost_at_token:
+                raise DeviceLost("the fake device was told to go away at this token")
             if self._decode_steps == knobs.fail_at_token:
                 for item in work:
                     self._rows[item.row].append(_EOS)
@@ -242,11 +267,15 @@ def load(spec: LoadSpec, progress: Progress) -> Loaded:
         raise LoadFailed(knobs.refuse)
     if knobs.refuse_memory:
         raise InsufficientMemory("the fake model was told not to fit in memory")
+    on_device = spec.provider != "cpu"
     knobs = msgspec.structs.replace(
-        knobs, context=min(spec.context or knobs.context, knobs.context), rows=spec.rows or knobs.rows
+        knobs, context=min(spec.context or knobs.context, knobs.context), rows=spec.rows or knobs.rows,
+        noise=knobs.noise if on_device else 0, lost_at_token=knobs.lost_at_token if on_device else None,
+        token_ms=knobs.device_token_ms if on_device and knobs.device_token_ms is not None else knobs.token_ms,
     )
     generator = FakeGenerator(knobs)
+    device = knobs.device or (f"{spec.provider} (fake)" if on_device else "cpu")
     return Loaded(generator, Facts(
-        engine_version=ENGINE_VERSION, device="cpu", precision="fake", weights_bytes=file.stat().st_size,
+        engine_version=ENGINE_VERSION, device=device, precision="fake", weights_bytes=file.stat().st_size,
         kv_bytes=4 * generator.caps.kv_tokens,
     ))

@@ -1,14 +1,21 @@
-"""Which variant of a model to take on this machine: a pure function from facts and variants to ranked rows, each with
-its reason, rejected ones too."""
+"""Which variant of a model to take on this machine, and where to run it: a pure function from facts and variants to
+ranked rows, each with its reason, rejected ones too.
+
+Where a row was measured here, the figure ranks it and its reason is the figure. Else it is a guess: memory first, then
+bits, then the device that reads weights fastest. What is measured goes before what is guessed.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
 from edged.hardware import fit
 from edged.hardware.facts import Facts
+from edged.hardware.measured import NOTHING, Record, Speed
+from edged.hardware.place import Place, places
+from edged.hardware.providers import CPU
 
 #: A variant that needs more than this share of the usable memory fits, but leaves no room for a second model or a
 #: longer context: a smaller precision goes first.
@@ -17,15 +24,17 @@ ROOMY_SHARE = 0.7
 ENOUGH_BITS = 8.5
 #: Fewer bits than this harm small models so much that even a tight fit of more bits goes first.
 LEAST_GOOD_BITS = 4.0
-#: A processor reads all weights for each token, and the memory of an edge box gives some 20 GB a second: with more than
-#: this a decode falls below ten tokens a second, and fewer bits are worth more than better ones.
-BRISK_WEIGHTS_BYTES = 2_000_000_000
+#: A device reads all weights for each token. Where it cannot do that so often in a second, fewer bits are worth more
+#: than better ones.
+BRISK_TOKENS_PER_S = 10
+#: Of a graphics card's memory, for one model: the rest is the driver's, the screen's and the compute buffers'.
+CARD_SHARE = 0.9
 
-_ENGINE_ORDER = {"llama": 0, "ort": 1, "fake": 2}
+_ENGINE_ORDER = {"llama": 0, "ort": 1, "genai": 2, "fake": 3}
 
 
 class Form(Protocol):
-    """What is asked of a variant; `edged.store.entries.Variant` is one."""
+    """What is asked of a variant; `edged.store.entries.Variant` and `Manifest` are."""
 
     @property
     def engine(self) -> str: ...
@@ -33,6 +42,8 @@ class Form(Protocol):
     def precision(self) -> str: ...
     @property
     def size(self) -> int | None: ...
+    @property
+    def target(self) -> str: ...
 
 
 F = TypeVar("F", bound=Form)
@@ -40,18 +51,20 @@ F = TypeVar("F", bound=Form)
 
 @dataclass(frozen=True, slots=True)
 class Row(Generic[F]):
-    """memory_bytes: estimate with `context` tokens of one sequence, None where it cannot be estimated. weights_bytes:
-    the part of it that each token reads. context: the usual one, or the model's, or what fits, whichever is least.
-    reason: one clause for people."""
+    """fits: it can run there, and has memory. memory_bytes: estimate with `context` tokens of one sequence, None where
+    it cannot be estimated. weights_bytes: the part of it that each token reads. context: the usual one, or the model's,
+    or what fits, whichever is least. threads: of the processor. reason: one clause for people."""
 
     variant: F
     engine: str
+    provider: str
     fits: bool
     memory_bytes: int | None
     weights_bytes: int | None
     context: int
     threads: int
     reason: str
+    speed: Speed | None = None
 
 
 def choose(
@@ -62,73 +75,124 @@ def choose(
     context: int | None = None,
     kv_bytes_per_token: int | None = None,
     budget_bytes: int | None = None,
+    require: str | None = None,
+    known: Callable[[F, str], Record] = lambda variant, provider: NOTHING,
+    barred: Callable[[F], str | None] = lambda variant: None,
 ) -> list[Row[F]]:
-    """Best first, then those that do not fit; the first row with `fits` is the choice. budget_bytes: memory for
-    models, by default what the machine has (`fit.usable_bytes`). The order of variants does not matter."""
+    """Best first, then those that do not fit; the first row with `fits` is the choice. A variant has a row for each
+    provider that comes into question. The order of variants does not matter.
+
+    budget_bytes: memory for models, by default what the machine has (`fit.usable_bytes`). require: the only provider
+    that may serve. known: what was measured of a variant on a provider here. barred: a reason of the caller's, why a
+    variant may not be taken at all."""
     want = _Want(
-        facts=facts,
         parameters=parameters,
         context=min(context or fit.USUAL_CONTEXT, fit.USUAL_CONTEXT),
         kv_bytes_per_token=kv_bytes_per_token or fit.assumed_kv_bytes_per_token(parameters),
         budget=fit.usable_bytes(facts.memory) if budget_bytes is None else budget_bytes,
     )
-    return sorted((_row(variant, want) for variant in variants), key=lambda row: _rank(row, want.budget))
+    ranked = [
+        (_rank(row, place, want), row)
+        for variant in variants for place in places(facts, variant.engine, variant.target, require=require)
+        for row in [_row(variant, place, want, known(variant, place.provider), barred(variant))]
+    ]
+    return [row for _, row in sorted(ranked, key=lambda pair: pair[0])]
 
 
 def chosen(rows: Sequence[Row[F]]) -> F | None:
     return rows[0].variant if rows and rows[0].fits else None
 
 
+def best_of_each(rows: Sequence[Row[F]]) -> list[Row[F]]:
+    """The first row of each variant, in the order of `rows`."""
+    seen: list[F] = []
+    best = []
+    for row in rows:
+        if not any(row.variant is one for one in seen):
+            seen.append(row.variant)
+            best.append(row)
+    return best
+
+
 @dataclass(frozen=True, slots=True)
 class _Want:
-    facts: Facts
     parameters: int | None
     context: int
     kv_bytes_per_token: int
     budget: int
 
+    def budget_on(self, place: Place) -> int:
+        """A graphics card has memory of its own, which the setting of the machine's does not bound."""
+        own = place.device.memory_bytes if place.device is not None else None
+        return self.budget if own is None else int(own * CARD_SHARE)
 
-def _row(variant: F, want: _Want) -> Row[F]:
-    def row(fits: bool, memory: int | None, reason: str, context: int = want.context) -> Row[F]:
-        return Row(variant, variant.engine, fits, memory, weights, context, want.facts.cpu.threads, reason)
 
+def _row(variant: F, place: Place, want: _Want, record: Record, barred: str | None) -> Row[F]:
     weights = fit.weights_bytes(variant.size, want.parameters, variant.precision)
     fixed = None if weights is None else weights + fit.OVERHEAD_BYTES
     need = None if fixed is None else fixed + want.context * want.kv_bytes_per_token
-    if not want.facts.software.runs(variant.engine):
-        return row(False, need, f"the {variant.engine} engine is not installed")
-    if fixed is None or need is None:
-        return row(True, None, "its size is not known, so it may not fit")
-    usable = f"the {fit.readable(want.budget)} that can be used"
+    refused = barred or place.refused or _failed(record)
+    if refused is None:
+        fits, memory, reason, context = _fit(place, want, weights, fixed)
+    else:
+        fits, memory, reason, context = False, need, refused, want.context
+    if fits and record.speed is not None:
+        reason = f"measured here: {record.speed.words()}" + (f"; {reason}" if context < want.context else "")
+    return Row(variant, place.engine, place.provider, fits, memory, weights, context, place.threads, reason,
+               record.speed)
+
+
+def _failed(record: Record) -> str | None:
+    return record.verdict.reason if record.verdict is not None and not record.verdict.passed else None
+
+
+def _fit(place: Place, want: _Want, weights: int | None, fixed: int | None) -> tuple[bool, int | None, str, int]:
+    """fits, memory, reason, context."""
+    if weights is None or fixed is None:
+        return True, None, "its size is not known, so it may not fit", want.context
+    budget, per_token = want.budget_on(place), want.kv_bytes_per_token
+    need = fixed + want.context * per_token
+    usable = f"the {fit.readable(budget)} that can be used"
+    if place.device is not None and place.device.memory_bytes is not None:
+        usable += f" on the {place.device.name}"
     least = min(want.context, fit.LEAST_CONTEXT)
-    if (at_least := fixed + least * want.kv_bytes_per_token) > want.budget:
+    if (at_least := fixed + least * per_token) > budget:
         reason = f"needs {fit.readable(at_least)} with only {least} tokens of context, more than {usable}"
-        return row(False, need, reason)
-    if need > want.budget:
-        context = (want.budget - fixed) // want.kv_bytes_per_token
-        return row(True, fixed + context * want.kv_bytes_per_token, f"fits with {context} tokens of context", context)
-    if need > ROOMY_SHARE * want.budget:
-        return row(True, need, f"fits, and takes most of {usable}")
-    if weights is not None and weights > BRISK_WEIGHTS_BYTES:
-        return row(True, need, f"fits well in {usable}, and decodes below ten tokens a second on most processors")
-    return row(True, need, f"fits well in {usable}")
+        return False, need, reason, want.context
+    if need > budget:
+        context = (budget - fixed) // per_token
+        return True, fixed + context * per_token, f"fits with {context} tokens of context", context
+    if need > ROOMY_SHARE * budget:
+        return True, need, f"fits, and takes most of {usable}", want.context
+    if not _brisk(weights, place):
+        where = "most processors" if place.provider == CPU else "such a device"
+        slow = f"decodes below {BRISK_TOKENS_PER_S} tokens a second on {where}"
+        return True, need, f"fits well in {usable}, and {slow}", want.context
+    return True, need, f"fits well in {usable}", want.context
 
 
-def _rank(row: Row[F], budget: int) -> tuple[tuple[float, ...], str]:
-    """Smaller is better. Among those that have room and are brisk: more bits, up to enough; among the others: fewer.
-    Bits are rounded, so that precisions of one class (Q4_K_M, int4) are parted by engine, then by memory."""
+def _brisk(weights: int, place: Place) -> bool:
+    return weights * BRISK_TOKENS_PER_S <= place.bytes_per_s
+
+
+def _rank(row: Row[F], place: Place, want: _Want) -> tuple[tuple[float, ...], str, str]:
+    """Smaller is better. Measured: by its figure. Among those that have room and are brisk: more bits, up to enough;
+    among the others: fewer. Bits are rounded, so that precisions of one class (Q4_K_M, int4) are parted by device, then
+    by engine, then by memory."""
     bits = fit.bits_per_weight(row.variant.precision) or 0.0
     memory = row.memory_bytes
-    roomy = memory is not None and memory <= ROOMY_SHARE * budget
-    brisk = row.weights_bytes is not None and row.weights_bytes <= BRISK_WEIGHTS_BYTES
+    roomy = memory is not None and memory <= ROOMY_SHARE * want.budget_on(place)
+    brisk = row.weights_bytes is not None and _brisk(row.weights_bytes, place)
     order = (
         not row.fits,
+        row.speed.seconds if row.speed is not None else float("inf"),
         memory is None,
         bits < LEAST_GOOD_BITS,
         not roomy,
         not brisk,
         -round(min(bits, ENOUGH_BITS)) if roomy and brisk else round(bits),
+        -place.bytes_per_s,
         _ENGINE_ORDER.get(row.engine, len(_ENGINE_ORDER)),
         memory or 0,
     )
-    return order, row.variant.precision
+    return order, row.variant.precision, row.provider

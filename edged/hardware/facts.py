@@ -33,13 +33,22 @@ class Memory(Struct, frozen=True, kw_only=True):
 
 
 class Gpu(Struct, frozen=True, kw_only=True):
-    """vendor: nvidia, amd, intel, qualcomm, apple, or the PCI vendor id. memory_bytes: its own memory, None where it
-    shares the machine's or does not tell."""
+    """vendor: nvidia, amd, intel, qualcomm, apple, broadcom, arm, or the PCI vendor id. memory_bytes: its own memory,
+    None where it does not tell. integrated: it computes in the machine's memory, whatever part of it is set aside."""
 
     vendor: str
     name: str
     node: str | None = None
     memory_bytes: int | None = None
+    driver: str | None = None
+    integrated: bool = False
+
+
+class Accelerator(Struct, frozen=True, kw_only=True):
+    """An NPU. vendor as of a Gpu, or what the node is called; node: below /dev."""
+
+    vendor: str
+    node: str
     driver: str | None = None
 
 
@@ -53,11 +62,16 @@ class Software(Struct, frozen=True, kw_only=True):
     ort_providers: tuple[str, ...] = ()
 
     def runs(self, engine: str) -> bool:
-        return {"llama": bool(self.llama_backends), "ort": bool(self.ort_providers), "fake": True}.get(engine, False)
+        installed = {
+            "llama": bool(self.llama_backends), "ort": bool(self.ort_providers), "fake": True,
+            "genai": any(name.startswith("onnxruntime-genai") for name in self.versions),
+        }
+        return installed.get(engine, False)
 
 
 class Facts(Struct, frozen=True, kw_only=True):
-    """board: as the firmware names it, where it does (`Raspberry Pi 5 Model B Rev 1.0`)."""
+    """system, architecture: as `uname` names them. board: as the firmware names it, where it does (`Raspberry Pi 5
+    Model B Rev 1.0`)."""
 
     system: str
     architecture: str
@@ -65,5 +79,5 @@ class Facts(Struct, frozen=True, kw_only=True):
     memory: Memory
     board: str | None = None
     gpus: tuple[Gpu, ...] = ()
-    accelerators: tuple[str, ...] = ()
+    accelerators: tuple[Accelerator, ...] = ()
     software: Software = Software()

@@ -1,7 +1,7 @@
 """Which inference packages are installed and what they were built for, told from their metadata and files.
 
 Nothing is imported: the daemon loads no native inference library, and such a library that is broken on this machine
-must not break the telling.
+must not break the telling. As a program it prints this of the interpreter that it runs under, as JSON.
 """
 
 from __future__ import annotations
@@ -9,19 +9,29 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import re
+import sys
 from pathlib import Path
+
+import msgspec
 
 from edged.hardware.facts import Software
 
 _DISTRIBUTIONS = (
     "llama-cpp-python", "onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino", "onnxruntime-qnn",
-    "onnxruntime-directml", "onnxruntime-migraphx", "onnxruntime-genai", "onnxruntime-genai-cuda", "llguidance",
-    "tokenizers", "nvidia-ml-py",
+    "onnxruntime-directml", "onnxruntime-migraphx", "onnxruntime-webgpu", "onnxruntime-ep-webgpu",
+    "onnxruntime-ep-openvino", "onnxruntime-ep-nv-tensorrt-rtx-cu12", "onnxruntime-ep-nv-tensorrt-rtx-cu13",
+    "onnxruntime-genai", "onnxruntime-genai-cuda", "onnxruntime-genai-directml", "llguidance", "tokenizers",
+    "nvidia-ml-py",
 )
-#: Providers that are part of the main library of a distribution, so that no file of theirs tells.
-_BUILT_IN = {"onnxruntime-directml": "DirectML", "onnxruntime-qnn": "QNN"}
+#: Providers that are part of the main library of a distribution, or in a package of their own, so that no file beside
+#: the main library tells.
+_BUILT_IN = {
+    "onnxruntime-directml": "DirectML", "onnxruntime-qnn": "QNN", "onnxruntime-webgpu": "WebGPU",
+    "onnxruntime-ep-webgpu": "WebGPU", "onnxruntime-ep-openvino": "OpenVINO",
+    "onnxruntime-ep-nv-tensorrt-rtx-cu12": "NvTensorRTRTX", "onnxruntime-ep-nv-tensorrt-rtx-cu13": "NvTensorRTRTX",
+}
 _PROVIDER_NAMES = {"cuda": "CUDA", "tensorrt": "TensorRT", "openvino": "OpenVINO", "migraphx": "MIGraphX",
-                   "qnn": "QNN", "nv_tensorrt_rtx": "NvTensorRTRTX", "vitisai": "VitisAI"}
+                   "qnn": "QNN", "nv_tensorrt_rtx": "NvTensorRTRTX", "vitisai": "VitisAI", "webgpu": "WebGPU"}
 
 
 def installed() -> Software:
@@ -67,3 +77,7 @@ def ort_providers(package: Path | None, versions: dict[str, str]) -> tuple[str, 
         if name and name[1] != "shared":
             found.add(_PROVIDER_NAMES.get(name[1], name[1]))
     return (*sorted(found), "CPU")
+
+
+if __name__ == "__main__":
+    sys.stdout.buffer.write(msgspec.json.encode(installed()))

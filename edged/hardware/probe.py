@@ -3,7 +3,6 @@ milliseconds, starts no inference library, and never fails: what cannot be read 
 
 from __future__ import annotations
 
-import importlib
 import os
 import platform
 import re
@@ -12,8 +11,10 @@ from pathlib import Path
 
 import psutil
 
-from edged.hardware.facts import Cpu, Facts, Gpu, Memory
+from edged.hardware.devices import accelerators, apple, board, gpus, read_nvml
+from edged.hardware.facts import Cpu, Facts, Memory
 from edged.hardware.installed import installed
+from edged.hardware.sysfs import text, whole
 
 #: Of the CPU features, those that inference kernels are compiled for.
 FEATURES = frozenset({
@@ -21,46 +22,37 @@ FEATURES = frozenset({
     "avx512_fp16", "amx_tile", "amx_int8", "amx_bf16",
     "asimd", "neon", "asimdhp", "fphp", "asimddp", "i8mm", "bf16", "sve", "sve2", "sme",
 })
-_VENDORS = {"0x10de": "nvidia", "0x1002": "amd", "0x8086": "intel", "0x5143": "qualcomm", "0x17cb": "qualcomm"}
 #: cgroup v1 writes a number near 2**63 for "no limit".
 _NO_LIMIT = 2**60
 
 
 def probe(root: Path = Path("/")) -> Facts:
     """root: where /proc, /sys and /dev are looked for; tests give the files of other machines."""
+    here = root == Path("/")
+    cpu = _cpu(root)
+    cards = gpus(root, read_nvml if here else list)
+    if here and (own := apple(cpu.model)) is not None:
+        cards.append(own)
     return Facts(
         system=platform.system(),
         architecture=platform.machine(),
-        cpu=_cpu(root),
+        cpu=cpu,
         memory=_memory(root),
-        board=_board(root),
-        gpus=tuple(_gpus(root)),
-        accelerators=tuple(_accelerators(root)),
+        board=board(root),
+        gpus=tuple(cards),
+        accelerators=tuple(accelerators(root)),
         software=installed(),
     )
 
 
-def _text(path: Path) -> str:
-    """Empty where there is no such file or it cannot be read. Firmware ends its texts with NUL."""
-    try:
-        return path.read_text("utf-8", "replace").strip("\0\n ")
-    except OSError:
-        return ""
-
-
-def _number(path: Path) -> int | None:
-    written = _text(path)
-    return int(written) if re.fullmatch(r"\d+", written) else None
-
-
 def _cpu(root: Path) -> Cpu:
-    described = _text(root / "proc/cpuinfo")
+    described = text(root / "proc/cpuinfo")
     if not described:
         return _cpu_elsewhere()
     names = re.findall(r"^(?:model name|Model|Hardware|cpu model)\s*:\s*(.+)$", described, re.MULTILINE)
     flags = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", described, re.MULTILINE)
     logical = len(re.findall(r"^processor\s*:", described, re.MULTILINE)) or 1
-    cores = {_text(path) or path.parts[-3] for path in root.glob("sys/devices/system/cpu/cpu[0-9]*/topology/"
+    cores = {text(path) or path.parts[-3] for path in root.glob("sys/devices/system/cpu/cpu[0-9]*/topology/"
                                                                  "core_cpus_list")}
     physical = len(cores) or logical
     return Cpu(
@@ -77,9 +69,9 @@ def _usable(root: Path, logical: int) -> int:
     """By the affinity of this process and the CPU quota of its cgroups, which container runtimes set."""
     allowed = len(os.sched_getaffinity(0)) if root == Path("/") and hasattr(os, "sched_getaffinity") else logical
     for group in _cgroups(root, "cpu"):
-        found = re.fullmatch(r"(\d+) (\d+)", _text(group / "cpu.max"))
+        found = re.fullmatch(r"(\d+) (\d+)", text(group / "cpu.max"))
         quota, period = (int(found[1]), int(found[2])) if found else (
-            _number(group / "cpu.cfs_quota_us"), _number(group / "cpu.cfs_period_us"))
+            whole(group / "cpu.cfs_quota_us"), whole(group / "cpu.cfs_period_us"))
         if quota and period:
             allowed = min(allowed, max(1, quota // period))
     return max(1, min(allowed, logical))
@@ -89,12 +81,12 @@ def _fast_cores(root: Path, physical: int) -> int:
     """On machines with two kinds of cores, those of the faster kind: Arm tells capacities, Intel names the kinds."""
     capacities = [
         value for path in root.glob("sys/devices/system/cpu/cpu[0-9]*/cpu_capacity")
-        if (value := _number(path)) is not None
+        if (value := whole(path)) is not None
     ]
     if capacities:
         return sum(value >= 0.8 * max(capacities) for value in capacities)
-    if fast := _cpu_list(_text(root / "sys/devices/cpu_core/cpus")):
-        cores = {_text(root / f"sys/devices/system/cpu/cpu{number}/topology/core_cpus_list") or str(number)
+    if fast := _cpu_list(text(root / "sys/devices/cpu_core/cpus")):
+        cores = {text(root / f"sys/devices/system/cpu/cpu{number}/topology/core_cpus_list") or str(number)
                  for number in fast}
         return len(cores)
     return physical
@@ -134,7 +126,7 @@ def _sysctl(*names: str) -> dict[str, str]:
 
 
 def _memory(root: Path) -> Memory:
-    described = dict(re.findall(r"^(MemTotal|MemAvailable):\s*(\d+) kB$", _text(root / "proc/meminfo"), re.MULTILINE))
+    described = dict(re.findall(r"^(MemTotal|MemAvailable):\s*(\d+) kB$", text(root / "proc/meminfo"), re.MULTILINE))
     if described.keys() >= {"MemTotal", "MemAvailable"}:
         total, available = int(described["MemTotal"]) * 1024, int(described["MemAvailable"]) * 1024
     else:
@@ -143,10 +135,10 @@ def _memory(root: Path) -> Memory:
     limit: int | None = None
     for group in _cgroups(root, "memory"):
         for bound, usage in (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes")):
-            most = _number(group / bound)
+            most = whole(group / bound)
             if most is not None and most < min(total, _NO_LIMIT):
                 limit = most if limit is None else min(limit, most)
-                available = min(available, max(0, most - (_number(group / usage) or 0)))
+                available = min(available, max(0, most - (whole(group / usage) or 0)))
     return Memory(total=total, available=available, limit=limit)
 
 
@@ -154,72 +146,11 @@ def _cgroups(root: Path, controller: str) -> list[Path]:
     """Folders of this process's cgroups that bind `controller`, each with its parents: a limit of any of them binds.
     Inside a container the path may be that of the host: then only the mount's top is there."""
     found: list[Path] = []
-    for line in _text(root / "proc/self/cgroup").splitlines():
+    for line in text(root / "proc/self/cgroup").splitlines():
         _, controllers, path = [*line.split(":", 2), "", ""][:3]
         if controllers and controller not in controllers.split(","):
             continue
         top = root / "sys/fs/cgroup" / (controller if controllers else "")
         folder = top / path.strip("/")
         found += [one for one in (folder, *folder.parents) if one.is_relative_to(top) and one.is_dir()]
-    return found
-
-
-def _board(root: Path) -> str | None:
-    for path in ("proc/device-tree/model", "sys/devices/virtual/dmi/id/product_name"):
-        if name := _text(root / path):
-            return name
-    return None
-
-
-def _gpus(root: Path) -> list[Gpu]:
-    return [*_nvidia(root), *_render_nodes(root)]
-
-
-def _nvidia(root: Path) -> list[Gpu]:
-    """Cards as the kernel module tells them; their memory only through NVML, if its Python package is installed."""
-    version = re.search(r"Kernel Module(?: for \w+)?\s+(\S+)", _text(root / "proc/driver/nvidia/version"))
-    found: list[Gpu] = []
-    for number, card in enumerate(sorted(root.glob("proc/driver/nvidia/gpus/*/information"))):
-        name = re.search(r"^Model:\s*(.+)$", _text(card), re.MULTILINE)
-        found.append(Gpu(
-            vendor="nvidia", name=name[1].strip() if name else "NVIDIA", node=card.parent.name,
-            memory_bytes=_nvml_memory(number) if root == Path("/") else None, driver=version[1] if version else None,
-        ))
-    if not found and any((root / "dev" / node).exists() for node in ("nvhost-gpu", "nvgpu")):
-        found.append(Gpu(vendor="nvidia", name=_board(root) or "Tegra", driver="nvgpu"))
-    return found
-
-
-def _nvml_memory(number: int) -> int | None:
-    try:
-        nvml = importlib.import_module("pynvml")
-    except ImportError:
-        return None
-    try:
-        nvml.nvmlInit()
-        return int(nvml.nvmlDeviceGetMemoryInfo(nvml.nvmlDeviceGetHandleByIndex(number)).total)
-    except nvml.NVMLError:
-        return None
-
-
-def _render_nodes(root: Path) -> list[Gpu]:
-    """DRM render nodes of other vendors; NVIDIA's are told above."""
-    found: list[Gpu] = []
-    for node in sorted(root.glob("sys/class/drm/renderD*")):
-        device = node / "device"
-        code = _text(device / "vendor")
-        driver = (device / "driver").resolve().name if (device / "driver").is_symlink() else None
-        vendor = _VENDORS.get(code) or ("qualcomm" if driver == "msm" else code or driver or "unknown")
-        if vendor != "nvidia":
-            found.append(Gpu(vendor=vendor, name=_text(device / "product_name") or driver or code, node=node.name,
-                             memory_bytes=_number(device / "mem_info_vram_total"), driver=driver))
-    return found
-
-
-def _accelerators(root: Path) -> list[str]:
-    """NPUs: nodes of the kernel's accel class with the driver that made them, as `intel_vpu accel0`."""
-    found = []
-    for node in sorted(root.glob("sys/class/accel/accel*")):
-        driver = node / "device/driver"
-        found.append(f"{driver.resolve().name} {node.name}" if driver.is_symlink() else node.name)
     return found

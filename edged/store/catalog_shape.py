@@ -70,6 +70,7 @@ class VariantTable(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     source: HubTable | PackageTable | LocalTable
     size: _Count | None = None
     sha256: _Sha256 | None = None
+    target: Target = "cpu"
 
 
 _VersionStart = Annotated[str, Meta(pattern=r"^[0-9a-f]{4,12}$", description="the first digits of a version")]

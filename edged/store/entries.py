@@ -49,13 +49,15 @@ Source = HubSource | PackageSource | LocalSource | ConvertedSource
 
 class Variant(Struct, frozen=True, kw_only=True):
     """One form of a model that one engine can run. size: bytes of its files together, sha256: of the one file of a
-    package source; where known before the pull. Of a hub source the hub tells both, and `size` is only an estimate."""
+    package source; where known before the pull. Of a hub source the hub tells both, and `size` is only an estimate.
+    target: the device it was built for, of ONNX folders (`cuda` for one with half-precision activations)."""
 
     engine: EngineName
     precision: str
     source: Source
     size: int | None = None
     sha256: str | None = None
+    target: Target = "cpu"
 
 
 class ModelEntry(Struct, frozen=True, kw_only=True):

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from edged.hardware.choose import Row, choose
+from edged.hardware.choose import Row, best_of_each, choose
 from edged.hardware.facts import Facts
 from edged.hardware.probe import probe
 from edged.store.entries import Catalog, JobProgress, ModelEntry, Variant
 
 
 def rows(entry: ModelEntry, facts: Facts, budget_bytes: int | None = None) -> list[Row[Variant]]:
-    """Every variant with its reason, the one to take first. Where none fits, the least memory comes first: who pulls
-    it all the same wants what comes nearest. budget_bytes: the settings' memory_bytes."""
-    ranked = choose(
+    """Every variant where it would run best, with its reason, the one to take first. Where none fits, the least memory
+    comes first: who pulls it all the same wants what comes nearest. budget_bytes: the settings' memory_bytes."""
+    ranked = best_of_each(choose(
         facts, entry.variants, parameters=entry.parameters, context=entry.context,
-        kv_bytes_per_token=entry.kv_bytes_per_token, budget_bytes=budget_bytes,
-    )
+        kv_bytes_per_token=entry.kv_bytes_per_token, budget_bytes=budget_bytes, require=entry.require,
+    ))
     if ranked and not ranked[0].fits:
         ranked.sort(key=lambda row: (row.memory_bytes is None, row.memory_bytes or 0))
     return ranked

@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from edged.hardware.facts import Facts
+from edged.hardware.facts import Accelerator, Facts
 from edged.hardware.installed import llama_backends, ort_providers
 from edged.hardware.probe import probe
 from tests.unit.hardware import boxes
@@ -36,7 +36,7 @@ def test_threads_of_a_hybrid_processor_are_its_fast_cores(tmp_path: Path) -> Non
     assert (facts.cpu.logical, facts.cpu.physical, facts.cpu.fast, facts.cpu.threads) == (12, 10, 2, 2)
     assert facts.cpu.features >= {"avx2", "avx_vnni"}
     assert [(gpu.vendor, gpu.node) for gpu in facts.gpus] == [("intel", "renderD128")]
-    assert facts.accelerators == ("accel0",)
+    assert facts.accelerators == (Accelerator(vendor="intel", node="accel/accel0"),)
 
 
 def test_arm_with_two_kinds_of_cores_counts_the_fast_ones(tmp_path: Path) -> None:

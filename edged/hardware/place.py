@@ -1,0 +1,85 @@
+"""Where one form of a model can run on this machine: engine and provider, with the reason where it cannot. Pure.
+
+A GGUF runs on the processor, or on a device that the installed build of llama.cpp has a back end for. A folder of ONNX
+runs on the provider that it was built for and on no other: through a plain session of ONNX Runtime on the processor,
+through onnxruntime-genai elsewhere, which keeps KV on the device. A model of the fake engine runs where it was built
+for, and on the processor.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from edged.hardware.facts import Facts
+from edged.hardware.providers import CPU, PROVIDERS, Device, Provider
+
+#: By the engine that a manifest names: how its files are written.
+_FORMATS = {"llama": "gguf", "ort": "onnx", "genai": "onnx", "fake": "fake"}
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """device: what it would run on, None where that is lacking. threads: of the processor, for the engine. refused:
+    why it cannot run here, one clause for people; None where it can."""
+
+    engine: str
+    provider: str
+    threads: int
+    device: Device | None
+    refused: str | None = None
+
+    @property
+    def bytes_per_s(self) -> float:
+        return self.device.bytes_per_s if self.device is not None else 0.0
+
+
+def places(facts: Facts, engine: str, target: str, *, require: str | None = None) -> list[Place]:
+    """Best guess first, then the refused ones. engine, target: of the form, as its manifest says. require: the only
+    provider that may serve.
+
+    Providers of a GGUF that neither this machine nor its llama.cpp has anything to do with are left out, unless
+    required."""
+    found = [_place(facts, provider, _engine(engine, provider), target) for provider in _considered(
+        facts, _FORMATS[engine], target, require)]
+    if require is not None:
+        found = [place if place.refused or place.provider == require else
+                 replace(place, refused=f"runs on {place.provider}, and {require} is required") for place in found]
+    return sorted(found, key=lambda place: (place.refused is not None, -place.bytes_per_s, place.provider))
+
+
+def _considered(facts: Facts, form: str, target: str, require: str | None) -> list[Provider]:
+    if form == "onnx":
+        return [PROVIDERS[target]]
+    if form == "fake":
+        return [PROVIDERS[name] for name in dict.fromkeys((target, CPU))]
+    return [provider for provider in PROVIDERS.values() if provider.llama is not None and (
+        provider.name in (CPU, require)
+        or (provider.device(facts) is not None and (provider.llama in facts.software.llama_backends or _main(provider)))
+    )]
+
+
+def _main(provider: Provider) -> bool:
+    """Worth telling that it is lacking: the makers' own back end, not one of the general ones."""
+    return provider.name in ("cuda", "metal", "rocm", "sycl")
+
+
+def _engine(engine: str, provider: Provider) -> str:
+    if _FORMATS[engine] == "onnx":
+        return "ort" if provider.name == CPU else "genai"
+    return engine
+
+
+def _place(facts: Facts, provider: Provider, engine: str, target: str) -> Place:
+    device = provider.device(facts)
+    place = Place(engine, provider.name, facts.cpu.threads, device)
+    software = facts.software
+    if device is None:
+        return replace(place, refused=f"needs {provider.needs}, and there is none here")
+    if not software.runs(engine):
+        return replace(place, refused=f"the {engine} engine is not installed")
+    if engine == "llama" and provider.llama not in software.llama_backends:
+        has = ", ".join(software.llama_backends)
+        return replace(place, refused=f"this build of llama.cpp has no {provider.title} back end (it has {has})")
+    if engine in ("ort", "genai") and provider.ort not in software.ort_providers:
+        return replace(place, refused=f"the {provider.title} provider of ONNX Runtime is not installed")
+    return place

@@ -1,0 +1,166 @@
+"""`python -m edged.worker.trial`: load one form of a model on one device, measure it, tell its logits, and end.
+
+A process of its own, because a driver that crashes, hangs or leaks must not end anything else. The question comes as
+JSON on standard input (`edged.ipc.trials.Trial`), the answer goes as JSON to standard output.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Sequence
+
+import msgspec
+import numpy as np
+
+from edged import engines
+from edged.engines.base import DeviceLost, EngineError, Generator, Loaded, Logits, RowWork
+from edged.errors import DeviceUnavailable, EdgedError, Internal
+from edged.hardware.measured import PROMPT_TOKENS, Speed
+from edged.hardware.selftest import LIKELIEST, Position
+from edged.ipc.trials import Trial, TrialFailed, TrialResult
+from edged.worker.topk import top_ids
+
+#: Streams that are decoded together, where the engine has so many rows.
+STREAMS = 8
+#: What each stream has in its KV when its decoding is measured.
+BEGINNING_TOKENS = 128
+#: Of the fixed text, decoded one by one for the logits; what comes before is prefilled at once.
+DECODED = 16
+#: Steps that a figure is made of at least, however slow they are.
+LEAST_STEPS = 3
+
+#: Plain words, numbers, code and other scripts: what kernels compute wrongly shows on any text, but a tokenizer must
+#: know it.
+TEXT = (
+    "The lighthouse keeper counted 42 boats before sunrise, wrote the number into his book and put the kettle on. "
+    "def area(width, height):\n    return width * height\n\nDer Regen fiel leise auf das Dach. La mer était calme, and "
+    "nobody in the harbour had seen a calmer one since the winter of 1987."
+)
+
+
+def main() -> int:
+    """Native libraries write to standard output as they like: it is theirs, the answer goes where it pointed before."""
+    answer = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    trial = msgspec.json.decode(sys.stdin.buffer.read(), type=Trial)
+    try:
+        result = run(trial)
+    except EdgedError as error:
+        result = _failed(error)
+    except DeviceLost as error:
+        result = _failed(DeviceUnavailable(f"the device was lost: {error}"))
+    except EngineError as error:
+        result = _failed(Internal(f"the engine failed: {error}"))
+    answer.write(msgspec.json.encode(result))
+    answer.flush()
+    return 0
+
+
+def run(trial: Trial) -> TrialResult:
+    """Raises EdgedError, EngineError."""
+    spec = trial.spec
+    loaded = engines.load(spec, lambda fraction: None)
+    generator = loaded.generator
+    text = generator.vocab.tokenize(TEXT, special=False, bos=True)
+    return TrialResult(
+        device=loaded.facts.device, engine_version=loaded.facts.engine_version,
+        positions=logits_of(generator, text) if trial.logits else [],
+        speed=_speed(loaded, text, trial) if trial.seconds > 0 else None,
+    )
+
+
+def logits_of(generator: Generator, text: Sequence[int]) -> list[Position]:
+    """Of the fixed text: of a prefill, all positions where the graph gives them, then of single steps."""
+    tokens = text[:generator.caps.context]
+    split = max(1, len(tokens) - DECODED)
+    positions: list[Position] = []
+    for piece in _pieces(tokens[:split], generator.caps.step_tokens):
+        wanted = len(piece) if generator.caps.all_logits else 1
+        positions += map(_position, generator.step([RowWork(0, piece, wanted)])[0])
+    for token in tokens[split:]:
+        positions.append(_position(generator.step([RowWork(0, [token], 1)])[0][0]))
+    generator.trim(0, 0)
+    return positions
+
+
+def _position(logits: Logits) -> Position:
+    if not np.isfinite(logits).all():
+        return Position((), ())
+    ids = top_ids(logits, LIKELIEST)
+    values = logits.astype(np.float64)
+    most = values.max()
+    likely = values[ids] - most - np.log(np.exp(values - most).sum())
+    return Position(tuple(map(int, ids)), tuple(map(float, likely)))
+
+
+def _speed(loaded: Loaded, text: Sequence[int], trial: Trial) -> Speed:
+    generator = loaded.generator
+    caps = generator.caps
+    rows = max(1, min(STREAMS, caps.rows, caps.kv_tokens // (2 * BEGINNING_TOKENS)))
+    return Speed(
+        prefill=_prefill_rate(generator, text, trial.seconds),
+        decode=_decode_rate(generator, text, 1, trial.seconds),
+        decode_many=_decode_rate(generator, text, rows, trial.seconds),
+        streams=rows, threads=trial.spec.threads or 0, device=loaded.facts.device,
+        engine_version=loaded.facts.engine_version, taken=time.time(),
+    )
+
+
+def _prefill_rate(generator: Generator, text: Sequence[int], seconds: float) -> float:
+    count = min(PROMPT_TOKENS, generator.caps.context - 1)
+    prompt = _repeated(text, count)
+    rounds, began_s = -1, time.monotonic()
+    while True:
+        for piece in _pieces(prompt, generator.caps.step_tokens):
+            generator.step([RowWork(0, piece, 1)])
+        generator.trim(0, 0)
+        rounds += 1
+        if rounds == 0:
+            # The first one reads weights from disk and lets kernels compile.
+            began_s = time.monotonic()
+        elif (took_s := time.monotonic() - began_s) >= seconds:
+            return rounds * count / max(took_s, 1e-9)
+
+
+def _decode_rate(generator: Generator, text: Sequence[int], rows: int, seconds: float) -> float:
+    """Tokens a second of all rows together."""
+    beginning = min(BEGINNING_TOKENS, generator.caps.context // 2)
+    room = min(generator.caps.context, generator.caps.kv_tokens // rows) - beginning
+    prompt = _repeated(text, beginning)
+    for row in range(rows):
+        for piece in _pieces(prompt, generator.caps.step_tokens):
+            generator.step([RowWork(row, piece, 1)])
+    steps, began_s = -1, time.monotonic()
+    while steps + 1 < room:
+        generator.step([RowWork(row, [text[(steps + row) % len(text)]], 1) for row in range(rows)])
+        steps += 1
+        if steps == 0:
+            began_s = time.monotonic()
+        elif time.monotonic() - began_s >= seconds and steps >= LEAST_STEPS:
+            break
+    took_s = time.monotonic() - began_s
+    for row in range(rows):
+        generator.trim(row, 0)
+    return max(1, steps) * rows / max(took_s, 1e-9)
+
+
+def _repeated(text: Sequence[int], count: int) -> list[int]:
+    return [text[index % len(text)] for index in range(count)]
+
+
+def _pieces(tokens: Sequence[int], most: int) -> list[list[int]]:
+    return [list(tokens[first:first + most]) for first in range(0, len(tokens), most)]
+
+
+def _failed(error: EdgedError) -> TrialResult:
+    return TrialResult(error=TrialFailed(
+        status=error.status, type=error.type, message=error.message, code=error.code, retry=error.retry))
+
+
+if __name__ == "__main__":
+    code = main()
+    sys.stderr.flush()
+    # Native libraries may hang or crash in their own exit handlers; nothing of ours is left to do.
+    os._exit(code)
