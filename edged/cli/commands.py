@@ -19,7 +19,7 @@ SERVING = Group("Serving", sort_key=1)
 MODELS = Group("Models", sort_key=2)
 MACHINE = Group("This machine", sort_key=3)
 
-#: name, where its function is, group. Its docstring is its help.
+#: name, where its function is, group. Its docstring is its help. Of a family of commands the name has two words.
 COMMANDS: tuple[tuple[str, str, Group], ...] = (
     ("serve", "edged.cli.serve_help:serve", SERVING),
     ("run", "edged.cli.run:run", SERVING),
@@ -35,11 +35,19 @@ COMMANDS: tuple[tuple[str, str, Group], ...] = (
     ("rm", "edged.cli.installed:rm", MODELS),
     ("verify", "edged.cli.upkeep:verify", MODELS),
     ("gc", "edged.cli.upkeep:gc", MODELS),
+    ("engine list", "edged.cli.engine:list_engines", MACHINE),
+    ("engine install", "edged.cli.engine:install_engine", MACHINE),
+    ("engine remove", "edged.cli.engine:remove_engine", MACHINE),
     ("doctor", "edged.cli.doctor:doctor", MACHINE),
     ("config", "edged.cli.config:config", MACHINE),
     ("version", "edged.cli.about:version", MACHINE),
     ("completion", "edged.cli.about:completion", MACHINE),
 )
+
+
+FAMILIES = {
+    "engine": "Engines of other builds, each in an environment of its own, whose interpreter runs its workers.",
+}
 
 
 def app() -> App:
@@ -48,8 +56,15 @@ def app() -> App:
         help="Serve small language models on this machine behind an OpenAI-compatible API.",
         error_formatter=lambda error: f"edged: {error}",
     )
+    families: dict[str, App] = {}
     for number, (name, path, group) in enumerate(COMMANDS):
-        made.command(path, name=name, group=group, sort_key=number, help_epilogue="Exit codes: see `edged --help`.")
+        family, _, last = name.rpartition(" ")
+        if family and family not in families:
+            families[family] = App(name=family, help=FAMILIES[family], group=group, sort_key=number, version_flags=[])
+            made.command(families[family])
+        families.get(family, made).command(
+            path, name=last, group=None if family else group, sort_key=number,
+            help_epilogue="Exit codes: see `edged --help`.")
     made.register_install_completion_command("--install-completion", group=MACHINE, sort_key=len(COMMANDS))
     return made
 
@@ -60,7 +75,12 @@ def run(arguments: Sequence[str]) -> int:
     if arguments in ([], ["--help"], ["-h"]):
         # The list of commands shows the first lines of their docstrings.
         for name, _, _ in COMMANDS:
-            made[name]
+            if " " not in name:
+                made[name]
+    elif arguments[0] in FAMILIES:
+        for name, _, _ in COMMANDS:
+            if name.startswith(f"{arguments[0]} "):
+                made[arguments[0]][name.partition(" ")[2]]
     try:
         returned = made(arguments, exit_on_error=False, print_error=True, result_action="return_value")
     except CycloptsError:
