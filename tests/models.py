@@ -12,6 +12,8 @@ from edged.store.entries import Catalog, JobProgress, Manifest
 from edged.store.pull import pull
 from edged.store.sources.transfer import HubSettings
 
+#: An ONNX file that says its version and nothing else.
+GRAPH = b"\x08\x0a"
 NO_HUB = HubSettings(endpoint="http://127.0.0.1:9", backoff_s=0.001)
 
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from edged.errors import SourceUnavailable
 from edged.store import files, locks, space
@@ -158,6 +159,9 @@ class Receiver:
     def read(self, blob: Blob) -> bytes:
         """The whole of a small file that is here."""
         return self._layout.blob(blob.sha256).read_bytes()
+
+    def open(self, blob: Blob) -> BinaryIO:
+        return self._layout.blob(blob.sha256).open("rb")
 
     @contextmanager
     def scratch(self, key: str) -> Iterator[Path]:

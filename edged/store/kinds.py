@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from edged.errors import RefusedFile
+from edged.store.paths import checked_relative
 
 #: JSON up to this size is looked into; a tokenizer of a 256k vocabulary has 33 MB.
 JSON_BYTES = 64 * 1024 * 1024
@@ -18,6 +19,8 @@ _WEIGHTS = (".gguf", ".onnx", ".onnx.data", ".onnx_data", ".safetensors")
 _TEXTS = (".json", ".jinja", ".txt", ".model", ".md")
 _BARE = ("LICENSE", "LICENCE", "NOTICE", "COPYING", "USE_POLICY")
 _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".npy", ".npz")
+#: Keys of genai_config.json under which onnxruntime takes a native library, or reads weights from another folder.
+_NATIVE = ("custom_ops_library", "trt_extra_plugin_lib_paths", "session.model_external_initializers_file_folder_path")
 _CODE = (".py", ".pyc", ".so", ".dll", ".dylib", ".sh", ".exe", ".ipynb", ".js", ".wasm")
 
 
@@ -38,6 +41,10 @@ def is_weights(path: str) -> bool:
     return path.lower().endswith(_WEIGHTS)
 
 
+def is_pickle(path: str) -> bool:
+    return path.lower().endswith(_PICKLES)
+
+
 def check_json(path: str, data: bytes) -> str | None:
     """Look into a JSON file of a model. Returns why the file is left out, None to take it, and raises RefusedFile
     where the model itself cannot be had without running its code.
@@ -49,10 +56,16 @@ def check_json(path: str, data: bytes) -> str | None:
         value = json.loads(data)
     except (ValueError, RecursionError) as error:
         raise RefusedFile(f"{path} is no valid JSON ({str(error)[:100]}); the model is refused") from error
-    keys = set(_keys(value))
-    if "custom_ops_library" in keys:
-        raise RefusedFile(f"{path} names a custom_ops_library: native code in a model is never loaded")
-    if "auto_map" not in keys:
+    code = False
+    for key, said in items(value):
+        if key in _NATIVE:
+            raise RefusedFile(f"{path} names a {key}: native code in a model is never loaded")
+        if key == "backend_path" and isinstance(said, str) and ("/" in said or "\\" in said):
+            raise RefusedFile(f"{path} names a library by its path ({key}): native code in a model is never loaded")
+        if name == "genai_config.json" and key.endswith("filename") and isinstance(said, str):
+            checked_relative(said)
+        code = code or key == "auto_map"
+    if not code:
         return None
     if name == "config.json":
         return "it names code (auto_map), which is never run; the engines here do not need it"
@@ -66,13 +79,13 @@ def look_into(path: str, size: int, read: Callable[[], bytes]) -> str | None:
     return check_json(path, read())
 
 
-def _keys(value: Any) -> Iterator[str]:
-    """Every key at any depth, without recursion: a file may be 1,000 lists deep."""
+def items(value: Any) -> Iterator[tuple[str, Any]]:
+    """Every key and what it says, at any depth, without recursion: a file may be 1,000 lists deep."""
     waiting = [value]
     while waiting:
         each = waiting.pop()
         if isinstance(each, dict):
-            yield from each
+            yield from each.items()
             waiting.extend(each.values())
         elif isinstance(each, list):
             waiting.extend(each)

@@ -15,7 +15,7 @@ from edged.store import Store
 from edged.store.entries import Catalog, HubSource, JobProgress, ModelEntry, Variant
 from edged.store.pull import pull
 from tests.hub import Hub
-from tests.models import contents, gguf_bytes, ignore
+from tests.models import GRAPH, contents, gguf_bytes, ignore
 
 pytestmark = pytest.mark.faults
 
@@ -253,10 +253,10 @@ def test_native_code_is_refused_before_the_weights_come(hub: Hub, store: Store) 
 def test_an_onnx_folder_of_a_repository_stands_at_the_top(hub: Hub, store: Store) -> None:
     hub.add("org/onnx", "cpu-int4/genai_config.json", b"{}")
     hub.add("org/onnx", "cpu-int4/config.json", b'{"auto_map": {}}')
-    hub.add("org/onnx", "cpu-int4/model.onnx", b"graph")
+    hub.add("org/onnx", "cpu-int4/model.onnx", GRAPH)
     hub.add("org/onnx", "cpu-int4/model.onnx.data", MODEL)
     assert installed(hub, store, "org/onnx") == {
-        "genai_config.json": b"{}", "model.onnx": b"graph", "model.onnx.data": MODEL}
+        "genai_config.json": b"{}", "model.onnx": GRAPH, "model.onnx.data": MODEL}
     assert store.manifest("org/onnx").precision == "int4"
 
 
@@ -327,3 +327,14 @@ def test_a_version_by_its_number_is_mended_from_its_own_commit(hub: Hub, store: 
         store.layout.blob(entry.sha256).unlink()
     assert pull(store, Catalog(), f"org/tiny@{old.version}", hub=hub.settings, progress=ignore) == old
     assert store.verify() == []
+
+
+def test_a_graph_that_reads_elsewhere_ends_the_pull_before_the_weights_come(store: Store, hub: Hub) -> None:
+    # ModelProto.graph.initializer.external_data: location = ../x
+    hub.add("org/onnx", "model.onnx", b"\x3a\x14\x2a\x12\x6a\x10\x0a\x08location\x12\x04../x")
+    hub.add("org/onnx", "genai_config.json", b"{}")
+    hub.add("org/onnx", "model.onnx.data", MODEL)
+    with pytest.raises(RefusedFile, match=r"model\.onnx is refused"):
+        pull(store, Catalog(), "org/onnx", hub=hub.settings, progress=ignore)
+    assert not [request for request in hub.requests if request.path.endswith(".data")]
+    assert [path for folder in ("blobs", "tmp") for path in (store.home / folder).iterdir()] == []

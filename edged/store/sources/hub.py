@@ -30,7 +30,7 @@ from huggingface_hub.utils._http import hf_raise_for_status
 from huggingface_hub.utils._validators import validate_repo_id
 
 from edged.errors import BadReference, ModelNotFound, RefusedFile, SourceUnavailable
-from edged.store import kinds, select, space
+from edged.store import kinds, onnx_paths, select, space
 from edged.store.blobs import Blob, Part, Receiver, key_of
 from edged.store.entries import FileEntry, HubSource
 from edged.store.paths import checked_digest, checked_relative
@@ -87,7 +87,7 @@ def plan(source: HubSource, wanted: Wanted, client: HubClient, hub: HubSettings,
 
 
 def fetch(plan: HubPlan, client: HubClient, hub: HubSettings, receiver: Receiver, report: Report) -> Fetched:
-    """Small files first, so that what is refused for its content is refused before the gigabytes come."""
+    """Small files and graphs first, so that what is refused for its content is refused before the gigabytes come."""
     total_bytes = sum(file.size for file in plan.files)
     missing_bytes = sum(
         max(0, file.size - receiver.resumable(_key(plan, file))) for file in plan.files
@@ -96,7 +96,8 @@ def fetch(plan: HubPlan, client: HubClient, hub: HubSettings, receiver: Receiver
     space.require(receiver.home, missing_bytes)
     report.total(total_bytes)
     entries: list[FileEntry] = []
-    for file in sorted(plan.files, key=lambda file: (not file.path.endswith(".json"), file.path)):
+    members = {file.path for file in plan.files}
+    for file in sorted(plan.files, key=_weight_of):
         report.stage("downloading", file.path)
         done_bytes = report.done_bytes
         url = hf_hub_url(plan.source.repo, file.path, revision=plan.source.revision, endpoint=hub.endpoint)
@@ -105,11 +106,18 @@ def fetch(plan: HubPlan, client: HubClient, hub: HubSettings, receiver: Receiver
         if (why := kinds.look_into(file.path, file.size, partial(receiver.read, blob))) is not None:
             report.note(f"{file.path} is not taken: {why}")
             continue
+        if onnx_paths.is_graph(file.path):
+            with receiver.open(blob) as graph:
+                onnx_paths.check(file.path, graph, members)
         entries.append(FileEntry(path=file.path.removeprefix(plan.root), size=blob.size, sha256=blob.sha256))
     return Fetched(
         plan.source, plan.engine, plan.precision, plan.file.removeprefix(plan.root),
         tuple(sorted(entries, key=lambda entry: entry.path)),
     )
+
+
+def _weight_of(file: RemoteFile) -> tuple[bool, bool, str]:
+    return not file.path.endswith(".json"), not onnx_paths.is_graph(file.path), file.path
 
 
 def open_client(hub: HubSettings) -> HubClient:

@@ -8,9 +8,10 @@ from __future__ import annotations
 import os
 import stat
 from pathlib import Path
+from typing import BinaryIO
 
 from edged.errors import RefusedFile
-from edged.store import clone, kinds, select, space
+from edged.store import clone, kinds, onnx_paths, select, space
 from edged.store.blobs import PIECE_BYTES, Part, Receiver, key_of
 from edged.store.entries import FileEntry, LocalSource
 from edged.store.paths import checked_relative
@@ -37,6 +38,8 @@ def fetch(source: LocalSource, wanted: Wanted, receiver: Receiver, report: Repor
     sizes = {path: _regular_size(listed[path], path) for path in chosen.files}
     report.total(sum(sizes.values()))
     space.require(receiver.home, sum(sizes.values()))
+    for path in filter(onnx_paths.is_graph, chosen.files):
+        _check_graph(path, root, listed[path], chosen.files)
     files = []
     for path in chosen.files:
         if (why := kinds.look_into(path, sizes[path], listed[path].read_bytes)) is not None:
@@ -72,6 +75,30 @@ def _listed(root: Path, report: Report) -> dict[str, Path]:
     return listed
 
 
+def _check_graph(path: str, root: Path, real: Path, members: tuple[str, ...]) -> None:
+    """Its weights lie in the folder, and nowhere else under another name (PROMISES T6)."""
+    with _opened(real, path) as graph:
+        weights = onnx_paths.check(path, graph, members)
+    for member in sorted(weights):
+        status = (root / member).lstat()
+        if stat.S_ISLNK(status.st_mode):
+            raise RefusedFile(f"{member}, where {path} has its weights, is a link; copy the file itself there")
+        if status.st_nlink > 1:
+            raise RefusedFile(f"{member}, where {path} has its weights, has {status.st_nlink} hard links, so it is a "
+                              "file of another place too; copy it (`cp` without -l)")
+
+
+def _opened(real: Path, shown: str) -> BinaryIO:
+    """What it is, is asked again of the opened file."""
+    stream = os.fdopen(os.open(real, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC), "rb")
+    try:
+        _checked_regular(os.fstat(stream.fileno()), shown)
+    except RefusedFile:
+        stream.close()
+        raise
+    return stream
+
+
 def _regular_size(path: Path, shown: str) -> int:
     try:
         status = path.lstat()
@@ -94,10 +121,8 @@ def _checked_regular(status: os.stat_result, shown: str) -> int:
 
 def _copied(path: str, real: Path, size: int, receiver: Receiver, report: Report) -> FileEntry:
     def fill(part: Part) -> None:
-        fd = os.open(real, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
-        with os.fdopen(fd, "rb", buffering=0) as stream:
-            _checked_regular(os.fstat(fd), path)
-            if clone.share_blocks(fd, part.fd):
+        with _opened(real, path) as stream:
+            if clone.share_blocks(stream.fileno(), part.fd):
                 part.rehash()
                 report.add(part.size)
                 return

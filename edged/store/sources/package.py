@@ -22,7 +22,7 @@ from functools import partial
 from pathlib import Path
 
 from edged.errors import RefusedFile, SourceUnavailable
-from edged.store import kinds, select, space
+from edged.store import kinds, onnx_paths, select, space
 from edged.store.blobs import PIECE_BYTES, Blob, Part, Receiver, hash_file, key_of
 from edged.store.entries import FileEntry, PackagePart, PackageSource
 from edged.store.paths import checked_relative
@@ -83,6 +83,9 @@ def _separate(part: PackagePart, wanted: Wanted, receiver: Receiver, report: Rep
             if (why := kinds.look_into(path, blob.size, partial(receiver.read, blob))) is not None:
                 report.note(f"{path} is not taken: {why}")
                 continue
+            if onnx_paths.is_graph(path):
+                with receiver.open(blob) as graph:
+                    onnx_paths.check(path, graph, members)
             yield FileEntry(path=path, size=blob.size, sha256=blob.sha256)
 
 

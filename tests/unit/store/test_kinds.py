@@ -48,3 +48,20 @@ def test_plain_configuration_is_taken() -> None:
 def test_broken_or_bottomless_json_is_refused(data: bytes) -> None:
     with pytest.raises(RefusedFile, match=r"x\.json"):
         check_json("x.json", data)
+
+
+@pytest.mark.parametrize("said", [
+    {"provider_options": [{"qnn": {"backend_path": "/tmp/libevil.so"}}]},
+    {"provider_options": [{"NvTensorRtRtx": {"trt_extra_plugin_lib_paths": "libevil.so"}}]},
+    {"session_options": {"session.model_external_initializers_file_folder_path": "/etc"}},
+    {"decoder": {"filename": "../../other/model.onnx"}}, {"vision": {"config_filename": "/etc/passwd"}},
+])
+def test_a_genai_config_that_leads_out_of_the_folder_is_refused(said: dict[str, object]) -> None:
+    with pytest.raises(RefusedFile):
+        check_json("m/genai_config.json", json.dumps({"model": said}).encode())
+
+
+def test_a_genai_config_as_the_builder_writes_it_is_taken() -> None:
+    said = {"decoder": {"filename": "model.onnx", "session_options": {
+        "provider_options": [{"qnn": {"backend_path": "QnnHtp.dll"}}]}}}
+    assert check_json("genai_config.json", json.dumps({"model": said}).encode()) is None

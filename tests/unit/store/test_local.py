@@ -9,7 +9,7 @@ from edged.errors import BadReference, InsufficientStorage, ModelNotFound, Refus
 from edged.store import Store, clone
 from edged.store.entries import Catalog, JobProgress
 from edged.store.pull import pull
-from tests.models import NO_HUB, contents, fake_folder, gguf_bytes, install
+from tests.models import GRAPH, NO_HUB, contents, fake_folder, gguf_bytes, install
 
 pytestmark = pytest.mark.unit
 
@@ -37,7 +37,7 @@ def test_an_onnx_folder_keeps_its_shape_and_leaves_code_out(store: Store, tmp_pa
     for name in ("genai_config.json", "tokenizer.json"):
         (folder / name).write_text("{}")
     (folder / "config.json").write_text('{"auto_map": {"AutoModel": "modeling.M"}}')
-    (folder / "model.onnx").write_bytes(b"onnx")
+    (folder / "model.onnx").write_bytes(GRAPH)
     (folder / "modeling.py").write_text("raise SystemExit")
     (folder / "optimizer.pt").write_bytes(b"pickle")
     (folder / ".git").mkdir()
@@ -52,7 +52,7 @@ def test_an_onnx_folder_keeps_its_shape_and_leaves_code_out(store: Store, tmp_pa
 def test_native_code_in_a_folder_is_refused_and_nothing_is_left(store: Store, tmp_path: Path) -> None:
     folder = fake_folder(tmp_path / "evil")
     (folder / "genai_config.json").write_text('{"model": {"custom_ops_library": "libcanary.so"}}')
-    (folder / "model.onnx").write_bytes(b"onnx")
+    (folder / "model.onnx").write_bytes(GRAPH)
     (folder / "libcanary.so").write_bytes(b"canary")
     with pytest.raises(RefusedFile, match="custom_ops_library"):
         install(store, str(folder))
