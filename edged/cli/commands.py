@@ -32,6 +32,7 @@ COMMANDS: tuple[tuple[str, str, Group], ...] = (
     ("convert", "edged.cli.convert:convert", MODELS),
     ("list", "edged.cli.installed:list_models", MODELS),
     ("show", "edged.cli.installed:show", MODELS),
+    ("export", "edged.cli.export:export", MODELS),
     ("rm", "edged.cli.installed:rm", MODELS),
     ("verify", "edged.cli.upkeep:verify", MODELS),
     ("gc", "edged.cli.upkeep:gc", MODELS),
