@@ -16,6 +16,7 @@ from edged.hardware.facts import Facts
 from edged.hardware.measured import NOTHING, Record, Speed
 from edged.hardware.place import Place, places
 from edged.hardware.providers import CPU
+from edged.types import EngineName
 
 #: A variant that needs more than this share of the usable memory fits, but leaves no room for a second model or a
 #: longer context: a smaller precision goes first.
@@ -37,7 +38,7 @@ class Form(Protocol):
     """What is asked of a variant; `edged.store.entries.Variant` and `Manifest` are."""
 
     @property
-    def engine(self) -> str: ...
+    def engine(self) -> EngineName: ...
     @property
     def precision(self) -> str: ...
     @property
@@ -53,10 +54,11 @@ F = TypeVar("F", bound=Form)
 class Row(Generic[F]):
     """fits: it can run there, and has memory. memory_bytes: estimate with `context` tokens of one sequence, None where
     it cannot be estimated. weights_bytes: the part of it that each token reads. context: the usual one, or the model's,
-    or what fits, whichever is least. threads: of the processor. reason: one clause for people."""
+    or what fits, whichever is least. threads: of the processor. environment: the engine environment that it needs.
+    reason: one clause for people."""
 
     variant: F
-    engine: str
+    engine: EngineName
     provider: str
     fits: bool
     memory_bytes: int | None
@@ -64,6 +66,7 @@ class Row(Generic[F]):
     context: int
     threads: int
     reason: str
+    environment: str | None = None
     speed: Speed | None = None
 
 
@@ -139,7 +142,7 @@ def _row(variant: F, place: Place, want: _Want, record: Record, barred: str | No
     if fits and record.speed is not None:
         reason = f"measured here: {record.speed.words()}" + (f"; {reason}" if context < want.context else "")
     return Row(variant, place.engine, place.provider, fits, memory, weights, context, place.threads, reason,
-               record.speed)
+               place.environment, record.speed)
 
 
 def _failed(record: Record) -> str | None:

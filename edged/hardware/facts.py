@@ -71,7 +71,8 @@ class Software(Struct, frozen=True, kw_only=True):
 
 class Facts(Struct, frozen=True, kw_only=True):
     """system, architecture: as `uname` names them. board: as the firmware names it, where it does (`Raspberry Pi 5
-    Model B Rev 1.0`)."""
+    Model B Rev 1.0`). software: of the interpreter that edged runs under; environments: of the engine environments
+    beside it, by name."""
 
     system: str
     architecture: str
@@ -81,3 +82,4 @@ class Facts(Struct, frozen=True, kw_only=True):
     gpus: tuple[Gpu, ...] = ()
     accelerators: tuple[Accelerator, ...] = ()
     software: Software = Software()
+    environments: dict[str, Software] = {}

@@ -81,22 +81,28 @@ class Measured:
         """home: of the store. fingerprint: of this machine as it is now."""
         self._file = home / FILE
         self._fingerprint = fingerprint
+        #: What was recorded here, which a home that cannot be written does not keep.
+        self._own: dict[tuple[str, str], Record] = {}
 
     def get(self, digest: str, provider: str) -> Record:
-        return self._read().machines.get(self._fingerprint, {}).get(digest, {}).get(provider, NOTHING)
+        return self.known()(digest, provider)
 
     def known(self) -> Known:
         """As of now: reads the file once."""
         here = self._read().machines.get(self._fingerprint, {})
-        return lambda digest, provider: here.get(digest, {}).get(provider, NOTHING)
+        return lambda digest, provider: here.get(digest, {}).get(
+            provider, self._own.get((digest, provider), NOTHING))
 
     def record(self, digest: str, provider: str, *, speed: Speed | None = None, verdict: Verdict | None = None) -> None:
-        """Over what is known. A home that cannot be written costs a new measurement, so it is no error."""
+        """Over what is known. A home that cannot be written costs a new measurement by the next process, so it is no
+        error."""
+        old = self.get(digest, provider)
+        new_record = replace(old, speed=speed or old.speed, verdict=verdict or old.verdict)
+        self._own[digest, provider] = new_record
         with contextlib.suppress(OSError), self._locked():
             file = self._read()
             here = file.machines.pop(self._fingerprint, {})
-            old = here.setdefault(digest, {}).get(provider, NOTHING)
-            here[digest][provider] = replace(old, speed=speed or old.speed, verdict=verdict or old.verdict)
+            here.setdefault(digest, {})[provider] = new_record
             file.machines[self._fingerprint] = here
             for fingerprint in list(file.machines)[:-KEPT_MACHINES]:
                 del file.machines[fingerprint]

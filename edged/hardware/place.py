@@ -10,22 +10,28 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from edged.hardware.facts import Facts
+from edged.hardware.environments import KNOWN
+from edged.hardware.facts import Facts, Software
 from edged.hardware.providers import CPU, PROVIDERS, Device, Provider
+from edged.types import EngineName
 
 #: By the engine that a manifest names: how its files are written.
 _FORMATS = {"llama": "gguf", "ort": "onnx", "genai": "onnx", "fake": "fake"}
+#: Back ends of llama.cpp that a device's owner wants to hear of where the installed build lacks them.
+_MAKERS_OWN = ("cuda", "metal", "rocm", "sycl")
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """device: what it would run on, None where that is lacking. threads: of the processor, for the engine. refused:
-    why it cannot run here, one clause for people; None where it can."""
+    """device: what it would run on, None where that is lacking. threads: of the processor, for the engine. environment:
+    the engine environment whose interpreter it needs, None for edged's own. refused: why it cannot run here, one clause
+    for people; None where it can."""
 
-    engine: str
+    engine: EngineName
     provider: str
     threads: int
     device: Device | None
+    environment: str | None = None
     refused: str | None = None
 
     @property
@@ -33,13 +39,13 @@ class Place:
         return self.device.bytes_per_s if self.device is not None else 0.0
 
 
-def places(facts: Facts, engine: str, target: str, *, require: str | None = None) -> list[Place]:
+def places(facts: Facts, engine: EngineName, target: str, *, require: str | None = None) -> list[Place]:
     """Best guess first, then the refused ones. engine, target: of the form, as its manifest says. require: the only
     provider that may serve.
 
     Providers of a GGUF that neither this machine nor its llama.cpp has anything to do with are left out, unless
     required."""
-    found = [_place(facts, provider, _engine(engine, provider), target) for provider in _considered(
+    found = [_place(facts, provider, _engine(engine, provider)) for provider in _considered(
         facts, _FORMATS[engine], target, require)]
     if require is not None:
         found = [place if place.refused or place.provider == require else
@@ -52,34 +58,43 @@ def _considered(facts: Facts, form: str, target: str, require: str | None) -> li
         return [PROVIDERS[target]]
     if form == "fake":
         return [PROVIDERS[name] for name in dict.fromkeys((target, CPU))]
+    backends = {backend for software in _softwares(facts).values() for backend in software.llama_backends}
     return [provider for provider in PROVIDERS.values() if provider.llama is not None and (
         provider.name in (CPU, require)
-        or (provider.device(facts) is not None and (provider.llama in facts.software.llama_backends or _main(provider)))
+        or (provider.device(facts) is not None and (provider.llama in backends or provider.name in _MAKERS_OWN))
     )]
 
 
-def _main(provider: Provider) -> bool:
-    """Worth telling that it is lacking: the makers' own back end, not one of the general ones."""
-    return provider.name in ("cuda", "metal", "rocm", "sycl")
+def _softwares(facts: Facts) -> dict[str | None, Software]:
+    """By environment, edged's own first."""
+    return dict([(None, facts.software), *facts.environments.items()])
 
 
-def _engine(engine: str, provider: Provider) -> str:
+def _engine(engine: EngineName, provider: Provider) -> EngineName:
     if _FORMATS[engine] == "onnx":
         return "ort" if provider.name == CPU else "genai"
     return engine
 
 
-def _place(facts: Facts, provider: Provider, engine: str, target: str) -> Place:
-    device = provider.device(facts)
-    place = Place(engine, provider.name, facts.cpu.threads, device)
-    software = facts.software
-    if device is None:
+def _place(facts: Facts, provider: Provider, engine: EngineName) -> Place:
+    place = Place(engine, provider.name, facts.cpu.threads, provider.device(facts))
+    if place.device is None:
         return replace(place, refused=f"needs {provider.needs}, and there is none here")
+    for environment, software in _softwares(facts).items():
+        if _lacking(software, provider, engine) is None:
+            return replace(place, environment=environment)
+    refused = _lacking(facts.software, provider, engine)
+    name = f"llama-{provider.name}" if engine == "llama" else provider.name
+    hint = f"; `edged engine install {name}` brings it" if name in KNOWN else ""
+    return replace(place, refused=f"{refused}{hint}")
+
+
+def _lacking(software: Software, provider: Provider, engine: str) -> str | None:
     if not software.runs(engine):
-        return replace(place, refused=f"the {engine} engine is not installed")
+        return f"the {engine} engine is not installed"
     if engine == "llama" and provider.llama not in software.llama_backends:
         has = ", ".join(software.llama_backends)
-        return replace(place, refused=f"this build of llama.cpp has no {provider.title} back end (it has {has})")
+        return f"this build of llama.cpp has no {provider.title} back end (it has {has})"
     if engine in ("ort", "genai") and provider.ort not in software.ort_providers:
-        return replace(place, refused=f"the {provider.title} provider of ONNX Runtime is not installed")
-    return place
+        return f"the {provider.title} provider of ONNX Runtime is not installed"
+    return None

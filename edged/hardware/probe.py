@@ -10,6 +10,7 @@ import subprocess
 from pathlib import Path
 
 import psutil
+from msgspec.structs import replace
 
 from edged.hardware.devices import accelerators, apple, board, gpus, read_nvml
 from edged.hardware.facts import Cpu, Facts, Memory
@@ -43,6 +44,13 @@ def probe(root: Path = Path("/")) -> Facts:
         accelerators=tuple(accelerators(root)),
         software=installed(),
     )
+
+
+def probe_with(home: Path) -> Facts:
+    """This machine with the engine environments of a store's home."""
+    from edged.hardware.environments import environments
+
+    return replace(probe(), environments={one.name: one.software for one in environments(home)})
 
 
 def _cpu(root: Path) -> Cpu:

@@ -1,13 +1,15 @@
 """`python -m edged.worker.trial`: load one form of a model on one device, measure it, tell its logits, and end.
 
 A process of its own, because a driver that crashes, hangs or leaks must not end anything else. The question comes as
-JSON on standard input (`edged.ipc.trials.Trial`), the answer goes as JSON to standard output.
+one line of JSON on standard input (`edged.ipc.trials.Trial`), the answer goes as JSON to standard output. Where the
+input ends, whoever asked is gone, and so is the process.
 """
 
 from __future__ import annotations
 
 import os
 import sys
+import threading
 import time
 from collections.abc import Sequence
 
@@ -44,7 +46,8 @@ def main() -> int:
     """Native libraries write to standard output as they like: it is theirs, the answer goes where it pointed before."""
     answer = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
-    trial = msgspec.json.decode(sys.stdin.buffer.read(), type=Trial)
+    trial = msgspec.json.decode(sys.stdin.buffer.readline(), type=Trial)
+    threading.Thread(target=_end_with_input, name="input", daemon=True).start()
     try:
         result = run(trial)
     except EdgedError as error:
@@ -56,6 +59,12 @@ def main() -> int:
     answer.write(msgspec.json.encode(result))
     answer.flush()
     return 0
+
+
+def _end_with_input() -> None:
+    while os.read(0, 4096):
+        pass
+    os._exit(1)
 
 
 def run(trial: Trial) -> TrialResult:
