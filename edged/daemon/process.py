@@ -30,7 +30,20 @@ from edged.daemon.failures import revive
 from edged.daemon.stderr import LastLines, gist
 from edged.errors import EdgedError
 from edged.ipc import frames
-from edged.ipc.messages import Cancel, Events, Load, Loading, LoadRefused, Pause, Ready, Resume, Stats, Submit, ToWorker
+from edged.ipc.messages import (
+    Cancel,
+    Events,
+    Load,
+    Loading,
+    LoadRefused,
+    Lost,
+    Pause,
+    Ready,
+    Resume,
+    Stats,
+    Submit,
+    ToWorker,
+)
 from edged.types import Event, Failed, Finished, LoadSpec, ModelInfo, WorkerStats
 
 COMMAND = (sys.executable, "-m", "edged.worker")
@@ -55,11 +68,13 @@ class Listener(Protocol):
 
 
 class Ending(Enum):
-    """ASKED: the daemon wanted it. REFUSED: it said that the model cannot be loaded. KILLED: the daemon had to, because
-    it hung or talked nonsense. DIED: by itself, or by somebody else's hand."""
+    """ASKED: the daemon wanted it. REFUSED: it said that the model cannot be loaded, or `refuse` did. LOST: the device
+    that it ran on is gone. KILLED: the daemon had to, because it hung or talked nonsense. DIED: by itself, or by
+    somebody else's hand."""
 
     ASKED = auto()
     REFUSED = auto()
+    LOST = auto()
     KILLED = auto()
     DIED = auto()
 
@@ -96,6 +111,7 @@ class WorkerProcess:
         self._asked = False
         self._cause: str | None = None
         self._refused: EdgedError | None = None
+        self._lost: str | None = None
         self._ready = False
         self._running: set[str] = set()
         self._paused: set[str] = set()
@@ -118,6 +134,12 @@ class WorkerProcess:
     def stop(self) -> None:
         """Close its socket, upon which it exits; then SIGTERM, then SIGKILL. Requests it had get no more events."""
         self._asked = True
+        if self._writer is not None:
+            self._writer.close()
+
+    def refuse(self, error: EdgedError) -> None:
+        """It says that it can serve and may not. It ends as after `stop`, with this error in its Exit."""
+        self._refused = error
         if self._writer is not None:
             self._writer.close()
 
@@ -172,7 +194,7 @@ class WorkerProcess:
 
     async def _listen(self, reader: asyncio.StreamReader) -> None:
         while (frame := await frames.read(reader)) is not None:
-            if self._asked or self._cause:
+            if self._asked or self._cause or self._refused:
                 continue
             self._heard = self._clock()
             self._owes_a_frame = False
@@ -185,6 +207,8 @@ class WorkerProcess:
                     self._listener.loaded(info)
                 case LoadRefused():
                     self._refused = revive(frame)
+                case Lost(reason=reason):
+                    self._lost = reason
                 case Events(events=events):
                     for event in events:
                         if isinstance(event, Finished | Failed):
@@ -277,6 +301,8 @@ class WorkerProcess:
             return Ending.KILLED, self._cause
         if self._refused is not None:
             return Ending.REFUSED, self._refused.message
+        if self._lost is not None:
+            return Ending.LOST, f"its device was lost: {self._lost}"
         if code is None or code >= 0:
             return Ending.DIED, f"it ended by itself with exit code {code}"
         hint = ", perhaps because memory ran out" if -code == signal.SIGKILL else ""

@@ -67,4 +67,11 @@ class Stats(Struct, frozen=True, tag="stats", tag_field="kind"):
     stats: WorkerStats
 
 
-FromWorker = Loading | Ready | LoadRefused | Events | Stats
+class Lost(Struct, frozen=True, tag="lost", tag_field="kind"):
+    """The device that the model ran on is gone; the worker exits with 0 after it, and what it had not answered stays
+    unanswered. reason: in words, of the engine."""
+
+    reason: str
+
+
+FromWorker = Loading | Ready | LoadRefused | Events | Stats | Lost

@@ -14,10 +14,10 @@ import traceback
 import structlog
 
 from edged import engines
-from edged.engines.base import Generator, Loaded, RowWork
-from edged.errors import EdgedError, Internal
+from edged.engines.base import DeviceLost, Generator, Loaded, RowWork
+from edged.errors import DeviceUnavailable, EdgedError, Internal
 from edged.ipc import frames
-from edged.ipc.messages import Load, Loading, LoadRefused, Ready
+from edged.ipc.messages import Load, Loading, LoadRefused, Lost, Ready
 from edged.types import LoadSpec, ModelInfo
 from edged.worker.loop import Loop
 from edged.worker.outbox import Outbox
@@ -56,21 +56,32 @@ def main() -> int:
             prepare = Prepare(spec, generator.caps, generator.vocab)
             tokens_per_s = _warm_up(generator)
     except EdgedError as error:
-        outbox.send(LoadRefused(error.status, error.type, error.message, error.code, error.retry))
-        return 0
+        return _refused(outbox, error)
+    except DeviceLost as error:
+        return _refused(outbox, DeviceUnavailable(f"the device of {spec.name} was lost while it loaded: {error}"))
     except Exception as error:
         log.exception("load_failed")
-        failure = Internal(f"{spec.name} could not be loaded: {type(error).__name__}; the log says more")
-        outbox.send(LoadRefused(failure.status, failure.type, failure.message, failure.code, failure.retry))
-        return 0
+        return _refused(outbox, Internal(
+            f"{spec.name} could not be loaded: {type(error).__name__}; the log says more"))
     loop = Loop(generator, outbox, stash_limit_bytes=STASH_LIMIT_BYTES, tokens_per_s=tokens_per_s)
     reader = Reader(sock, prepare, loop.inbox, outbox)
     reader.start()
     threading.Thread(target=_exit_after, args=(reader,), name="exit", daemon=True).start()
     outbox.send(Ready(_info(spec, loaded, prepare, time.monotonic() - began_s)))
-    loop.run()
+    try:
+        loop.run()
+    except DeviceLost as error:
+        # Nothing of the engine is closed: calls into a driver that is gone may hang.
+        log.error("device_lost", reason=str(error))
+        outbox.send(Lost(str(error)))
+        return 0
     prepare.close()
     generator.close()
+    return 0
+
+
+def _refused(outbox: Outbox, error: EdgedError) -> int:
+    outbox.send(LoadRefused(error.status, error.type, error.message, error.code, error.retry))
     return 0
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import psutil
 import structlog
 
-from edged.engines.base import EngineError, Generator, Logits, RowWork
+from edged.engines.base import DeviceLost, EngineError, Generator, Logits, RowWork
 from edged.errors import EdgedError, Internal
 from edged.ipc.messages import Cancel, Pause, Resume, Stats
 from edged.types import Delta, Event, Finished, Started, Usage, WorkerStats
@@ -70,7 +70,7 @@ class Loop:
         self._steps = self._step_rows = self._prefix_query = self._prefix_hit = 0
 
     def run(self) -> None:
-        """Returns when the connection is closed."""
+        """Returns when the connection is closed. Raises DeviceLost: nothing that runs can be answered any more."""
         while self._take_orders():
             for sequence in self._scheduler.admit():
                 self._admitted(sequence)
@@ -150,6 +150,8 @@ class Loop:
         began_s = time.monotonic()
         try:
             results = self._generator.step(work)
+        except DeviceLost:
+            raise
         except EngineError as error:
             log.error("engine_failed", reason=str(error), rows=len(step))
             failure = Internal("the engine failed while it computed this request; send it again")
