@@ -69,7 +69,7 @@ class HubPlan:
 
 def plan(source: HubSource, wanted: Wanted, client: HubClient, hub: HubSettings, report: Report) -> HubPlan:
     """Ask the hub what there is, and choose. Raises ModelNotFound, SourceUnavailable, RefusedFile."""
-    commit, listed = _listing(source, client, hub)
+    commit, listed = listing(source, client, hub)
     everything = [path for path in listed if _is_taken(path, source.files, report)]
     paths = [path for path in everything if _matches(path, source.files)]
     if wanted.engine is None:
@@ -125,7 +125,7 @@ def open_client(hub: HubSettings) -> HubClient:
     return HubClient(hub, {name.lower(): value for name, value in headers.items() if name.lower() != "authorization"})
 
 
-def _listing(source: HubSource, client: HubClient, hub: HubSettings) -> tuple[str, dict[str, RemoteFile]]:
+def listing(source: HubSource, client: HubClient, hub: HubSettings) -> tuple[str, dict[str, RemoteFile]]:
     """The commit that the revision is now, and every file of it."""
     try:
         validate_repo_id(source.repo)

@@ -1,0 +1,227 @@
+"""One function in a process of its own: its memory is really free afterwards, its peak is known, and whatever kills it
+ends in one clear error.
+
+The child is forked, so the parent has to stay small: one thread, no native library. It inherits the job's locks: where
+the parent dies and the child lives a moment longer, the next process still waits for it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import os
+import select
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from types import FrameType
+
+import msgspec
+from msgspec import Raw, Struct
+
+from edged.errors import CorruptFile, EdgedError, InsufficientMemory, InsufficientStorage, Internal
+from edged.store.entries import JobFailed, JobProgress
+
+#: A child that was asked to end gets this long.
+GRACE_S = 2.0
+_POLL_S = 0.2
+#: Linux: PR_SET_PDEATHSIG.
+_DIE_WITH_PARENT = 1
+#: How native allocators say it, in exceptions of other types.
+_OUT_OF_MEMORY = ("can't allocate memory", "bad_alloc", "not enough memory", "failed to allocate", "out of memory")
+_DISK_FULL = ("no space left on device", "disk quota exceeded")
+
+Tell = Callable[[JobProgress], None]
+
+
+class StageFailed(Exception):
+    """A stage ended without a result."""
+
+    def __init__(self, failed: JobFailed) -> None:
+        super().__init__(failed.message)
+        self.failed = failed
+
+
+class Ended(Struct, frozen=True):
+    """value: what the function returned, as JSON. peak_bytes: most resident memory of its process."""
+
+    value: bytes
+    seconds: float
+    peak_bytes: int
+
+
+class _Said(Struct, frozen=True, omit_defaults=True):
+    """One line from the child: exactly one of these. value: JSON, empty where there is none."""
+
+    progress: JobProgress | None = None
+    error: JobFailed | None = None
+    value: Raw = Raw()
+
+
+_said = msgspec.json.Decoder(_Said)
+
+
+def run(stage: str, function: Callable[[Tell], object], tell: Tell) -> Ended:
+    """`function` in a child; it returns what msgspec can write as JSON. Raises StageFailed. Whatever is raised here
+    meanwhile (a signal, a broken pipe) ends the child first."""
+    began = time.monotonic()
+    reading, writing = os.pipe()
+    parent = os.getpid()
+    child = os.fork()
+    if child == 0:
+        os.close(reading)
+        _be_the_child(stage, function, writing, parent)
+    os.close(writing)
+    value: bytes | None = None
+    error: JobFailed | None = None
+    status: int | None = None
+    try:
+        for line in _lines(reading, child):
+            said = _said.decode(line)
+            if said.progress is not None:
+                tell(said.progress)
+            elif said.error is not None:
+                error = said.error
+            else:
+                value = bytes(said.value)
+        _, status, usage = os.wait4(child, 0)
+    finally:
+        os.close(reading)
+        if status is None:
+            _end(child)
+    if error is not None:
+        raise StageFailed(error)
+    if value is None:
+        raise StageFailed(failed_by(_death(stage, os.waitstatus_to_exitcode(status))))
+    peak_bytes = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return Ended(value, time.monotonic() - began, peak_bytes)
+
+
+def failed_by(error: EdgedError) -> JobFailed:
+    return JobFailed(status=error.status, type=error.type, message=error.message, code=error.code, retry=error.retry)
+
+
+def explained(stage: str, error: BaseException) -> EdgedError:
+    """What to tell of an exception of a stage. Libraries wrap a full disk and a lack of memory in exceptions of their
+    own: the whole chain is looked at."""
+    chain = list(_chain(error))
+    for each in chain:
+        words = str(each).lower()
+        if (isinstance(each, OSError) and each.errno in (errno.ENOSPC, errno.EDQUOT)) \
+                or any(sign in words for sign in _DISK_FULL) or isinstance(each, InsufficientStorage):
+            return each if isinstance(each, InsufficientStorage) else InsufficientStorage(
+                f"the disk of the store became full in stage {stage}; what the job had made is removed and nothing was "
+                "installed. `edged gc` frees what no model uses, `edged rm NAME` a model; then ask for it again")
+    for each in chain:
+        if isinstance(each, EdgedError):
+            return each
+    if any(isinstance(each, MemoryError) or (not isinstance(each, OSError) and any(
+            sign in str(each).lower() for sign in _OUT_OF_MEMORY)) for each in chain):
+        return InsufficientMemory(
+            f"memory ran out in stage {stage}; `edged unload` models or close other programs, then ask for it again: "
+            "it goes on with this stage")
+    if type(error).__name__ == "SafetensorError":
+        return CorruptFile(f"a file of the model is damaged ({_first_line(error)}); get the model again")
+    return Internal(f"stage {stage} failed: {type(error).__name__}: {_first_line(error)}; the job's log tells more")
+
+
+def die_with_parent(parent: int) -> None:
+    """The kernel kills this process when its parent ends, where the kernel can (Linux)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
+        if os.getppid() != parent:
+            os._exit(1)
+
+
+def _be_the_child(stage: str, function: Callable[[Tell], object], writing: int, parent: int) -> None:
+    """Never returns."""
+    code = 1
+    try:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, _stop)
+        die_with_parent(parent)
+        # When memory runs out, this process is to go and not the daemon.
+        with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
+            file.write("500")
+
+        def send(said: _Said) -> None:
+            view = memoryview(msgspec.json.encode(said) + b"\n")
+            while view:
+                view = view[os.write(writing, view):]
+
+        try:
+            value = function(lambda moment: send(_Said(progress=moment)))
+            send(_Said(value=Raw(msgspec.json.encode(value))))
+            code = 0
+        except Exception as error:
+            traceback.print_exc()
+            send(_Said(error=failed_by(explained(stage, error))))
+    finally:
+        with contextlib.suppress(Exception):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(code)
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    raise SystemExit(128 + number)
+
+
+def _lines(reading: int, child: int) -> Iterator[bytes]:
+    """Whole lines, to the end of the pipe or of the child: something that the child started may hold the pipe open
+    longer."""
+    begun = b""
+    while True:
+        ready, _, _ = select.select([reading], [], [], _POLL_S)
+        if not ready:
+            if os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+                continue
+            if not select.select([reading], [], [], 0)[0]:
+                return
+        piece = os.read(reading, 1 << 16)
+        if not piece:
+            return
+        *whole, begun = (begun + piece).split(b"\n")
+        yield from whole
+
+
+def _end(child: int) -> None:
+    """Ask it, then make it."""
+    for number, patience_s in ((signal.SIGTERM, GRACE_S), (signal.SIGKILL, None)):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(child, number)
+        deadline_s = time.monotonic() + (patience_s or 0)
+        while True:
+            with contextlib.suppress(ChildProcessError):
+                ended, _ = os.waitpid(child, os.WNOHANG if patience_s is not None else 0)
+                if not ended and time.monotonic() < deadline_s:
+                    time.sleep(0.02)
+                    continue
+                if not ended:
+                    break
+            return
+
+
+def _death(stage: str, code: int) -> EdgedError:
+    """code: of `os.waitstatus_to_exitcode`."""
+    if code in (-signal.SIGKILL, -signal.SIGABRT):
+        return InsufficientMemory(
+            f"the stage {stage} was killed ({signal.Signals(-code).name}), perhaps because memory ran out; "
+            "`edged unload` models or close other programs, then ask for it again: it goes on with this stage")
+    how = f"crashed ({signal.Signals(-code).name})" if code < 0 else f"ended with exit code {code} and said nothing"
+    return Internal(f"the stage {stage} {how}; the job's log tells more. Ask for it again to retry this stage")
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    seen = 0
+    each: BaseException | None = error
+    while each is not None and seen < 20:
+        yield each
+        each, seen = each.__cause__ or each.__context__, seen + 1
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or ["it said nothing"])[0][:300]
