@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from enum import Enum, auto
 from typing import Protocol
 
@@ -17,7 +17,7 @@ import msgspec
 
 from edged.daemon.status import Served
 from edged.errors import EdgedError
-from edged.types import Event, GenerateRequest
+from edged.types import Event, Finished, GenerateRequest
 
 #: Buffered events at which the row is paused, and at which it goes on. Events already under way still arrive.
 HIGH_MARK = 256
@@ -41,6 +41,10 @@ class Runner(Protocol):
     def cancel(self, generation: Generation) -> None: ...
 
 
+#: Of a request that named no version: told how it ended, unless its client gave it up.
+Routed = Callable[["Generation", EdgedError | None], None]
+
+
 def content_hash(request: GenerateRequest) -> bytes:
     """Identity of what was asked: the same for a request sent again by whoever, under whatever id."""
     return hashlib.sha256(msgspec.msgpack.encode(msgspec.structs.replace(request, id="", client=""))).digest()
@@ -52,14 +56,20 @@ class Generation:
     One consumer. Whoever stops reading early calls `cancel`; after that the iterator ends.
     """
 
-    def __init__(self, request: GenerateRequest, ticket: int, runner: Runner, accepted_at: float) -> None:
+    def __init__(self, request: GenerateRequest, ticket: int, runner: Runner, accepted_at: float, *, cold: bool = False,
+                 routed: Routed | None = None) -> None:
+        """cold: accepted while its model was not ready. routed: see `Routed`."""
         self.request = request
+        self.cold, self.routed = cold, routed
         self.id = request.id
         #: Order of arrival among all requests of the daemon.
         self.ticket = ticket
         self.accepted_at = accepted_at
         self.started_at: float | None = None
+        self.first_token_at: float | None = None
         self.last_token_at: float | None = None
+        #: Tokens that came after the first ones.
+        self.later_tokens = 0
         self.phase = Phase.WAITING
         #: Deaths of workers that it outlived because it had not started.
         self.moves = 0
@@ -70,7 +80,14 @@ class Generation:
         self._events: deque[Event] = deque()
         self._arrived = asyncio.Event()
         self._error: EdgedError | None = None
+        self._given_up: EdgedError | None = None
+        self._finished = False
         self._paused = False
+
+    @property
+    def movable(self) -> bool:
+        """Another version of the model may answer it: it named none, and nothing was told of one yet."""
+        return self.routed is not None and self._served is None
 
     @property
     def served(self) -> Served:
@@ -95,9 +112,10 @@ class Generation:
             self._runner.resume(self)
         return event
 
-    async def cancel(self) -> None:
-        """Idempotent; frees the row at the worker's next step."""
+    async def cancel(self, why: EdgedError | None = None) -> None:
+        """Idempotent; frees the row at the worker's next step. why: it took too long; None: its client is gone."""
         if self.phase is not Phase.ENDED:
+            self._given_up = why
             self._runner.cancel(self)
         if self.accepted.done() and not self.accepted.cancelled():
             # An error that came in the same moment has nobody to read it.
@@ -107,6 +125,10 @@ class Generation:
         self._arrived.set()
 
     # What follows is for the model that runs it.
+
+    def move_to(self, runner: Runner) -> None:
+        """Only while it is movable and waits."""
+        self._runner = runner
 
     def begin(self, served: Served) -> None:
         """Sent to a worker: the first one, or a fresh one after a death it had only waited through."""
@@ -120,6 +142,7 @@ class Generation:
         self.moves += 1
 
     def feed(self, event: Event) -> None:
+        self._finished = isinstance(event, Finished)
         self._events.append(event)
         self._arrived.set()
         if not self._paused and len(self._events) >= HIGH_MARK:
@@ -129,6 +152,9 @@ class Generation:
     def end(self, error: EdgedError | None = None) -> None:
         """Once only. Events already buffered are still read before the error."""
         self.phase = Phase.ENDED
+        failed = error or self._given_up
+        if self.routed is not None and (self._finished or failed is not None):
+            self.routed(self, failed)
         if self.accepted.done():
             self._error = error
         elif error is None:

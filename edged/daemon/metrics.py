@@ -1,7 +1,8 @@
 """Every metric of API.md that the daemon keeps, in a registry of its own.
 
-Label values are bounded: `model` is the name of an installed model, `endpoint` a route template, `status` an HTTP
-status. Counters and histograms are updated where things happen; gauges are read from their owners by `on_render`.
+Label values are bounded: `model` is the name of an installed model, `version` one of the two of a rollout, `endpoint` a
+route template, `status` an HTTP status. Counters and histograms are updated where things happen; gauges are read from
+their owners by `on_render`.
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ class Metrics:
         def gauge(name: str, text: str, labels: tuple[str, ...] = model) -> Gauge:
             return Gauge(name, text, labels, registry=self.registry)
 
-        def histogram(name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
-            return Histogram(name, text, model, registry=self.registry, buckets=buckets)
+        def histogram(name: str, text: str, buckets: tuple[float, ...], labels: tuple[str, ...] = model) -> Histogram:
+            return Histogram(name, text, labels, registry=self.registry, buckets=buckets)
 
         self.requests_total = counter(
             "edged_requests_total", "Answered requests.", ("model", "endpoint", "status"))
@@ -60,6 +61,17 @@ class Metrics:
             "edged_model_info", "1 for each loaded model.", ("model", "version", "engine", "device", "precision"))
         self.worker_restarts = counter("edged_worker_restarts_total", "Deaths of workers that nobody asked for.")
         self.worker_resident_bytes = gauge("edged_worker_resident_bytes", "Resident memory of the worker.")
+        version = ("model", "version")
+        self.rollout_share = gauge(
+            "edged_rollout_share", "Share of a name's requests that its candidate gets, 0 once taken back.", version)
+        self.rollout_requests = counter(
+            "edged_rollout_requests_total", "Requests of a name with a candidate, by version.", version)
+        self.rollout_errors = counter("edged_rollout_errors_total", "Those of them that failed.", version)
+        self.rollout_first_token = histogram(
+            "edged_rollout_time_to_first_token_seconds", "Of those that waited for no load.", _FIRST_TOKEN_S, version)
+        self.rollout_between_tokens = histogram(
+            "edged_rollout_inter_token_latency_seconds", "Mean of each request.", _BETWEEN_TOKENS_S, version)
+        self.rollout_returns = counter("edged_rollout_returns_total", "Candidates that were taken back.")
         self.store_bytes = Gauge("edged_store_bytes", "Bytes of the store on disk.", registry=self.registry)
         self.jobs = gauge("edged_jobs", "Jobs by kind and state.", ("kind", "state"))
 

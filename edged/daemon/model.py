@@ -8,41 +8,30 @@ model's own state and calls `site.changed`, upon which the router looks at all m
 from __future__ import annotations
 
 import asyncio
-import contextvars
-from functools import partial
 
 import structlog
 
-from edged.daemon.appetite import Appetite
+from edged.daemon import refusals
 from edged.daemon.failures import revive
-from edged.daemon.footprint import estimate
-from edged.daemon.generation import Generation, Phase, content_hash
-from edged.daemon.life import live
-from edged.daemon.policy import Live, Want, expires_at
+from edged.daemon.generation import Generation, Phase, Routed, content_hash
+from edged.daemon.policy import Live, Want
 from edged.daemon.policy import Phase as MemoryPhase
-from edged.daemon.process import Ending, Exit, WorkerProcess
+from edged.daemon.process import Ending, Exit
 from edged.daemon.requests import Requests
+from edged.daemon.seat import Seat
 from edged.daemon.site import Site
-from edged.daemon.spec import load_spec
 from edged.daemon.status import ModelState, ModelStatus, Served
+from edged.daemon.stay import Stay
 from edged.daemon.suspects import Identity
 from edged.daemon.traffic import Traffic
 from edged.daemon.waiters import Waiters
-from edged.errors import (
-    EdgedError,
-    InsufficientMemory,
-    Internal,
-    LoadFailed,
-    ModelUnavailable,
-    QueueFull,
-    SuspectRequest,
-    WorkerDied,
-)
-from edged.ipc.messages import Cancel, Pause, Resume, Submit, ToWorker
+from edged.errors import EdgedError, InsufficientMemory, Internal
+from edged.ipc.messages import Cancel, Pause, Resume, Submit
 from edged.store.entries import Manifest, ModelEntry
 from edged.types import Event, Failed, Finished, GenerateRequest, ModelInfo, Started, WorkerStats
 
 log = structlog.get_logger("edged.daemon")
+
 
 class Model:
     def __init__(self, manifest: Manifest, site: Site) -> None:
@@ -51,21 +40,16 @@ class Model:
         self.state = ModelState.ABSENT
         self.requests = Requests()
         self.breaker = site.breaker()
+        self.stay = Stay(lambda: self.entry, site.settings.keep_alive_s)
         self._site = site
+        self._seat = Seat(manifest, site, lambda: self.entry, self)
         self._traffic = Traffic(site.metrics, manifest.name)
         self._loaders = Waiters()
         self._unloaders = Waiters()
         #: An unload was asked: what has a lower ticket is still served, then the worker stops.
         self._leave_ticket: int | None = None
-        #: It is to be loaded though nobody waits for it: pinned.
-        self._pin_ticket: int | None = None
-        self._pin_said: bool | None = None
-        self._keep_alive_said_s: float | None = None
-        self._worker: WorkerProcess | None = None
-        self._life: asyncio.Task[None] | None = None
-        self._info: ModelInfo | None = None
-        self._stats = WorkerStats()
-        self._appetite = Appetite(manifest.digest, site.footprints)
+        #: It is to be loaded though nobody waits for it: pinned, or about to answer to its name.
+        self._wish_ticket: int | None = None
         self._used = self._load_began = site.clock()
         self._restarts = 0
         self._error: EdgedError | None = None
@@ -77,50 +61,43 @@ class Model:
         return self._site.catalog.current.models.get(self.manifest.name) or ModelEntry(name=self.manifest.name)
 
     @property
-    def pinned(self) -> bool:
-        return self.entry.pin if self._pin_said is None else self._pin_said
-
-    @property
-    def keep_alive_s(self) -> float:
-        said = (self._keep_alive_said_s, self.entry.keep_alive_s, self._site.settings.keep_alive_s)
-        return next(seconds for seconds in said if seconds is not None)
+    def ready(self) -> bool:
+        return self.state is ModelState.READY
 
     @property
     def ticket(self) -> int | None:
         """Of the oldest that waits for this model in the daemon."""
-        tickets = (self.requests.oldest_waiting(), self._loaders.oldest(), self._pin_ticket)
+        tickets = (self.requests.oldest_waiting(), self._loaders.oldest(), self._wish_ticket)
         return min((ticket for ticket in tickets if ticket is not None), default=None)
 
     @property
     def pid(self) -> int | None:
-        return self._worker.pid if self._worker else None
+        return self._seat.pid
 
     def live(self) -> Live | None:
         """For the policy; None while it holds no memory."""
         if self.state is ModelState.ABSENT:
             return None
         return Live(
-            key=self.key, held_bytes=self._appetite.held_bytes(loaded=self._info is not None),
-            phase=MemoryPhase[self.state.name],
-            busy=bool(self.requests.active), pinned=self.pinned, ticket=self.ticket, used=self._used,
+            key=self.key, held_bytes=self._seat.held_bytes, phase=MemoryPhase[self.state.name],
+            busy=bool(self.requests.active), pinned=self.stay.pinned, ticket=self.ticket, used=self._used,
         )
 
     def want(self) -> Want | None:
         """For the policy; None unless somebody waits for it to be loaded."""
         if self.state in (ModelState.LOADING, ModelState.READY) or (ticket := self.ticket) is None:
             return None
-        least_bytes = estimate(self.manifest, self.entry)
-        need_bytes = self._appetite.need_bytes(least_bytes)
-        return Want(key=self.key, ticket=ticket, need_bytes=need_bytes, least_bytes=min(need_bytes, least_bytes))
+        need_bytes, least_bytes = self._seat.need_bytes()
+        return Want(key=self.key, ticket=ticket, need_bytes=need_bytes, least_bytes=least_bytes)
 
     def expires_at(self) -> float | None:
         """Monotonic seconds when its keep-alive is over; None while it has work, and when it is to stay."""
         if self.state is not ModelState.READY or self.requests or self.ticket is not None:
             return None
-        return expires_at(idle_since=self._used, keep_alive_s=self.keep_alive_s, pinned=self.pinned)
+        return self.stay.expires_at(self._used)
 
     def status(self, *, name: str | None = None, alias_of: str | None = None) -> ModelStatus:
-        manifest, info, stats, requests = self.manifest, self._info, self._stats, self.requests
+        manifest, requests, info, stats = self.manifest, self.requests, self._seat.info, self._seat.stats
         broken = self.breaker.open and self.state is ModelState.ABSENT
         idle = self.state is ModelState.READY and not requests.active
         running = requests.running()
@@ -128,9 +105,9 @@ class Model:
             name=name or manifest.name, version=manifest.version, digest=manifest.digest, engine=manifest.engine,
             precision=manifest.precision, size=manifest.size, parameters=manifest.parameters or self.entry.parameters,
             context=info.context if info else None, device=info.device if info else None,
-            state=ModelState.BROKEN if broken else self.state, pinned=self.pinned, keep_alive_s=self.keep_alive_s,
-            idle_s=self._site.clock() - self._used if idle else None, running=running,
-            waiting=len(requests) - running, resident_bytes=stats.resident_bytes,
+            state=ModelState.BROKEN if broken else self.state, pinned=self.stay.pinned,
+            keep_alive_s=self.stay.keep_alive_s, idle_s=self._site.clock() - self._used if idle else None,
+            running=running, waiting=len(requests) - running, resident_bytes=stats.resident_bytes,
             kv_used_tokens=stats.kv_used_tokens, kv_tokens=info.kv_tokens if info else 0,
             load_s=info.load_s if info else None, rows=info.rows if info else None, restarts=self._restarts,
             alias_of=alias_of, created=manifest.created, error=self._error.message if self._error else None,
@@ -138,16 +115,15 @@ class Model:
 
     # What callers ask
 
-    async def generate(self, request: GenerateRequest) -> Generation:
-        """Returns once a worker has it. Raises what Router.generate says."""
+    async def generate(self, request: GenerateRequest, routed: Routed | None = None) -> Generation:
+        """Returns once a worker has it. routed: it named no version. Raises what Router.generate says."""
         if self.breaker.open and self.state is ModelState.ABSENT:
-            raise self._unavailable()
+            raise refusals.kept_failing(self.manifest.name, self._error)
         if self._site.suspects and self._site.suspects.refuses(self._identity(request), self._site.clock()):
-            raise SuspectRequest(
-                f"this request was running both times when the worker of {self.manifest.name} died, so it is not tried "
-                "again; change it, or send it to another model")
+            raise refusals.suspect(self.manifest.name)
         self._refuse_over_limit()
-        generation = Generation(request, next(self._site.tickets), self, self._site.clock())
+        generation = Generation(request, next(self._site.tickets), self, self._site.clock(), cold=not self.ready,
+                                routed=routed)
         self.requests.add(generation)
         self._site.changed()
         try:
@@ -160,8 +136,7 @@ class Model:
     async def reach_ready(self, *, keep_alive_s: float | None, pin: bool | None) -> None:
         """An operator's load: closes the breaker. Raises what a load can raise."""
         self.breaker.reset()
-        self._pin_said = self._pin_said if pin is None else pin
-        self._keep_alive_said_s = self._keep_alive_said_s if keep_alive_s is None else keep_alive_s
+        self.stay.say(pin=pin, keep_alive_s=keep_alive_s)
         if self.state is ModelState.READY and self._leave_ticket is None:
             self._used = self._site.clock()
             return
@@ -174,7 +149,7 @@ class Model:
         self.unpin()
         ticket = next(self._site.tickets)
         if force:
-            error = ModelUnavailable(f"{self.manifest.name} was unloaded; send the request again to load it")
+            error = refusals.unloaded(self.manifest.name)
             self.refuse_waiting(error)
             self.begin_stop(error)
         if self.state is ModelState.ABSENT:
@@ -186,77 +161,87 @@ class Model:
 
     def keep_loaded(self) -> None:
         """Load it for its pin's sake, if it is not loaded."""
-        if self.pinned and self.state in (ModelState.ABSENT, ModelState.STOPPING) and not self.breaker.open:
-            self._pin_ticket = next(self._site.tickets)
+        if self.stay.pinned:
+            self.preload()
+
+    def preload(self) -> None:
+        """Load it before anybody waits for it. What becomes of that is seen in its state."""
+        if self.state in (ModelState.ABSENT, ModelState.STOPPING) and not self.breaker.open:
+            self._wish_ticket = next(self._site.tickets)
             self._site.changed()
 
     def unpin(self) -> None:
-        self._pin_said, self._pin_ticket = False, None
+        self.stay.unpin()
+        self._wish_ticket = None
 
-    def repin(self) -> None:
-        """The catalog's word on the pin holds again."""
-        self._pin_said = None
+    def take_over(self, other: Model) -> None:
+        """Answer what waits for the other version and named none. What the other one has, ends there; then it goes."""
+        for generation in other.requests.release():
+            generation.move_to(self)
+            self.requests.add(generation)
+        other.stay.retired = True
+        self._site.changed()
+
+    def succeed(self, other: Model) -> None:
+        """This version answers to the name from now on."""
+        self.take_over(other)
+        self.stay.succeed(other.stay)
         self.keep_loaded()
+
+    def give_up(self, error: EdgedError) -> None:
+        """It cannot be loaded, or not any more."""
+        self._site.failing(self.manifest, error)
+        self.refuse_waiting(error)
 
     def refuse_waiting(self, error: EdgedError) -> None:
         """Nobody who waits in the daemon will be served."""
-        self._pin_ticket = None
+        self._wish_ticket = None
         self.requests.end_waiting(error)
         self._loaders.fail(error)
 
     def pause(self, generation: Generation) -> None:
-        self._tell_worker(Pause(generation.id))
+        self._seat.tell(Pause(generation.id))
 
     def resume(self, generation: Generation) -> None:
-        self._tell_worker(Resume(generation.id))
+        self._seat.tell(Resume(generation.id))
 
     def cancel(self, generation: Generation) -> None:
         if self.requests.drop(generation):
-            self._tell_worker(Cancel(generation.id))
+            self._seat.tell(Cancel(generation.id))
             self._used = self._site.clock()
         generation.end()
         self._site.changed()
-
-    def _tell_worker(self, message: ToWorker) -> None:
-        if self._worker is not None:
-            self._worker.send(message)
 
     def _identity(self, request: GenerateRequest) -> Identity:
         return self.manifest.digest, content_hash(request)
 
     def _refuse_over_limit(self) -> None:
-        rows = self._info.rows if self._info else self.entry.rows or 1
+        rows = self._seat.info.rows if self._seat.info else self.entry.rows or 1
         if (count := len(self.requests)) >= rows + self._site.settings.max_queue:
-            raise QueueFull(
-                f"{count} requests run or wait for {self.manifest.name} already; send this one again later (the limit "
-                "is max_queue in the server's settings)",
-                retry_after_s=self._traffic.retry_after_s(waiting=count, rows=rows),
-            )
+            raise refusals.queue_full(
+                self.manifest.name, count, self._traffic.retry_after_s(waiting=count, rows=rows))
 
     # What the router decides
 
     def begin_load(self, *, need_bytes: int, grant_bytes: int, everything: bool) -> None:
         """need_bytes are set aside for it; it may take grant_bytes; everything: it could not be given more."""
         self.state = ModelState.LOADING
-        self._appetite.give(need_bytes, everything=everything)
         self._error = None
         self._load_began = self._site.clock()
-        # Its log entries are nobody's request: it outlives the one that caused it.
-        self._life = asyncio.create_task(
-            self._live(grant_bytes), name=f"model {self.key}", context=contextvars.Context())
+        self._seat.take(need_bytes=need_bytes, grant_bytes=grant_bytes, everything=everything)
 
     def take_work(self) -> None:
         """It is ready and may have all that waits for it."""
         if self._loaders.answer(before=self._leave_ticket):
             self._used = self._site.clock()
-        info = self._info
+        info = self._seat.info
         assert info is not None
         due = self.requests.activate(before=self._leave_ticket)
         served = Served(name=self.manifest.name, version=self.manifest.version, engine=info.engine,
                         device=info.device, digest=self.manifest.digest)
         for generation in due:
             generation.begin(served)
-            self._tell_worker(Submit(generation.request))
+            self._seat.tell(Submit(generation.request))
         if due:
             self._used = self._site.clock()
 
@@ -272,41 +257,22 @@ class Model:
         if self.state not in (ModelState.LOADING, ModelState.READY):
             return
         self.state = ModelState.STOPPING
-        if self._worker is not None:
-            self._worker.stop()
+        self._seat.leave()
         self.requests.end_active(error or Internal(f"the worker of {self.manifest.name} was stopped too early"))
 
     async def stop(self, error: EdgedError, *, at_once: bool = False) -> None:
         """To its end, within a few seconds."""
         self.begin_stop(error)
-        if at_once and self._worker is not None:
-            self._worker.kill()
-        if self._life is not None:
-            await asyncio.wait([self._life])
+        await self._seat.left(at_once=at_once)
 
     # The worker's life
-
-    async def _live(self, grant_bytes: int) -> None:
-        self._gone(await live(self._site.store, self.manifest, partial(self._run_worker, grant_bytes)))
-
-    async def _run_worker(self, grant_bytes: int, folder: str) -> Exit:
-        if self.state is not ModelState.LOADING:
-            return Exit(ending=Ending.ASKED, reason="it was stopped")
-        settings = self._site.settings
-        spec = load_spec(self.manifest, self.entry, folder=folder, memory_bytes=grant_bytes,
-                         log_prompts=settings.log_prompts)
-        self._worker = WorkerProcess(spec, self, load_timeout_s=settings.load_timeout_s,
-                                     hang_timeout_s=settings.hang_timeout_s, command=self._site.worker_command)
-        log.info("model.loading", model=self.key, engine=spec.engine, memory_bytes=grant_bytes)
-        return await self._worker.run()
 
     def loaded(self, info: ModelInfo) -> None:
         if self.state is not ModelState.LOADING:
             return
         self._used = self._site.clock()
-        self.state, self._info = ModelState.READY, info
-        self._pin_ticket = None
-        self._appetite.satisfied()
+        self.state, self._wish_ticket = ModelState.READY, None
+        self._seat.serves(info)
         load_s = self._used - self._load_began
         self._traffic.loaded(load_s)
         log.info("model.ready", model=self.key, device=info.device, load_s=round(load_s, 3))
@@ -341,18 +307,13 @@ class Model:
         self._site.changed()
 
     def stats(self, stats: WorkerStats) -> None:
-        self._traffic.reported(self._stats, stats)
-        self._stats = stats
-        self._appetite.saw(stats.resident_bytes)
+        self._traffic.reported(self._seat.stats, stats)
+        self._seat.told(stats)
 
-    def _gone(self, ended: Exit) -> None:
-        """The memory is free and nothing more is heard of the worker."""
-        if ended.loaded:
-            self._appetite.ended()
+    def gone(self, ended: Exit) -> None:
         asked = self.state is ModelState.STOPPING
         self.state = ModelState.ABSENT
-        self._worker = self._life = self._info = self._leave_ticket = None
-        self._stats = WorkerStats()
+        self._leave_ticket, self.stay.retired = None, False
         if asked:
             log.info("model.unloaded", model=self.key)
         elif ended.refused is not None:
@@ -363,11 +324,11 @@ class Model:
         self._site.changed()
 
     def _refused(self, error: EdgedError) -> None:
-        if isinstance(error, InsufficientMemory) and self._appetite.wants_more():
+        if isinstance(error, InsufficientMemory) and self._seat.appetite.wants_more():
             return
         self._error = error
         log.warning("model.refused", model=self.key, error=error.message)
-        self.refuse_waiting(error)
+        self.give_up(error)
 
     def _died(self, ended: Exit) -> None:
         name, now, reason = self.manifest.name, self._site.clock(), ended.reason
@@ -376,29 +337,18 @@ class Model:
         self._restarts += 1
         self._traffic.died()
         self.breaker.died(now, loading=not ended.loaded)
-        lost = self.requests.survive(
-            WorkerDied(f"the worker of {name} died while it answered ({reason}); it is started again: send the request "
-                       "again"),
-            WorkerDied(f"the worker of {name} died three times before it could start this request ({reason})"))
+        lost = self.requests.survive(refusals.died_answering(name, reason), refusals.died_before_start(name, reason))
         for generation in lost:
             self._site.suspects.was_running(self._identity(generation.request), now)
         if ended.loaded:
-            self._error = WorkerDied(f"the worker of {name} died: {reason}")
+            self._error = refusals.died(name, reason)
         else:
-            self._error = LoadFailed(f"the worker of {name} died while it loaded the model: {reason}")
+            self._error = refusals.died_loading(name, reason)
             self._loaders.fail(self._error)
         if self.breaker.open:
-            self.refuse_waiting(self._unavailable())
+            self.give_up(refusals.kept_failing(name, self._error))
         elif ended.ending is Ending.KILLED and not ended.loaded:
             # It had its load timeout already; those who wait are not made to wait for as long again.
-            self.refuse_waiting(self._error)
+            self.give_up(self._error)
         else:
             self.keep_loaded()
-
-    def _unavailable(self) -> ModelUnavailable:
-        name, last = self.manifest.name, self._error
-        why = f" ({last.message})" if last else ""
-        return ModelUnavailable(
-            f"{name} kept failing and is not started again by itself{why}. When the cause is mended, "
-            f"`edged load {name}` starts it"
-        )

@@ -1,4 +1,5 @@
-"""From the name a client says to the version that answers: aliases, `name@version`, references of what was pulled."""
+"""From the name a client says to the version it means: aliases, `name@version` or the first digits of a version,
+references of what was pulled."""
 
 from __future__ import annotations
 
@@ -8,7 +9,7 @@ from typing import Protocol
 
 from msgspec import Struct
 
-from edged.errors import BadReference, CorruptFile, ModelNotFound
+from edged.errors import BadReference, CorruptFile, EdgedError, ModelNotFound
 from edged.store.entries import Catalog, Manifest
 
 
@@ -28,21 +29,25 @@ class Aliases(Protocol):
 
 
 class Resolved(Struct, frozen=True):
-    """alias_of: the model an alias stands for; None where the name is no alias."""
+    """alias_of: the model an alias stands for; None where the name is no alias. plain: no version was named, by the
+    client or by the alias."""
 
     manifest: Manifest
     alias_of: str | None = None
+    plain: bool = True
 
 
 def resolve(said: str, store: Installed, catalog: Aliases) -> Resolved:
-    """Raises ModelNotFound, which says what to do; CorruptFile."""
+    """Raises ModelNotFound, which says what to do; BadReference where a beginning of a version may mean several;
+    CorruptFile."""
     target = catalog.resolve_alias(said)
     alias_of = target if target != said else None
+    refused: EdgedError | None = None
     for name, version in _readings(target):
         try:
-            return Resolved(store.manifest(name, version), alias_of)
-        except (ModelNotFound, BadReference):
-            continue
+            return Resolved(store.manifest(name, version), alias_of, plain=version is None)
+        except (ModelNotFound, BadReference) as error:
+            refused = error if version is not None else refused
     for name in store.names():
         try:
             manifest = store.manifest(name)
@@ -50,6 +55,8 @@ def resolve(said: str, store: Installed, catalog: Aliases) -> Resolved:
             continue
         if target in (manifest.reference, manifest.reference.removeprefix("hf.co/")):
             return Resolved(manifest, alias_of)
+    if refused is not None and target.rpartition("@")[0] in store.names():
+        raise refused
     raise ModelNotFound(_hint(said, target, store, catalog), param="model")
 
 
@@ -66,8 +73,6 @@ def _hint(said: str, target: str, store: Installed, catalog: Aliases) -> str:
     if len(said) > SHOWN_CHARACTERS:
         return f"the model {said[:SHOWN_CHARACTERS]!r}… does not exist. `edged models` lists what can be pulled"
     installed = store.names()
-    if name in installed:
-        return f"the model {name!r} has no such version; `edged show {name}` lists those that are here"
     if name in catalog.current.models:
         meaning = f" (an alias of {target!r})" if target != said else ""
         return f"the model {said!r}{meaning} is not installed; `edged pull {name}` fetches it"

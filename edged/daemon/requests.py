@@ -38,6 +38,12 @@ class Requests:
         self.active.update((generation.id, generation) for generation in due)
         return due
 
+    def release(self) -> list[Generation]:
+        """Those that wait and that another version may answer are no longer here."""
+        released = [one for one in self.waiting if one.movable]
+        self.waiting = [one for one in self.waiting if not one.movable]
+        return released
+
     def drop(self, generation: Generation) -> bool:
         """Its client is gone. True if a worker has it."""
         if self.active.get(generation.id) is generation:

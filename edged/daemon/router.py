@@ -8,34 +8,41 @@ reach a state (`generate`, `load`, `unload`) and wait.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 
+import msgspec
 import structlog
 
-from edged.daemon import policy
+from edged.daemon import refusals
 from edged.daemon.breaker import Breaker
-from edged.daemon.footprint import Footprints, measured_budget
+from edged.daemon.footprint import Footprints
+from edged.daemon.gauges import set_gauges
 from edged.daemon.generation import Generation
+from edged.daemon.memory import Memory
 from edged.daemon.metrics import Metrics
 from edged.daemon.model import Model
-from edged.daemon.names import resolve
+from edged.daemon.names import Resolved, resolve
 from edged.daemon.process import COMMAND
+from edged.daemon.rollouts import Rollouts, RolloutStatus
 from edged.daemon.site import Site
 from edged.daemon.status import ModelState, ModelStatus, Served
+from edged.daemon.succession import Succession
 from edged.daemon.suspects import Suspects
-from edged.errors import CorruptFile, InsufficientMemory, ModelNotFound, ShuttingDown
+from edged.errors import CorruptFile, EdgedError, InvalidRequest, ModelNotFound
 from edged.settings import Settings
 from edged.store import Store
 from edged.store.catalog import CatalogFile
-from edged.store.entries import Manifest
+from edged.store.entries import ActivatedBy, Manifest
 from edged.types import GenerateRequest
 
 __all__ = ["Generation", "ModelState", "ModelStatus", "Router", "Served"]
 
 FOOTPRINTS_FILE = "footprints.json"
-SHUTTING_DOWN_RETRY_S = 5.0
+ROLLOUTS_FILE = "rollouts.json"
 
 log = structlog.get_logger("edged.daemon")
 
@@ -48,12 +55,16 @@ class Router:
         self._site = Site(
             settings=settings, store=store, catalog=catalog, metrics=metrics,
             footprints=Footprints(store.home / FOOTPRINTS_FILE), suspects=Suspects(),
-            tickets=itertools.count(1), changed=self._changed, breaker=breaker, worker_command=worker_command,
+            tickets=itertools.count(1), changed=self._changed, failing=self._failing, breaker=breaker,
+            worker_command=worker_command,
         )
         self._models: dict[str, Model] = {}
-        self._measured_bytes = 0
+        self._memory = Memory(settings)
+        self._succession = Succession(self._model)
+        self._rollouts = Rollouts(store.home / ROLLOUTS_FILE, store, catalog, metrics, self._taken_back)
         self._started = False
         self._draining = False
+        self._returning: list[tuple[str, Manifest]] = []
         self._settling: asyncio.Handle | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._quiet = asyncio.Event()
@@ -68,6 +79,7 @@ class Router:
         """Pinned models load in the background."""
         self._started = True
         self._load_pinned()
+        self._load_candidates()
         self._changed()
 
     async def drain(self, grace_s: float) -> None:
@@ -78,15 +90,15 @@ class Router:
             await asyncio.wait_for(self._quiet.wait(), grace_s)
         except TimeoutError:
             log.warning("drain.deadline", running=sum(len(model.requests) for model in self._models.values()))
-        await asyncio.gather(*(model.stop(_shutting_down()) for model in self._models.values()))
+        await asyncio.gather(*(model.stop(refusals.shutting_down()) for model in self._models.values()))
         self._close()
 
     async def kill(self) -> None:
         """No grace: every request ends now with ShuttingDown."""
         self._draining = True
         for model in self._models.values():
-            model.refuse_waiting(_shutting_down())
-        await asyncio.gather(*(model.stop(_shutting_down(), at_once=True) for model in self._models.values()))
+            model.refuse_waiting(refusals.shutting_down())
+        await asyncio.gather(*(model.stop(refusals.shutting_down(), at_once=True) for model in self._models.values()))
         self._close()
 
     def models(self) -> list[ModelStatus]:
@@ -95,11 +107,11 @@ class Router:
         found: list[ModelStatus] = []
         for name in self._store.names():
             try:
-                found.append(self._model(self._store.manifest(name)).status())
+                found.append(self._status(self._model(self._store.manifest(name))))
             except (ModelNotFound, CorruptFile) as error:
                 log.warning("model.unreadable", model=name, error=error.message)
         told = {f"{status.name}@{status.version}" for status in found}
-        found += [model.status() for key, model in self._models.items()
+        found += [self._status(model) for key, model in self._models.items()
                   if key not in told and model.state is not ModelState.ABSENT]
         for alias in sorted(self._catalog.current.aliases):
             try:
@@ -109,9 +121,9 @@ class Router:
         return found
 
     def status(self, model: str) -> ModelStatus:
-        resolved = resolve(model, self._store, self._catalog)
-        served = self._model(resolved.manifest)
-        return served.status(alias_of=resolved.alias_of, name=model if resolved.alias_of else None)
+        resolved = self._resolve(model)
+        return self._status(self._model(resolved.manifest), alias_of=resolved.alias_of,
+                            name=model if resolved.alias_of else None)
 
     async def generate(self, model: str, request: GenerateRequest) -> Generation:
         """Loads the model if needed, which may take minutes. Cancel the call to take the request back.
@@ -120,54 +132,138 @@ class Router:
         SuspectRequest, WorkerDied.
         """
         self._refuse_draining()
-        served = self._model(resolve(model, self._store, self._catalog).manifest)
-        return await served.generate(request)
+        resolved = self._resolve(model)
+        if not resolved.plain:
+            return await self._model(resolved.manifest).generate(request)
+        served = self._succession.answering(resolved.manifest)
+        rollout = self._rollouts.under_way(served.manifest)
+        if rollout is None:
+            return await served.generate(request, _untold)
+        if rollout.spread.take():
+            served = self._model(rollout.candidate)
+        return await served.generate(request, partial(self._rollouts.saw, rollout, served.manifest.version))
 
     async def load(self, model: str, *, keep_alive_s: float | None = None, pin: bool | None = None) -> ModelStatus:
         """Reach READY; starts a model again whose breaker is open. keep_alive_s and pin hold until the daemon's end."""
         self._refuse_draining()
-        served = self._model(resolve(model, self._store, self._catalog).manifest)
+        served = self._model(self._resolve(model).manifest)
         await served.reach_ready(keep_alive_s=keep_alive_s, pin=pin)
         return self.status(model)
 
     async def unload(self, model: str, *, force: bool = False) -> ModelStatus:
         """Reach ABSENT, after the requests it has unless force; takes its pin away. A later request loads it again."""
-        served = self._model(resolve(model, self._store, self._catalog).manifest)
+        resolved = self._resolve(model)
+        served = self._answering(resolved.manifest.name) if resolved.plain else self._model(resolved.manifest)
         await served.reach_absent(force=force)
-        return self.status(model)
+        return self._status(served, alias_of=resolved.alias_of, name=model if resolved.alias_of else None)
+
+    async def activate(self, model: str) -> ModelStatus:
+        """model: `name@version`. The version is loaded first and then answers to the name; the one before it goes on
+        until then, ends what it has, and goes on altogether where the new one cannot be loaded: then this raises what
+        `load` does. Raises Conflict while another change of the name is under way."""
+        resolved = self._resolve(model)
+        if resolved.plain:
+            raise InvalidRequest(f"say which version of {resolved.manifest.name}, as in {resolved.manifest.name}@"
+                                 f"{resolved.manifest.version}; `edged show` lists them", param="model")
+        return await self._change(resolved.manifest, "activate")
+
+    async def rollback(self, model: str) -> ModelStatus:
+        """To the version that was active before, in the same way; one after another walks further back. Raises Conflict
+        where there is none."""
+        name = self._resolve(model).manifest.name
+        return await self._change(self._store.manifest(name, self._store.before(name)), "rollback")
+
+    def rollout(self, model: str, *, retry: bool = False) -> RolloutStatus:
+        """How the candidate of a name does, beside its active version. retry: try one again that was taken back. Raises
+        NotFound where the catalog names none that can be tried."""
+        active = self._answering(self._resolve(model).manifest.name).manifest
+        if not retry:
+            return self._rollouts.status(active)
+        status = self._rollouts.retry(active)
+        self._load_candidates()
+        return status
 
     async def reload(self) -> list[str]:
         """Read the catalog again. Returns what changed: entries apply at a model's next load, pins and aliases now.
         Raises ConfigError and keeps the old catalog."""
         changed = self._catalog.reload()
         self._load_pinned()
+        self._load_candidates()
         self._changed()
         log.info("catalog.reloaded", changed=changed)
         return changed
 
     def activated(self, manifest: Manifest) -> None:
-        """A version became its name's active one (by a pull, a roll-back): the pin goes over to it."""
-        for model in self._models.values():
-            if model.manifest.name == manifest.name and model.manifest.version != manifest.version:
-                model.unpin()
-        self._model(manifest).repin()
+        """A version was made, by a pull or a conversion, which may have moved its name's pointer."""
+        with contextlib.suppress(ModelNotFound, CorruptFile):
+            self._answering(manifest.name).keep_loaded()
         self._changed()
 
     def _refuse_draining(self) -> None:
         if self._draining:
-            raise _shutting_down()
+            raise refusals.shutting_down()
+
+    def _resolve(self, model: str) -> Resolved:
+        return resolve(model, self._store, self._catalog)
+
+    def _answering(self, name: str) -> Model:
+        """The version that answers to the plain name. Raises ModelNotFound, CorruptFile."""
+        return self._succession.answering(self._store.manifest(name))
 
     def _model(self, manifest: Manifest) -> Model:
         key = f"{manifest.name}@{manifest.version}"
         if (model := self._models.get(key)) is None:
             model = self._models[key] = Model(manifest, self._site)
+            if manifest.version != self._store.manifests.pointer(manifest.name):
+                # The name's pin is of its active version.
+                model.unpin()
         return model
+
+    def _status(self, model: Model, *, name: str | None = None, alias_of: str | None = None) -> ModelStatus:
+        share, candidate = self._rollouts.part_of(model.manifest)
+        return msgspec.structs.replace(model.status(name=name, alias_of=alias_of), share=share, candidate=candidate)
+
+    async def _change(self, manifest: Manifest, by: ActivatedBy) -> ModelStatus:
+        self._refuse_draining()
+        name, version = manifest.name, manifest.version
+        new = self._model(manifest)
+        await self._succession.change(
+            self._store.manifest(name), new,
+            lambda: asyncio.to_thread(self._store.activate, name, version, by))
+        log.info("model.activated", model=new.key, by=by)
+        return self._status(new)
+
+    def _failing(self, manifest: Manifest, error: EdgedError) -> None:
+        self._rollouts.failing(manifest, error)
+        self._bring_back()
+
+    def _taken_back(self, name: str, candidate: Manifest) -> None:
+        self._returning.append((name, candidate))
+        self._changed()
+
+    def _bring_back(self) -> None:
+        """What waits for a candidate that was taken back, and named no version, is answered by the active one."""
+        returning, self._returning = self._returning, []
+        for name, candidate in returning:
+            with contextlib.suppress(ModelNotFound, CorruptFile):
+                self._answering(name).take_over(self._model(candidate))
+
+    def _load_candidates(self) -> None:
+        """Of names that are loaded, or about to be: nobody shall wait for the load of what is only tried."""
+        for name, entry in self._catalog.current.models.items():
+            if entry.candidate is None:
+                continue
+            with contextlib.suppress(ModelNotFound, CorruptFile):
+                answering = self._answering(name)
+                rollout = self._rollouts.under_way(answering.manifest)
+                if rollout is not None and (answering.ready or answering.stay.pinned):
+                    self._model(rollout.candidate).preload()
 
     def _load_pinned(self) -> None:
         for entry in self._catalog.current.models.values():
             if entry.pin:
                 try:
-                    self._model(self._store.manifest(entry.name)).keep_loaded()
+                    self._answering(entry.name).keep_loaded()
                 except (ModelNotFound, CorruptFile) as error:
                     log.warning("pin.failed", model=entry.name, error=error.message)
 
@@ -178,54 +274,24 @@ class Router:
     def _settle(self) -> None:
         self._settling = None
         now = time.monotonic()
+        self._succession.settle()
+        self._bring_back()
         models = list(self._models.values())
         for model in models:
             model.leave_if_done()
         if self._draining:
             for model in models:
-                if model.state is not ModelState.READY:
-                    model.refuse_waiting(_shutting_down())
+                if not model.ready:
+                    model.refuse_waiting(refusals.shutting_down())
             yielding: set[str] = set()
         else:
-            yielding = self._share_memory(models, now)
+            yielding = self._memory.share(self._models, now)
         for model in models:
-            if model.state is ModelState.READY and model.key not in yielding:
+            if model.ready and model.key not in yielding:
                 model.take_work()
         self._expire(models, now)
         if self._draining and not any(model.requests for model in models):
             self._quiet.set()
-
-    def _share_memory(self, models: list[Model], now: float) -> set[str]:
-        """Carry out the policy's decisions. Returns the models that get no new work."""
-        live = [held for model in models if (held := model.live()) is not None]
-        budget_bytes = self._budget_bytes(loaded=bool(live))
-        wants = [want for model in models
-                 if model.breaker.not_before <= now and (want := model.want()) is not None]
-        yielding: set[str] = set()
-        for decision in policy.plan(wants, live, budget_bytes):
-            match decision:
-                case policy.Load():
-                    self._models[decision.key].begin_load(
-                        need_bytes=decision.need_bytes, grant_bytes=decision.free_bytes, everything=decision.everything)
-                case policy.Evict(key=key, victims=victims):
-                    log.info("model.evicting", victims=victims, wanted=key)
-                    for victim in victims:
-                        self._models[victim].begin_stop()
-                case policy.Wait(yielding=victims):
-                    yielding.update(victims)
-                case policy.Shed():
-                    self._models[decision.key].refuse_waiting(_never_fits(decision))
-        for key in policy.trim((held for model in models if (held := model.live()) is not None), budget_bytes):
-            log.info("model.evicting", victims=[key], wanted=None)
-            self._models[key].begin_stop()
-        return yielding
-
-    def _budget_bytes(self, *, loaded: bool) -> int:
-        if self._settings.memory_bytes is not None:
-            return self._settings.memory_bytes
-        if not loaded or not self._measured_bytes:
-            self._measured_bytes = measured_budget()
-        return self._measured_bytes
 
     def _expire(self, models: list[Model], now: float) -> None:
         """Stop what was idle for its keep-alive; look again when the next one is due, or the next back-off ends."""
@@ -246,36 +312,12 @@ class Router:
             self._timer = asyncio.get_running_loop().call_later(max(0.001, min(due) - now), self._changed)
 
     def _set_gauges(self) -> None:
-        metrics = self._metrics
-        metrics.store_bytes.set(self._store.usage())
-        for gauge in (metrics.model_info, metrics.requests_running, metrics.requests_waiting,
-                      metrics.worker_resident_bytes, metrics.kv_cache_usage):
-            gauge.clear()
-        for model in self._models.values():
-            status = model.status()
-            # Two versions of one name may be loaded at once: the sums are the name's.
-            metrics.requests_running.labels(status.name).inc(status.running)
-            metrics.requests_waiting.labels(status.name).inc(status.waiting)
-            metrics.worker_resident_bytes.labels(status.name).inc(status.resident_bytes)
-            if status.device is not None:
-                metrics.kv_cache_usage.labels(status.name).set(
-                    status.kv_used_tokens / status.kv_tokens if status.kv_tokens else 0)
-                metrics.model_info.labels(
-                    status.name, status.version, status.engine, status.device, status.precision).set(1)
+        set_gauges(self._metrics, [model.status() for model in self._models.values()], self._store.usage())
 
     def _close(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
 
 
-def _shutting_down() -> ShuttingDown:
-    return ShuttingDown("the server is shutting down; send the request again in a moment",
-                        retry_after_s=SHUTTING_DOWN_RETRY_S)
-
-
-def _never_fits(shed: policy.Shed) -> InsufficientMemory:
-    name = shed.key.partition("@")[0]
-    return InsufficientMemory(
-        f"{name} needs about {shed.need_bytes >> 20} MiB of memory and {shed.free_bytes >> 20} MiB can be had beside "
-        "what is pinned; take a smaller variant or context, unpin a model, or raise memory_bytes"
-    )
+def _untold(generation: Generation, error: EdgedError | None) -> None:
+    """Nobody counts it."""

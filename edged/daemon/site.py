@@ -10,15 +10,18 @@ from edged.daemon.breaker import Breaker
 from edged.daemon.footprint import Footprints
 from edged.daemon.metrics import Metrics
 from edged.daemon.suspects import Suspects
+from edged.errors import EdgedError
 from edged.settings import Settings
 from edged.store import Store
 from edged.store.catalog import CatalogFile
+from edged.store.entries import Manifest
 
 
 @dataclass(frozen=True, slots=True)
 class Site:
     """tickets: order of arrival among all requests and asks. changed: tell the router that something may be decided
-    anew."""
+    anew. failing: this version cannot serve, for this reason; told before those that wait for it are refused, so that
+    they may be taken elsewhere."""
 
     settings: Settings
     store: Store
@@ -28,6 +31,7 @@ class Site:
     suspects: Suspects
     tickets: Iterator[int]
     changed: Callable[[], None]
+    failing: Callable[[Manifest, EdgedError], None]
     breaker: Callable[[], Breaker]
     worker_command: Sequence[str]
     clock: Callable[[], float] = time.monotonic

@@ -29,7 +29,8 @@ class Served(Struct, frozen=True, kw_only=True):
 
 class ModelStatus(Struct, frozen=True, kw_only=True):
     """size: bytes on disk. context, device, rows, load_s, idle_s: None unless loaded. running: admitted by the worker;
-    waiting: accepted and not yet running. restarts: deaths nobody asked for. created: seconds since 1970."""
+    waiting: accepted and not yet running. restarts: deaths nobody asked for. created: seconds since 1970. share: of the
+    requests for its plain name, while a rollout is under way; candidate: it is the one that is tried."""
 
     name: str
     version: str
@@ -55,3 +56,5 @@ class ModelStatus(Struct, frozen=True, kw_only=True):
     alias_of: str | None
     created: float
     error: str | None
+    share: float | None = None
+    candidate: bool = False

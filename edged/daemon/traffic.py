@@ -43,8 +43,10 @@ class Traffic:
             case Delta(tokens=tokens) if tokens > 0:
                 self._generation_tokens.inc(tokens)
                 if generation.last_token_at is None:
+                    generation.first_token_at = now
                     self._first_token.observe(now - generation.accepted_at)
                 else:
+                    generation.later_tokens += tokens
                     self._between_tokens.observe((now - generation.last_token_at) / tokens)
                 generation.last_token_at = now
             case Finished():

@@ -17,13 +17,13 @@ from edged.errors import BadReference, ConfigError, CorruptFile, ModelNotFound
 from edged.store import files, history
 from edged.store.entries import MANIFEST_SCHEMA, ActivatedBy, Activation, FileEntry, Manifest
 from edged.store.paths import (
+    LEAST_VERSION_DIGITS,
     MANIFEST_SUFFIX,
     VERSION_DIGITS,
     Layout,
     checked_digest,
     checked_relative,
     checked_version,
-    checked_version_beginning,
     name_of,
 )
 from edged.store.schema import decode_manifest
@@ -103,12 +103,9 @@ class Manifests:
     def full_version(self, name: str, said: str) -> str:
         """The one version that begins with what was said, 4 digits at least. Raises ModelNotFound and, where several
         do, BadReference; both list what is here."""
-        checked_version_beginning(said)
-        if len(said) == VERSION_DIGITS and self._layout.manifest(name, said).is_file():
-            return said
         versions = self.versions(name)
         found = [version for version in versions if version.startswith(said)]
-        if len(found) == 1:
+        if len(found) == 1 and len(said) >= LEAST_VERSION_DIGITS:
             return found[0]
         if not versions:
             raise not_installed(name)
@@ -116,7 +113,7 @@ class Manifests:
             raise BadReference(f"{name}@{said} may mean {' or '.join(found)}; say more of its digits", param="model")
         active = self.pointer(name)
         here = ", ".join(f"{version} (active)" if version == active else version for version in versions)
-        raise ModelNotFound(f"there is no version {said} of {name!r}; here are {here}", param="model")
+        raise ModelNotFound(f"there is no version {said[:80]!r} of {name}; here are {here}", param="model")
 
     def everything(self) -> Iterator[tuple[str, str]]:
         """(name, version) of every manifest file, active or not, of names without a pointer too."""

@@ -15,8 +15,9 @@ from edged.errors import BadReference, RefusedFile
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 VERSION_DIGITS = 12
+#: So many first digits name a version where no other begins with them.
+LEAST_VERSION_DIGITS = 4
 _VERSION = re.compile(rf"[0-9a-f]{{{VERSION_DIGITS}}}")
-_VERSION_BEGINNING = re.compile(rf"[0-9a-f]{{4,{VERSION_DIGITS}}}")
 _SEGMENT_BYTES = 240
 _PATH_BYTES = 1024
 
@@ -34,12 +35,6 @@ def checked_version(version: str) -> str:
     if not _VERSION.fullmatch(version):
         raise BadReference(f"{version[:80]!r} is no version: it is 12 hex digits, see `edged list`")
     return version
-
-
-def checked_version_beginning(said: str) -> str:
-    if not _VERSION_BEGINNING.fullmatch(said):
-        raise BadReference(f"{said[:80]!r} is no version: it is 12 hex digits, or the first 4 or more of them")
-    return said
 
 
 def segment_of(name: str) -> str:

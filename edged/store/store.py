@@ -52,7 +52,7 @@ class Store:
 
     def manifest(self, name: str, version: str | None = None) -> Manifest:
         """The active version, or the one that begins with `version` (4 digits at least). Raises ModelNotFound,
-        CorruptFile; BadReference where several begin so, or none could."""
+        CorruptFile; BadReference where several begin so."""
         return self.manifests.read(name, None if version is None else self.manifests.full_version(name, version))
 
     def versions(self, name: str) -> list[Manifest]:

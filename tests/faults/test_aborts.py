@@ -227,7 +227,7 @@ async def serving(rig: Rig) -> AsyncIterator[int]:
 
 def rows_in_use(rig: Rig) -> list[int]:
     """What the workers themselves report: running and waiting, of each model."""
-    stats = [rig.router._model(rig.store.manifest(name))._stats for name in MODELS]
+    stats = [rig.router._model(rig.store.manifest(name))._seat.stats for name in MODELS]
     return [count for one in stats for count in (one.running, one.waiting)]
 
 

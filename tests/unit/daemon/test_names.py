@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from edged.daemon.names import resolve
-from edged.errors import ModelNotFound
+from edged.errors import BadReference, ModelNotFound
 from edged.store.entries import Catalog, LocalSource, Manifest, ModelEntry
 
 pytestmark = pytest.mark.unit
@@ -22,7 +22,9 @@ class Installed:
         for manifest in self._manifests:
             if manifest.name == name and version in (None, manifest.version):
                 return manifest
-        raise ModelNotFound("no")
+        if version == "a":
+            raise BadReference("may mean one or two", param="model")
+        raise ModelNotFound(f"no version {version}; here are {', '.join(self.names())}", param="model")
 
 
 class Aliases:
@@ -61,11 +63,24 @@ def test_names_that_answer(said: str, expected: Manifest, alias_of: str | None) 
     assert resolved.alias_of == alias_of
 
 
+@pytest.mark.parametrize(("said", "plain"), [
+    ("smollm2-135m", True), ("gpt-4o-mini", True), ("org/repo:Q4_K_M", True), ("smollm2-135m@aaaa", False),
+    ("old", False),
+])
+def test_whether_a_version_was_named_is_told(said: str, plain: bool) -> None:
+    assert resolve(said, STORE, CATALOG).plain is plain
+
+
+def test_a_beginning_that_may_mean_several_is_told_as_the_store_says_it() -> None:
+    with pytest.raises(BadReference, match="one or two"):
+        resolve("smollm2-135m@a", STORE, CATALOG)
+
+
 @pytest.mark.parametrize(("said", "hint"), [
     ("qwen3-0.6b", "`edged pull qwen3-0.6b` fetches it"),
     ("soon", "an alias of 'qwen3-0.6b'.*`edged pull qwen3-0.6b`"),
     ("smollm2-135", "did you mean 'smollm2-135m'"),
-    ("smollm2-135m@dddd", "`edged show smollm2-135m`"),
+    ("smollm2-135m@dddd", "no version dddd; here are org-repo, smollm2-135m"),
     ("gpt-5", r'under \[aliases\]: "gpt-5" = "org-repo"'),
     ("@", "does not exist"),
     ("", "does not exist"),

@@ -114,7 +114,7 @@ def test_an_unknown_model_or_version_is_not_found_with_what_to_do(store: Store, 
     with pytest.raises(ModelNotFound, match="edged models"):
         store.manifest("tiny")
     manifest = install(store, str(source))
-    with pytest.raises(ModelNotFound, match=rf"no version 0000.* of 'tiny'; here are {manifest.version} \(active\)"):
+    with pytest.raises(ModelNotFound, match=rf"no version '0000.*' of tiny; here are {manifest.version} \(active\)"):
         store.manifest("tiny", "0" * 12)
     with pytest.raises(ModelNotFound):
         store.activate("tiny", "0" * 12)

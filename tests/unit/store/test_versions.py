@@ -177,10 +177,21 @@ def test_the_first_digits_of_a_version_name_it(store: Store, versions: list[Mani
     assert len(store.versions("tiny")) == 2
 
 
-@pytest.mark.parametrize("said", ["", "abc", "ABCD", "main", "0" * 13, "../..", "12 4", "12.4"])
-def test_what_cannot_be_a_version_is_told(store: Store, versions: list[Manifest], said: str) -> None:
-    with pytest.raises(BadReference, match="first 4 or more"):
+@pytest.mark.parametrize("said", ["xyz", "ABCD", "main", "0" * 13, "../..", "12 4", "12.4", "0" * 5000])
+def test_an_unknown_version_lists_what_is_here(store: Store, versions: list[Manifest], said: str) -> None:
+    with pytest.raises(ModelNotFound) as caught:
         store.manifest("tiny", said)
+    assert caught.value.param == "model"
+    for manifest in versions:
+        assert manifest.version in caught.value.message
+    assert f"{versions[2].version} (active)" in caught.value.message
+    assert len(caught.value.message) < 300
+
+
+def test_too_few_digits_name_nothing(store: Store, versions: list[Manifest]) -> None:
+    for digits in range(4):
+        with pytest.raises(BadReference, match=f"may mean .*{versions[2].version}"):
+            store.manifest("tiny", versions[2].version[:digits])
 
 
 def test_an_ambiguous_beginning_lists_what_it_may_mean(store: Store, versions: list[Manifest]) -> None:
@@ -191,11 +202,3 @@ def test_an_ambiguous_beginning_lists_what_it_may_mean(store: Store, versions: l
         store.activate("tiny", "abcd")
     assert caught.value.param == "model"
     assert store.active("tiny") == versions[2].version
-
-
-def test_an_unknown_version_lists_what_is_here(store: Store, versions: list[Manifest]) -> None:
-    with pytest.raises(ModelNotFound) as caught:
-        store.manifest("tiny", "0000")
-    for manifest in versions:
-        assert manifest.version in caught.value.message
-    assert f"{versions[2].version} (active)" in caught.value.message

@@ -1,0 +1,25 @@
+"""The gauges that tell of models, read from their owners when metrics are rendered."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from edged.daemon.metrics import Metrics
+from edged.daemon.status import ModelStatus
+
+
+def set_gauges(metrics: Metrics, models: Iterable[ModelStatus], store_bytes: int) -> None:
+    metrics.store_bytes.set(store_bytes)
+    for gauge in (metrics.model_info, metrics.requests_running, metrics.requests_waiting,
+                  metrics.worker_resident_bytes, metrics.kv_cache_usage):
+        gauge.clear()
+    for status in models:
+        # Two versions of one name may be loaded at once: the sums are the name's.
+        metrics.requests_running.labels(status.name).inc(status.running)
+        metrics.requests_waiting.labels(status.name).inc(status.waiting)
+        metrics.worker_resident_bytes.labels(status.name).inc(status.resident_bytes)
+        if status.device is not None:
+            metrics.kv_cache_usage.labels(status.name).set(
+                status.kv_used_tokens / status.kv_tokens if status.kv_tokens else 0)
+            metrics.model_info.labels(
+                status.name, status.version, status.engine, status.device, status.precision).set(1)

@@ -1,0 +1,113 @@
+"""A model's place in memory: its worker while it has one, what that takes, and what it told of itself.
+
+Owned by one model, which hears of the worker through `Listener` and, last, of its end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+from collections.abc import Callable
+from functools import partial
+from typing import Protocol
+
+import structlog
+
+from edged.daemon.appetite import Appetite
+from edged.daemon.footprint import estimate
+from edged.daemon.life import live
+from edged.daemon.process import Ending, Exit, Listener, WorkerProcess
+from edged.daemon.site import Site
+from edged.daemon.spec import load_spec
+from edged.ipc.messages import ToWorker
+from edged.store.entries import Manifest, ModelEntry
+from edged.types import ModelInfo, WorkerStats
+
+log = structlog.get_logger("edged.daemon")
+
+
+class Sitter(Listener, Protocol):
+    """Whose seat it is. `gone` comes last: the memory is free and nothing more is heard of the worker."""
+
+    def gone(self, ended: Exit) -> None: ...
+
+
+class Seat:
+    def __init__(self, manifest: Manifest, site: Site, entry: Callable[[], ModelEntry], sitter: Sitter) -> None:
+        self._manifest, self._site, self._entry, self._sitter = manifest, site, entry, sitter
+        self._worker: WorkerProcess | None = None
+        self._life: asyncio.Task[None] | None = None
+        self._wanted = False
+        self.appetite = Appetite(manifest.digest, site.footprints)
+        #: None until it can serve.
+        self.info: ModelInfo | None = None
+        self.stats = WorkerStats()
+
+    @property
+    def pid(self) -> int | None:
+        return self._worker.pid if self._worker else None
+
+    @property
+    def held_bytes(self) -> int:
+        return self.appetite.held_bytes(loaded=self.info is not None)
+
+    def need_bytes(self) -> tuple[int, int]:
+        """What it should be given, and the least with which there is sense in trying."""
+        least_bytes = estimate(self._manifest, self._entry())
+        need_bytes = self.appetite.need_bytes(least_bytes)
+        return need_bytes, min(need_bytes, least_bytes)
+
+    def take(self, *, need_bytes: int, grant_bytes: int, everything: bool) -> None:
+        """A worker starts to load. need_bytes are set aside for it; it may take grant_bytes; everything: it could not
+        be given more."""
+        self._wanted = True
+        self.appetite.give(need_bytes, everything=everything)
+        # Its log entries are nobody's request: it outlives the one that caused it.
+        self._life = asyncio.create_task(
+            self._live(grant_bytes), name=f"model {self._manifest.name}@{self._manifest.version}",
+            context=contextvars.Context())
+
+    def tell(self, message: ToWorker) -> None:
+        if self._worker is not None:
+            self._worker.send(message)
+
+    def leave(self) -> None:
+        """The worker is to end; `gone` follows."""
+        self._wanted = False
+        if self._worker is not None:
+            self._worker.stop()
+
+    async def left(self, *, at_once: bool) -> None:
+        """After `leave`: when it has ended."""
+        if at_once and self._worker is not None:
+            self._worker.kill()
+        if self._life is not None:
+            await asyncio.wait([self._life])
+
+    def serves(self, info: ModelInfo) -> None:
+        """It has loaded."""
+        self.info = info
+        self.appetite.satisfied()
+
+    def told(self, stats: WorkerStats) -> None:
+        self.stats = stats
+        self.appetite.saw(stats.resident_bytes)
+
+    async def _live(self, grant_bytes: int) -> None:
+        ended = await live(self._site.store, self._manifest, partial(self._run, grant_bytes))
+        if ended.loaded:
+            self.appetite.ended()
+        self._worker = self._life = self.info = None
+        self.stats = WorkerStats()
+        self._sitter.gone(ended)
+
+    async def _run(self, grant_bytes: int, folder: str) -> Exit:
+        if not self._wanted:
+            return Exit(ending=Ending.ASKED, reason="it was stopped")
+        settings = self._site.settings
+        spec = load_spec(self._manifest, self._entry(), folder=folder, memory_bytes=grant_bytes,
+                         log_prompts=settings.log_prompts)
+        self._worker = WorkerProcess(spec, self._sitter, load_timeout_s=settings.load_timeout_s,
+                                     hang_timeout_s=settings.hang_timeout_s, command=self._site.worker_command)
+        log.info("model.loading", model=f"{spec.name}@{spec.version}", engine=spec.engine, memory_bytes=grant_bytes)
+        return await self._worker.run()
