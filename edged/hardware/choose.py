@@ -126,8 +126,12 @@ class _Want:
 
     def budget_on(self, place: Place) -> int:
         """A graphics card has memory of its own, which the setting of the machine's does not bound."""
-        own = place.device.memory_bytes if place.device is not None else None
+        own = place.own_bytes
         return self.budget if own is None else int(own * CARD_SHARE)
+
+    def roomy_on(self, place: Place, memory: int) -> bool:
+        """A card that is nearly full is no worse for that: the machine's memory is still there for others."""
+        return memory <= self.budget_on(place) * (ROOMY_SHARE if place.own_bytes is None else 1)
 
 
 def _row(variant: F, place: Place, want: _Want, record: Record, barred: str | None) -> Row[F]:
@@ -156,7 +160,7 @@ def _fit(place: Place, want: _Want, weights: int | None, fixed: int | None) -> t
     budget, per_token = want.budget_on(place), want.kv_bytes_per_token
     need = fixed + want.context * per_token
     usable = f"the {fit.readable(budget)} that can be used"
-    if place.device is not None and place.device.memory_bytes is not None:
+    if place.device is not None and place.own_bytes is not None:
         usable += f" on the {place.device.name}"
     least = min(want.context, fit.LEAST_CONTEXT)
     if (at_least := fixed + least * per_token) > budget:
@@ -165,7 +169,7 @@ def _fit(place: Place, want: _Want, weights: int | None, fixed: int | None) -> t
     if need > budget:
         context = (budget - fixed) // per_token
         return True, fixed + context * per_token, f"fits with {context} tokens of context", context
-    if need > ROOMY_SHARE * budget:
+    if not want.roomy_on(place, need):
         return True, need, f"fits, and takes most of {usable}", want.context
     if not _brisk(weights, place):
         where = "most processors" if place.provider == CPU else "such a device"
@@ -184,7 +188,7 @@ def _rank(row: Row[F], place: Place, want: _Want) -> tuple[tuple[float, ...], st
     by engine, then by memory."""
     bits = fit.bits_per_weight(row.variant.precision) or 0.0
     memory = row.memory_bytes
-    roomy = memory is not None and memory <= ROOMY_SHARE * want.budget_on(place)
+    roomy = memory is not None and want.roomy_on(place, memory)
     brisk = row.weights_bytes is not None and _brisk(row.weights_bytes, place)
     order = (
         not row.fits,

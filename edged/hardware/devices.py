@@ -16,9 +16,10 @@ _PCI_VENDORS = {"10de": "nvidia", "1002": "amd", "8086": "intel", "5143": "qualc
 #: Graphics that are no PCI device are part of a chip, named by their driver.
 _CHIP_VENDORS = {"v3d": "broadcom", "vc4": "broadcom", "msm": "qualcomm", "panfrost": "arm", "panthor": "arm",
                  "mali": "arm", "asahi": "apple", "etnaviv": "vivante"}
-#: Drivers of screens and virtual machines, with nothing behind them that computes; and NVIDIA's, told by other files.
-_NO_DEVICE = {"vgem", "vkms", "virtio_gpu", "virtio-pci", "vmwgfx", "ast", "mgag200", "bochs-drm", "simpledrm", "tegra",
-              "tegra-host1x", "nvidia", "nvgpu"}
+#: Drivers of screens, old cards and virtual machines, with nothing behind them that computes models; and NVIDIA's, told
+#: by other files.
+_NO_DEVICE = {"vgem", "vkms", "virtio_gpu", "virtio-pci", "vmwgfx", "ast", "mgag200", "bochs-drm", "simpledrm",
+              "radeon", "nouveau", "tegra", "tegra-host1x", "nvidia", "nvgpu"}
 #: Intel's own graphics are at this place of the first bus, in every machine since 2004.
 _INTEL_INTEGRATED = "0000:00:02."
 #: `gpu_metrics` of amdgpu begins with a size and the revision of its format: 1 is of cards, 2 and 3 are of processors

@@ -12,13 +12,11 @@ from dataclasses import dataclass, replace
 
 from edged.hardware.environments import KNOWN
 from edged.hardware.facts import Facts, Software
-from edged.hardware.providers import CPU, PROVIDERS, Device, Provider
+from edged.hardware.providers import CPU, CPU_BYTES_PER_S, PROVIDERS, Device, Provider
 from edged.types import EngineName
 
 #: By the engine that a manifest names: how its files are written.
 _FORMATS = {"llama": "gguf", "ort": "onnx", "genai": "onnx", "fake": "fake"}
-#: Back ends of llama.cpp that a device's owner wants to hear of where the installed build lacks them.
-_MAKERS_OWN = ("cuda", "metal", "rocm", "sycl")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +35,11 @@ class Place:
     @property
     def bytes_per_s(self) -> float:
         return self.device.bytes_per_s if self.device is not None else 0.0
+
+    @property
+    def own_bytes(self) -> int | None:
+        """Memory of the device itself; None where it computes in the machine's."""
+        return self.device.memory_bytes if self.device is not None else None
 
 
 def places(facts: Facts, engine: EngineName, target: str, *, require: str | None = None) -> list[Place]:
@@ -59,10 +62,19 @@ def _considered(facts: Facts, form: str, target: str, require: str | None) -> li
     if form == "fake":
         return [PROVIDERS[name] for name in dict.fromkeys((target, CPU))]
     backends = {backend for software in _softwares(facts).values() for backend in software.llama_backends}
+    missed = _missed(facts)
     return [provider for provider in PROVIDERS.values() if provider.llama is not None and (
-        provider.name in (CPU, require)
-        or (provider.device(facts) is not None and (provider.llama in backends or provider.name in _MAKERS_OWN))
-    )]
+        provider.name in (CPU, require, missed)
+        or (provider.llama in backends and provider.device(facts) is not None))]
+
+
+def _missed(facts: Facts) -> str | None:
+    """The back end of llama.cpp that the owner of this machine's graphics wants to hear of, where it is lacking."""
+    for name in ("cuda", "metal", "vulkan"):
+        device = PROVIDERS[name].device(facts)
+        if device is not None and device.bytes_per_s > CPU_BYTES_PER_S:
+            return name
+    return None
 
 
 def _softwares(facts: Facts) -> dict[str | None, Software]:
