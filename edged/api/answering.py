@@ -106,15 +106,20 @@ async def _events(
                 async with aclosing(_merged(generations)) as events:
                     yield served, events
             finally:
+                late = _late(call) if deadline.expired() else None
                 for generation in generations:
-                    await generation.cancel()
+                    await generation.cancel(late)
     except EdgedError:
         exchange.model = exchange.model or _installed_name(call.model, services.router)
         raise
     except TimeoutError:
         if not deadline.expired():
             raise
-        raise DeadlineExceeded(f"The answer was not ready within timeout_s = {call.timeout_s:g}.") from None
+        raise _late(call) from None
+
+
+def _late(call: Call) -> DeadlineExceeded:
+    return DeadlineExceeded(f"The answer was not ready within timeout_s = {call.timeout_s:g}.")
 
 
 def _installed_name(said: str, router: Router) -> str:
@@ -127,9 +132,12 @@ def _installed_name(said: str, router: Router) -> str:
 
 
 async def _accept(call: Call, router: Router, generations: list[Generation]) -> None:
-    """Fills `generations`, which the caller cancels whatever becomes of the later prompts."""
+    """Fills `generations`, which the caller cancels whatever becomes of the later prompts. One version answers all of
+    a call's prompts, whatever its model's name comes to mean meanwhile."""
+    model = call.model
     for request in call.requests:
-        generations.append(await router.generate(call.model, request))  # noqa: PERF401
+        generations.append(await router.generate(model, request))
+        model = f"{generations[0].served.name}@{generations[0].served.version}"
     if call.keep_alive_s is not None:
         await router.load(call.model, keep_alive_s=call.keep_alive_s)
 

@@ -21,7 +21,7 @@ from litestar.plugins import PluginProtocol
 from litestar.plugins.core import MsgspecDIPlugin
 from litestar.types import ASGIApp, HTTPScope, LifeSpanScope, Message, Receive, Scope, Send
 
-from edged.api import admin, chat, completions, health, models, storage
+from edged.api import admin, chat, completions, health, models, storage, versions
 from edged.api import jobs as job_routes
 from edged.api.auth import Keys, require_admin
 from edged.api.errors import known, rendered
@@ -66,7 +66,8 @@ class _Routes(Litestar):
 def create_routes(services: Services) -> Litestar:
     """Every route, behind no gate."""
     origins = list(services.settings.cors_origins)
-    operators = [*admin.routes(services), *job_routes.routes(services), *storage.routes(services)]
+    operators = [*admin.routes(services), *job_routes.routes(services), *storage.routes(services),
+                 *versions.routes(services)]
     admin_routes = LitestarRouter("/edged/v1", route_handlers=operators, guards=[_admin_only])
     return _Routes(
         route_handlers=[*(handler for module in _MODULES for handler in module.routes(services)), admin_routes],

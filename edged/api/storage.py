@@ -13,17 +13,18 @@ from msgspec import Struct
 from edged.api.exchange import Services
 from edged.api.fields import Table, accept, served, text
 from edged.api.limits import read_json
-from edged.store.entries import Collected, Damage, Manifest
+from edged.store.entries import Activation, Collected, Damage, Manifest
 
 _NOTHING: Table = {}
 _VERIFY: Table = {"model": served(text(512, min_length=1))}
 
 
 class Versions(Struct, frozen=True):
-    """Oldest first. active: the version that the name alone means."""
+    """Oldest first. active: the version that the name alone means. history: when which version was activated."""
 
     active: str
     versions: list[Manifest]
+    history: list[Activation]
 
 
 class Verified(Struct, frozen=True):
@@ -44,7 +45,7 @@ def routes(services: Services) -> list[HTTPRouteHandler]:
     @get("/manifests/{name:path}", sync_to_thread=False)
     def manifests(name: FromPath[str]) -> Versions:
         plain = plain_name(name.removeprefix("/"))
-        return Versions(store.active(plain), store.versions(plain))
+        return Versions(store.active(plain), store.versions(plain), [*store.history(plain)])
 
     @post("/gc", status_code=200)
     async def collect(request: Request[Any, Any, Any]) -> Collected:

@@ -105,8 +105,8 @@ class Client:
                            "there? `edged doctor` looks") from error
 
 
-def model_path(name: str) -> str:
-    return "/edged/v1/models/" + quote(name)
+def model_path(name: str, *, under: str = "models") -> str:
+    return f"/edged/v1/{under}/{quote(name)}"
 
 
 def stream_error(data: bytes) -> EdgedError | None:

@@ -32,15 +32,23 @@ def ps(*, home: Home = None, json: Json = False) -> int:
         answer("no model is loaded; the first request loads one, or `edged load NAME`")
     else:
         answer(table(
-            ("NAME", "STATE", "ENGINE", "DEVICE", "CONTEXT", "RUNNING", "WAITING", "MEMORY", "UNLOADS"),
+            ("NAME", "STATE", "ENGINE", "DEVICE", "CONTEXT", "RUNNING", "WAITING", "MEMORY", "SHARE", "UNLOADS"),
             [(f"{each.name}@{each.version}", each.state.value, f"{each.engine} {each.precision}", each.device or "-",
               str(each.context or "-"), str(each.running), str(each.waiting),
-              size(each.resident_bytes) if each.resident_bytes else "-", _unloads(each)) for each in models],
+              size(each.resident_bytes) if each.resident_bytes else "-", _share(each), _unloads(each))
+             for each in models],
         ))
         for each in models:
             if each.error:
                 answer(f"{each.name}: {each.error}")
     return ExitCode.OK
+
+
+def _share(model: ModelStatus) -> str:
+    """Of the requests for the plain name, while a candidate is tried."""
+    if model.share is None:
+        return "-"
+    return f"{model.share:.0%}{' (candidate)' if model.candidate else ''}"
 
 
 def _unloads(model: ModelStatus) -> str:

@@ -11,6 +11,8 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from msgspec.structs import replace
+
 from edged.errors import Conflict, CorruptFile, ModelNotFound
 from edged.store import collect, folders, history, locks, schema, verify
 from edged.store.blobs import Receiver
@@ -97,12 +99,15 @@ class Store:
             self.manifests.write(manifest)
 
     def activate(self, name: str, version: str, by: ActivatedBy = "activate") -> str:
-        """Roll forward or back: one atomic rename. version: or a beginning of it. Returns the version. Raises
+        """Roll forward or back: one atomic rename. version: or a beginning of it. Returns the version. Where somebody
+        activates one that its gate refused, its quality says from then on that the loss was accepted. Raises
         ModelNotFound, CorruptFile, BadReference."""
         with self._locked():
-            version = self.manifests.full_version(name, version)
-            self.manifests.activate(name, version, by)
-            return version
+            manifest = self.manifest(name, version)
+            if by == "activate" and manifest.quality is not None and not manifest.quality.passed:
+                self.manifests.write(replace(manifest, quality=replace(manifest.quality, accepted_loss=True)))
+            self.manifests.activate(name, manifest.version, by)
+            return manifest.version
 
     def rollback(self, name: str) -> str:
         """Activate what was active before, and return it; one after another walks further back. Raises ModelNotFound,

@@ -59,7 +59,7 @@ class FakeGeneration:
                 self._router.moved.set()
                 yield item
 
-    async def cancel(self) -> None:
+    async def cancel(self, why: EdgedError | None = None) -> None:
         self.cancelled.set()
 
 
@@ -86,7 +86,7 @@ class FakeRouter:
     def status(self, model: str) -> ModelStatus:
         if model == "alias":
             return status("alias", alias_of="tiny")
-        if model not in ("tiny", "org/repo:q4"):
+        if model not in ("tiny", "org/repo:q4", f"tiny@{SERVED.version}"):
             raise ModelNotFound(f"There is no model {model!r} here. Did you mean tiny?", param="model")
         return status(model)
 
