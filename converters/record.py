@@ -36,8 +36,8 @@ def runs_here(recipe: Recipe, facts: Facts) -> bool:
 
 def settings_of(recipe: Recipe, spec: ConversionSpec) -> dict[str, object]:
     """All that decides the result besides source and tools: the recipe, and digests of the user's texts."""
-    settings: dict[str, object] = {
-        name: value for name, value in msgspec.to_builtins(recipe).items() if name not in ("name", "title", "refused")}
+    said: dict[str, object] = msgspec.json.decode(msgspec.json.encode(recipe))
+    settings = {name: value for name, value in said.items() if name not in ("name", "title", "refused")}
     for name, path in (("calibration", spec.calibration), ("tasks", spec.tasks)):
         if path is not None:
             settings[name] = hashlib.sha256(Path(path).read_bytes()).hexdigest()[:12] if Path(path).is_file() else None
