@@ -60,6 +60,8 @@ class Metrics:
         self.model_info = gauge(
             "edged_model_info", "1 for each loaded model.", ("model", "version", "engine", "device", "precision"))
         self.worker_restarts = counter("edged_worker_restarts_total", "Deaths of workers that nobody asked for.")
+        self.device_lost = counter(
+            "edged_device_lost_total", "Devices that were lost while they served.")
         self.worker_resident_bytes = gauge("edged_worker_resident_bytes", "Resident memory of the worker.")
         version = ("model", "version")
         self.rollout_share = gauge(

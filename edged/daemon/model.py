@@ -98,19 +98,22 @@ class Model:
 
     def status(self, *, name: str | None = None, alias_of: str | None = None) -> ModelStatus:
         manifest, requests, info, stats = self.manifest, self.requests, self._seat.info, self._seat.stats
-        broken = self.breaker.open and self.state is ModelState.ABSENT
+        devices = self._seat.devices
+        absent_as = (ModelState.BROKEN if self.breaker.open else
+                     ModelState.DEVICE_LOST if devices.lost is not None else ModelState.ABSENT)
         idle = self.state is ModelState.READY and not requests.active
         running = requests.running()
         return ModelStatus(
             name=name or manifest.name, version=manifest.version, digest=manifest.digest, engine=manifest.engine,
             precision=manifest.precision, size=manifest.size, parameters=manifest.parameters or self.entry.parameters,
             context=info.context if info else None, device=info.device if info else None,
-            state=ModelState.BROKEN if broken else self.state, pinned=self.stay.pinned,
+            state=absent_as if self.state is ModelState.ABSENT else self.state, pinned=self.stay.pinned,
             keep_alive_s=self.stay.keep_alive_s, idle_s=self._site.clock() - self._used if idle else None,
             running=running, waiting=len(requests) - running, resident_bytes=stats.resident_bytes,
             kv_used_tokens=stats.kv_used_tokens, kv_tokens=info.kv_tokens if info else 0,
             load_s=info.load_s if info else None, rows=info.rows if info else None, restarts=self._restarts,
             alias_of=alias_of, created=manifest.created, error=self._error.message if self._error else None,
+            reason=devices.reason if info else None,
         )
 
     # What callers ask
@@ -134,8 +137,10 @@ class Model:
         return generation
 
     async def reach_ready(self, *, keep_alive_s: float | None, pin: bool | None) -> None:
-        """An operator's load: closes the breaker. Raises what a load can raise."""
+        """An operator's load: closes the breaker, and the choice of a device is free again. Raises what a load can
+        raise."""
         self.breaker.reset()
+        self._seat.devices.reset()
         self.stay.say(pin=pin, keep_alive_s=keep_alive_s)
         if self.state is ModelState.READY and self._leave_ticket is None:
             self._used = self._site.clock()
@@ -268,7 +273,7 @@ class Model:
     # The worker's life
 
     def loaded(self, info: ModelInfo) -> None:
-        if self.state is not ModelState.LOADING:
+        if self.state is not ModelState.LOADING or not self._seat.may_serve(info):
             return
         self._used = self._site.clock()
         self.state, self._wish_ticket = ModelState.READY, None
@@ -318,6 +323,8 @@ class Model:
             log.info("model.unloaded", model=self.key)
         elif ended.refused is not None:
             self._refused(ended.refused)
+        elif ended.ending is Ending.LOST:
+            self._lost(ended)
         else:
             self._died(ended)
         self._unloaders.answer()
@@ -330,7 +337,23 @@ class Model:
         log.warning("model.refused", model=self.key, error=error.message)
         self.give_up(error)
 
+    def _lost(self, ended: Exit) -> None:
+        """It comes back on its device or not at all, or on the processor where the catalog lets it."""
+        name, devices = self.manifest.name, self._seat.devices
+        provider, falls_back = str(devices.provider), devices.gone(ended.reason)
+        log.error("device.lost", model=self.key, provider=provider, reason=ended.reason, falls_back=falls_back,
+                  requests=len(self.requests.active))
+        self._traffic.device_lost()
+        self.breaker.died(self._site.clock(), loading=False)
+        self._error = (refusals.fell_back if falls_back else refusals.device_lost)(name, provider, ended.reason)
+        self.requests.survive(self._error, self._error)
+        if self.breaker.open:
+            self.give_up(refusals.kept_failing(name, self._error))
+        else:
+            self.keep_loaded()
+
     def _died(self, ended: Exit) -> None:
+        self._seat.devices.gone(None)
         name, now, reason = self.manifest.name, self._site.clock(), ended.reason
         log.error("model.died", model=self.key, reason=reason, exit_code=ended.code, loaded=ended.loaded,
                   requests=len(self.requests.active), last_lines=list(ended.last_lines))

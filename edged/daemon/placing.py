@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 
 import structlog
 
-from edged.daemon.proving import Proving
-from edged.daemon.trials import RunTrial
+from edged.daemon.proving import Proving, command_of
+from edged.daemon.site import Site
+from edged.daemon.spec import load_spec
+from edged.daemon.trials import MEASURING_S, run_trial
 from edged.errors import DeviceUnavailable, EdgedError
 from edged.hardware.admit import Measure, Prove, Refuse, Serve, next_step
-from edged.hardware.facts import Facts
 from edged.hardware.fingerprint import fingerprint
 from edged.hardware.measured import Measured
 from edged.hardware.place import places
-from edged.store import Store
 from edged.store.entries import Manifest, ModelEntry
+from edged.types import LoadSpec
 
 #: For each figure, at the first load of a version that more than one device could run.
 SECONDS = 1.0
@@ -24,23 +26,36 @@ SECONDS = 1.0
 log = structlog.get_logger("edged.daemon")
 
 
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """command: of the worker, with the interpreter of its engine."""
+
+    serve: Serve
+    spec: LoadSpec
+    command: tuple[str, ...]
+
+
 async def find_place(
-    store: Store, manifest: Manifest, entry: ModelEntry, *, facts: Callable[[], Facts], only: str | None,
-    memory_bytes: int, run: RunTrial, trial_command: Sequence[str],
-) -> Serve:
-    """only: the one provider that may serve. Takes seconds at the first load on a device, and milliseconds after it.
-    Cancel it to end its trials. Raises DeviceUnavailable with the reason of each place, and what the store raises."""
-    here = await asyncio.to_thread(facts)
-    measured = Measured(store.home, fingerprint(here))
-    proving = Proving(store, entry, here, measured, run=run, trial_command=trial_command, seconds=SECONDS,
-                      memory_bytes=memory_bytes)
-    candidates = places(here, manifest.engine, manifest.target, require=only)
+    site: Site, manifest: Manifest, entry: ModelEntry, *, folder: str, only: str | None, memory_bytes: int,
+) -> Placed:
+    """folder: of the store, leased. only: the one provider that may serve. memory_bytes: what it may take.
+
+    Takes milliseconds, but for the first load on a device, which takes seconds. Cancel it to end its trials. Raises
+    DeviceUnavailable with the reason of each place, and what the store raises."""
+    facts = await asyncio.to_thread(site.facts)
+    measured = Measured(site.store.home, fingerprint(facts))
+    proving = Proving(
+        site.store, entry, facts, measured, trial_command=site.trial_command, seconds=SECONDS,
+        memory_bytes=memory_bytes, run=partial(run_trial, timeout_s=site.settings.load_timeout_s + MEASURING_S))
+    candidates = places(facts, manifest.engine, manifest.target, require=only)
     failed: dict[str, str] = {}
     while True:
         step = next_step(candidates, lambda provider: measured.get(manifest.digest, provider), failed)
         match step:
-            case Serve():
-                return step
+            case Serve(place=place):
+                spec = load_spec(manifest, entry, place, folder=folder, memory_bytes=memory_bytes,
+                                 log_prompts=site.settings.log_prompts)
+                return Placed(step, spec, command_of(site.store, place, site.worker_command))
             case Refuse(reasons=reasons):
                 name = manifest.name
                 raise DeviceUnavailable(

@@ -47,6 +47,7 @@ from edged.ipc.messages import (
 from edged.types import Event, Failed, Finished, LoadSpec, ModelInfo, WorkerStats
 
 COMMAND = (sys.executable, "-m", "edged.worker")
+TRIAL_COMMAND = (sys.executable, "-m", "edged.worker.trial")
 #: How long a worker has after its socket closed, and again after SIGTERM.
 EXIT_GRACE_S = 2.0
 #: While loading a worker speaks every few seconds, but starting an interpreter from a slow disk takes long too.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from edged.daemon import policy
 from edged.errors import (
+    DeviceUnavailable,
     EdgedError,
     InsufficientMemory,
     LoadFailed,
@@ -71,3 +72,20 @@ def died(name: str, reason: str) -> WorkerDied:
 
 def died_loading(name: str, reason: str) -> LoadFailed:
     return LoadFailed(f"the worker of {name} died while it loaded the model: {reason}")
+
+
+def device_lost(name: str, provider: str, reason: str) -> DeviceUnavailable:
+    return DeviceUnavailable(
+        f"the device of {name} was lost: {reason}. It is loaded again on {provider} or not at all; `edged load {name}` "
+        f"takes any device that can run it, and fall_back = true under [models.\"{name}\"] lets it go on by itself")
+
+
+def fell_back(name: str, provider: str, reason: str) -> WorkerDied:
+    return WorkerDied(f"the device of {name} was lost while it answered ({reason}); it goes on without {provider}, on "
+                      "the processor: send the request again")
+
+
+def misplaced(name: str, wanted: str, device: str) -> DeviceUnavailable:
+    return DeviceUnavailable(
+        f"{name} was to run on {wanted} and runs on {device}, so it does not serve; `edged hardware {name}` shows what "
+        "can run it here")

@@ -13,6 +13,8 @@ import itertools
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 import structlog
@@ -26,7 +28,7 @@ from edged.daemon.memory import Memory
 from edged.daemon.metrics import Metrics
 from edged.daemon.model import Model
 from edged.daemon.names import Resolved, resolve
-from edged.daemon.process import COMMAND
+from edged.daemon.process import COMMAND, TRIAL_COMMAND
 from edged.daemon.rollouts import Rollouts, RolloutStatus
 from edged.daemon.site import Site
 from edged.daemon.status import ModelState, ModelStatus, Served
@@ -39,6 +41,9 @@ from edged.store.catalog import CatalogFile
 from edged.store.entries import ActivatedBy, Manifest
 from edged.types import GenerateRequest
 
+if TYPE_CHECKING:
+    from edged.hardware.facts import Facts
+
 __all__ = ["Generation", "ModelState", "ModelStatus", "Router", "Served"]
 
 FOOTPRINTS_FILE = "footprints.json"
@@ -49,14 +54,16 @@ log = structlog.get_logger("edged.daemon")
 
 class Router:
     def __init__(self, settings: Settings, store: Store, catalog: CatalogFile, metrics: Metrics, *,
-                 worker_command: Sequence[str] = COMMAND, breaker: Callable[[], Breaker] = Breaker) -> None:
+                 worker_command: Sequence[str] = COMMAND, trial_command: Sequence[str] = TRIAL_COMMAND,
+                 breaker: Callable[[], Breaker] = Breaker, facts: Callable[[], Facts] | None = None) -> None:
         self._store, self._catalog, self._metrics = store, catalog, metrics
         self._settings = settings
         self._site = Site(
             settings=settings, store=store, catalog=catalog, metrics=metrics,
             footprints=Footprints(store.home / FOOTPRINTS_FILE), suspects=Suspects(),
             tickets=itertools.count(1), changed=self._changed, failing=self._failing, breaker=breaker,
-            worker_command=worker_command,
+            worker_command=worker_command, trial_command=trial_command,
+            facts=facts if facts is not None else partial(_facts, store.home),
         )
         self._models: dict[str, Model] = {}
         self._memory = Memory(settings)
@@ -321,3 +328,9 @@ class Router:
 
 def _untold(generation: Generation, error: EdgedError | None) -> None:
     """Nobody counts it."""
+
+
+def _facts(home: Path) -> Facts:
+    from edged.hardware.probe import probe_with
+
+    return probe_with(home)

@@ -9,19 +9,25 @@ import asyncio
 import contextvars
 from collections.abc import Callable
 from functools import partial
-from typing import Protocol
+from importlib import import_module
+from typing import TYPE_CHECKING, Protocol
 
 import structlog
 
+from edged.daemon import refusals
 from edged.daemon.appetite import Appetite
+from edged.daemon.devices import Devices
 from edged.daemon.footprint import estimate
 from edged.daemon.life import live
 from edged.daemon.process import Ending, Exit, Listener, WorkerProcess
 from edged.daemon.site import Site
-from edged.daemon.spec import load_spec
+from edged.hardware.providers import provider_of
 from edged.ipc.messages import ToWorker
 from edged.store.entries import Manifest, ModelEntry
 from edged.types import ModelInfo, WorkerStats
+
+if TYPE_CHECKING:
+    from edged.daemon.placing import Placed
 
 log = structlog.get_logger("edged.daemon")
 
@@ -37,8 +43,10 @@ class Seat:
         self._manifest, self._site, self._entry, self._sitter = manifest, site, entry, sitter
         self._worker: WorkerProcess | None = None
         self._life: asyncio.Task[None] | None = None
+        self._placing: asyncio.Task[Placed] | None = None
         self._wanted = False
         self.appetite = Appetite(manifest.digest, site.footprints)
+        self.devices = Devices(entry)
         #: None until it can serve.
         self.info: ModelInfo | None = None
         self.stats = WorkerStats()
@@ -74,6 +82,8 @@ class Seat:
     def leave(self) -> None:
         """The worker is to end; `gone` follows."""
         self._wanted = False
+        if self._placing is not None:
+            self._placing.cancel()
         if self._worker is not None:
             self._worker.stop()
 
@@ -84,10 +94,19 @@ class Seat:
         if self._life is not None:
             await asyncio.wait([self._life])
 
+    def may_serve(self, info: ModelInfo) -> bool:
+        """It has loaded. False where it runs on another device than it was told to: then it ends, refused."""
+        provider = self.devices.provider
+        if provider is None or provider_of(info.device) == provider:
+            return True
+        if self._worker is not None:
+            self._worker.refuse(refusals.misplaced(self._manifest.name, provider, info.device))
+        return False
+
     def serves(self, info: ModelInfo) -> None:
-        """It has loaded."""
         self.info = info
         self.appetite.satisfied()
+        self.devices.serves()
 
     def told(self, stats: WorkerStats) -> None:
         self.stats = stats
@@ -104,10 +123,29 @@ class Seat:
     async def _run(self, grant_bytes: int, folder: str) -> Exit:
         if not self._wanted:
             return Exit(ending=Ending.ASKED, reason="it was stopped")
-        settings = self._site.settings
-        spec = load_spec(self._manifest, self._entry(), folder=folder, memory_bytes=grant_bytes,
-                         log_prompts=settings.log_prompts)
+        placing = self._placing = asyncio.create_task(self._place(grant_bytes, folder))
+        try:
+            await asyncio.wait({placing})
+        finally:
+            placing.cancel()
+            self._placing = None
+        if placing.cancelled():
+            return Exit(ending=Ending.ASKED, reason="it was stopped")
+        placed, settings = placing.result(), self._site.settings
+        spec = placed.spec
         self._worker = WorkerProcess(spec, self._sitter, load_timeout_s=settings.load_timeout_s,
-                                     hang_timeout_s=settings.hang_timeout_s, command=self._site.worker_command)
-        log.info("model.loading", model=f"{spec.name}@{spec.version}", engine=spec.engine, memory_bytes=grant_bytes)
+                                     hang_timeout_s=settings.hang_timeout_s, command=placed.command)
+        log.info("model.loading", model=f"{spec.name}@{spec.version}", engine=spec.engine, provider=spec.provider,
+                 reason=self.devices.reason, memory_bytes=grant_bytes)
         return await self._worker.run()
+
+    async def _place(self, grant_bytes: int, folder: str) -> Placed:
+        # What knows hardware is imported when the first model loads: the start of the daemon needs none of it.
+        await asyncio.to_thread(import_module, "edged.daemon.placing")
+        from edged.daemon.placing import find_place
+
+        placed = await find_place(self._site, self._manifest, self._entry(), folder=folder, only=self.devices.only,
+                                  memory_bytes=grant_bytes)
+        self.devices.place(placed.serve)
+        return placed
+

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from edged.daemon.breaker import Breaker
 from edged.daemon.footprint import Footprints
@@ -16,12 +17,16 @@ from edged.store import Store
 from edged.store.catalog import CatalogFile
 from edged.store.entries import Manifest
 
+if TYPE_CHECKING:
+    from edged.hardware.facts import Facts
+
 
 @dataclass(frozen=True, slots=True)
 class Site:
     """tickets: order of arrival among all requests and asks. changed: tell the router that something may be decided
     anew. failing: this version cannot serve, for this reason; told before those that wait for it are refused, so that
-    they may be taken elsewhere."""
+    they may be taken elsewhere. facts: of this machine as it is now; takes milliseconds, and may be called in any
+    thread."""
 
     settings: Settings
     store: Store
@@ -34,4 +39,6 @@ class Site:
     failing: Callable[[Manifest, EdgedError], None]
     breaker: Callable[[], Breaker]
     worker_command: Sequence[str]
+    trial_command: Sequence[str]
+    facts: Callable[[], Facts]
     clock: Callable[[], float] = time.monotonic

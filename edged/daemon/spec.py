@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from edged.hardware.place import Place
-from edged.hardware.providers import CPU
 from edged.store.entries import Manifest, ModelEntry
 from edged.types import LoadSpec
 
 
 def load_spec(
-    manifest: Manifest, entry: ModelEntry, place: Place | None = None, *, folder: str, memory_bytes: int,
-    log_prompts: bool,
+    manifest: Manifest, entry: ModelEntry, place: Place, *, folder: str, memory_bytes: int, log_prompts: bool,
 ) -> LoadSpec:
     """folder: of the store, leased while the process lives. memory_bytes: what it may take at most."""
     return LoadSpec(
-        name=manifest.name, version=manifest.version, digest=manifest.digest, engine=place.engine if place else manifest.engine, path=folder,
-        file=manifest.file, context=entry.context, rows=entry.rows, threads=entry.threads or (place.threads if place else None),
-        provider=place.provider if place else CPU, memory_bytes=memory_bytes, chat_template=entry.chat_template,
+        name=manifest.name, version=manifest.version, digest=manifest.digest, engine=place.engine, path=folder,
+        file=manifest.file, context=entry.context, rows=entry.rows, threads=entry.threads or place.threads,
+        provider=place.provider, memory_bytes=memory_bytes, chat_template=entry.chat_template,
         sampling=entry.sampling, options=entry.options, log_prompts=log_prompts,
     )

@@ -8,13 +8,15 @@ from msgspec import Struct
 
 
 class ModelState(StrEnum):
-    """ABSENT: installed, not loaded. BROKEN: it kept crashing and is started again only by an explicit load."""
+    """ABSENT: installed, not loaded. BROKEN: it kept crashing and is started again only by an explicit load.
+    DEVICE_LOST: the device that served it is gone; the next request looks whether it is back."""
 
     ABSENT = "absent"
     LOADING = "loading"
     READY = "ready"
     STOPPING = "stopping"
     BROKEN = "broken"
+    DEVICE_LOST = "device_lost"
 
 
 class Served(Struct, frozen=True, kw_only=True):
@@ -30,7 +32,8 @@ class Served(Struct, frozen=True, kw_only=True):
 class ModelStatus(Struct, frozen=True, kw_only=True):
     """size: bytes on disk. context, device, rows, load_s, idle_s: None unless loaded. running: admitted by the worker;
     waiting: accepted and not yet running. restarts: deaths nobody asked for. created: seconds since 1970. share: of the
-    requests for its plain name, while a rollout is under way; candidate: it is the one that is tried."""
+    requests for its plain name, while a rollout is under way; candidate: it is the one that is tried. reason: why it
+    runs on that device, None unless loaded."""
 
     name: str
     version: str
@@ -58,3 +61,4 @@ class ModelStatus(Struct, frozen=True, kw_only=True):
     error: str | None
     share: float | None = None
     candidate: bool = False
+    reason: str | None = None

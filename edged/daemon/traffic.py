@@ -23,6 +23,7 @@ class Traffic:
         self._queue = metrics.queue_time.labels(model)
         self._load = metrics.model_load_seconds.labels(model)
         self._deaths = metrics.worker_restarts.labels(model)
+        self._lost = metrics.device_lost.labels(model)
         self._prefix_query = metrics.prefix_cache_query_tokens.labels(model)
         self._prefix_hit = metrics.prefix_cache_hit_tokens.labels(model)
         self._batch = metrics.batch_size.labels(model)
@@ -30,6 +31,9 @@ class Traffic:
 
     def loaded(self, load_s: float) -> None:
         self._load.observe(load_s)
+
+    def device_lost(self) -> None:
+        self._lost.inc()
 
     def died(self) -> None:
         self._deaths.inc()

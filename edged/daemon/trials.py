@@ -7,7 +7,6 @@ import asyncio
 import contextlib
 import os
 import signal
-import sys
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
@@ -21,7 +20,6 @@ from edged.errors import EdgedError, LoadFailed
 from edged.ipc.trials import Trial, TrialResult
 from edged.types import Failed
 
-COMMAND = (sys.executable, "-m", "edged.worker.trial")
 #: Of what it says on stderr, the end, for the error.
 KEPT_BYTES = 16384
 #: Beside loading: prefills and decodes of the slowest boxes.

@@ -12,19 +12,31 @@ from typing import Any, NamedTuple
 from edged.daemon.breaker import Breaker
 from edged.daemon.metrics import Metrics
 from edged.daemon.router import Generation, Router
+from edged.hardware.facts import Cpu, Facts, Memory
 from edged.settings import Settings
 from edged.store import Manifest, Store
 from edged.store.catalog import CatalogFile
 from edged.store.entries import FileEntry, LocalSource
+from edged.store.lineage import Target
 from edged.store.manifests import digest_of
 from edged.types import ChoiceEnd, Delta, Event, Finished, GenerateRequest, SamplingParams, Started, TextPrompt
 
 _numbers = itertools.count(1)
 
 
-def install(store: Store, name: str, **knobs: Any) -> Manifest:
-    """A fake model in the store, misbehaving as `knobs` say; its answers are as long as they may be. Spaces in its file
-    make its digest another than that of the next model."""
+#: Two cores and nothing else, so that no test depends on the machine it runs on.
+PLAIN = Facts(
+    system="Linux", architecture="x86_64", memory=Memory(total=4 << 30, available=3 << 30),
+    cpu=Cpu(model="test", physical=2, logical=2, usable=2, fast=2),
+)
+
+
+def install(
+    store: Store, name: str, *, target: Target = "cpu", activate: bool = True, **knobs: Any,
+) -> Manifest:
+    """A version of a fake model in the store, misbehaving as `knobs` say; its answers are as long as they may be. Spaces
+    in its file make its digest another than that of the next one. target: the device that it was built for, beside the
+    processor."""
     content = json.dumps({"end_chance": 0, "context": 16384} | knobs).encode() + b" " * next(_numbers)
     with store.receiver() as receiver:
         blob = receiver.receive("ab" * 32, lambda part: part.write(content))
@@ -32,8 +44,8 @@ def install(store: Store, name: str, **knobs: Any) -> Manifest:
         digest = digest_of(files)
         manifest = Manifest(
             name=name, version=digest[:12], digest=digest, engine="fake", precision="fake", file="fake.json",
-            files=files, source=LocalSource(path="fake"), reference=f"./{name}", created=0.0)
-        store.publish(manifest)
+            files=files, source=LocalSource(path="fake"), reference=f"./{name}", created=0.0, target=target)
+        store.publish(manifest, activate=activate)
     return manifest
 
 
@@ -43,7 +55,9 @@ class Answer(NamedTuple):
 
 
 class Rig:
-    def __init__(self, folder: Path, *, catalog: str = "",
+    """facts: of the machine; a test may change them."""
+
+    def __init__(self, folder: Path, *, catalog: str = "", facts: Facts = PLAIN,
                  breaker: Callable[[], Breaker] = lambda: Breaker(first_s=0.05), **settings: Any) -> None:
         self.store = Store(folder / "home")
         self.models_file = folder / "models.toml"
@@ -54,10 +68,12 @@ class Rig:
         self.catalog = CatalogFile(self.models_file, shipped)
         said = {"keep_alive_s": -1, "memory_bytes": 1 << 40, "hang_timeout_s": 20, **settings}
         self.settings = Settings(home=folder / "home", **said)
-        self.router = Router(self.settings, self.store, self.catalog, self.metrics, breaker=breaker)
+        self.facts = facts
+        self.router = Router(self.settings, self.store, self.catalog, self.metrics, breaker=breaker,
+                             facts=lambda: self.facts)
 
-    def install(self, name: str, **knobs: Any) -> Manifest:
-        return install(self.store, name, **knobs)
+    def install(self, name: str, **said: Any) -> Manifest:
+        return install(self.store, name, **said)
 
     async def __aenter__(self) -> Rig:
         await self.router.start()
