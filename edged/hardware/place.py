@@ -53,7 +53,8 @@ def places(facts: Facts, engine: EngineName, target: str, *, require: str | None
     if require is not None:
         found = [place if place.refused or place.provider == require else
                  replace(place, refused=f"runs on {place.provider}, and {require} is required") for place in found]
-    return sorted(found, key=lambda place: (place.refused is not None, -place.bytes_per_s, place.provider))
+    return sorted(found, key=lambda place: (
+        place.refused is not None, place.provider != require, -place.bytes_per_s, place.provider))
 
 
 def _considered(facts: Facts, form: str, target: str, require: str | None) -> list[Provider]:

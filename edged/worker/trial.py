@@ -30,6 +30,7 @@ STREAMS = 8
 BEGINNING_TOKENS = 128
 #: Of the fixed text, decoded one by one for the logits; what comes before is prefilled at once.
 DECODED = 16
+WARM_UP_TOKENS = 32
 #: Steps that a figure is made of at least, however slow they are.
 LEAST_STEPS = 3
 
@@ -107,52 +108,62 @@ def _position(logits: Logits) -> Position:
 def _speed(loaded: Loaded, text: Sequence[int], trial: Trial) -> Speed:
     generator = loaded.generator
     caps = generator.caps
-    rows = max(1, min(STREAMS, caps.rows, caps.kv_tokens // (2 * BEGINNING_TOKENS)))
+    prefill = _prefill_rate(generator, text, trial.seconds)
+    beginning = min(BEGINNING_TOKENS, caps.context // 2, _affordable(prefill, trial.seconds))
+    rows = max(1, min(STREAMS, caps.rows, caps.kv_tokens // (2 * beginning)))
+    for piece in _pieces(_repeated(text, beginning), caps.step_tokens):
+        generator.step([RowWork(0, piece, 1)])
+    decode = _decode_rate(generator, text, 1, trial.seconds)
+    generator.trim(0, beginning)
+    for row in range(1, rows):
+        generator.fork(0, row, beginning)
     return Speed(
-        prefill=_prefill_rate(generator, text, trial.seconds),
-        decode=_decode_rate(generator, text, 1, trial.seconds),
-        decode_many=_decode_rate(generator, text, rows, trial.seconds),
-        streams=rows, threads=trial.spec.threads or 0, device=loaded.facts.device,
-        engine_version=loaded.facts.engine_version, taken=time.time(),
+        prefill=prefill, decode=decode, decode_many=_decode_rate(generator, text, rows, trial.seconds), streams=rows,
+        threads=trial.spec.threads or 0, device=loaded.facts.device, engine_version=loaded.facts.engine_version,
+        taken=time.time(),
     )
 
 
 def _prefill_rate(generator: Generator, text: Sequence[int], seconds: float) -> float:
-    count = min(PROMPT_TOKENS, generator.caps.context - 1)
-    prompt = _repeated(text, count)
-    rounds, began_s = -1, time.monotonic()
+    """Of a prompt of PROMPT_TOKENS, or of as many as such a slow device computes in a few times `seconds`."""
+    context = generator.caps.context - 1
+    # The first step reads weights from disk and lets kernels compile; the second one tells what can be afforded.
+    for count in (WARM_UP_TOKENS, WARM_UP_TOKENS):
+        began_s = time.monotonic()
+        _prefill(generator, _repeated(text, min(count, context)))
+        rate = count / max(time.monotonic() - began_s, 1e-9)
+    count = min(PROMPT_TOKENS, context, _affordable(rate, seconds))
+    prompt, rounds, began_s = _repeated(text, count), 0, time.monotonic()
     while True:
-        for piece in _pieces(prompt, generator.caps.step_tokens):
-            generator.step([RowWork(0, piece, 1)])
-        generator.trim(0, 0)
+        _prefill(generator, prompt)
         rounds += 1
-        if rounds == 0:
-            # The first one reads weights from disk and lets kernels compile.
-            began_s = time.monotonic()
-        elif (took_s := time.monotonic() - began_s) >= seconds:
+        if (took_s := time.monotonic() - began_s) >= seconds:
             return rounds * count / max(took_s, 1e-9)
 
 
+def _affordable(tokens_per_s: float, seconds: float) -> int:
+    return max(WARM_UP_TOKENS, int(2 * seconds * tokens_per_s))
+
+
+def _prefill(generator: Generator, prompt: Sequence[int]) -> None:
+    for piece in _pieces(prompt, generator.caps.step_tokens):
+        generator.step([RowWork(0, piece, 1)])
+    generator.trim(0, 0)
+
+
 def _decode_rate(generator: Generator, text: Sequence[int], rows: int, seconds: float) -> float:
-    """Tokens a second of all rows together."""
-    beginning = min(BEGINNING_TOKENS, generator.caps.context // 2)
-    room = min(generator.caps.context, generator.caps.kv_tokens // rows) - beginning
-    prompt = _repeated(text, beginning)
-    for row in range(rows):
-        for piece in _pieces(prompt, generator.caps.step_tokens):
-            generator.step([RowWork(row, piece, 1)])
+    """Tokens a second of the first `rows` rows together, which have their beginning already."""
+    caps = generator.caps
+    most = min(caps.context, caps.kv_tokens // rows) - min(BEGINNING_TOKENS, caps.context // 2) - 1
     steps, began_s = -1, time.monotonic()
-    while steps + 1 < room:
+    while steps < most:
         generator.step([RowWork(row, [text[(steps + row) % len(text)]], 1) for row in range(rows)])
         steps += 1
         if steps == 0:
             began_s = time.monotonic()
         elif time.monotonic() - began_s >= seconds and steps >= LEAST_STEPS:
             break
-    took_s = time.monotonic() - began_s
-    for row in range(rows):
-        generator.trim(row, 0)
-    return max(1, steps) * rows / max(took_s, 1e-9)
+    return max(1, steps) * rows / max(time.monotonic() - began_s, 1e-9)
 
 
 def _repeated(text: Sequence[int], count: int) -> list[int]:
