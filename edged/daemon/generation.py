@@ -112,6 +112,15 @@ class Generation:
             self._runner.resume(self)
         return event
 
+    async def taken(self) -> Generation:
+        """Itself, once a worker has it. Cancel the call to take the request back. Raises why none will."""
+        try:
+            await self.accepted
+        except asyncio.CancelledError:
+            await self.cancel()
+            raise
+        return self
+
     async def cancel(self, why: EdgedError | None = None) -> None:
         """Idempotent; frees the row at the worker's next step. why: it took too long; None: its client is gone."""
         if self.phase is not Phase.ENDED:

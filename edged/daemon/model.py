@@ -7,8 +7,6 @@ model's own state and calls `site.changed`, upon which the router looks at all m
 
 from __future__ import annotations
 
-import asyncio
-
 import structlog
 
 from edged.daemon import refusals
@@ -118,8 +116,9 @@ class Model:
 
     # What callers ask
 
-    async def generate(self, request: GenerateRequest, routed: Routed | None = None) -> Generation:
-        """Returns once a worker has it. routed: it named no version. Raises what Router.generate says."""
+    def accept(self, request: GenerateRequest, routed: Routed | None = None) -> Generation:
+        """It waits for a worker from now on. routed: it named no version. Raises QueueFull, ModelUnavailable,
+        SuspectRequest."""
         if self.breaker.open and self.state is ModelState.ABSENT:
             raise refusals.kept_failing(self.manifest.name, self._error)
         if self._site.suspects and self._site.suspects.refuses(self._identity(request), self._site.clock()):
@@ -129,11 +128,6 @@ class Model:
                                 routed=routed)
         self.requests.add(generation)
         self._site.changed()
-        try:
-            await generation.accepted
-        except asyncio.CancelledError:
-            await generation.cancel()
-            raise
         return generation
 
     async def reach_ready(self, *, keep_alive_s: float | None, pin: bool | None) -> None:

@@ -19,6 +19,8 @@ from msgspec import Struct
 #: Of being called worse by chance, in one look.
 CHANCE = 0.001
 LEAST_ERRORS = 3
+#: Requests that come together share the machine's bad moments: a few of them are not so many witnesses.
+LEAST_TIMES = 20
 #: After so many requests without a sign that it is worse, it is called no worse.
 ENOUGH = 50
 #: Quantile, and the ratio of times that is too slow.
@@ -139,6 +141,8 @@ def _more_errors(active: Sequence[Sample], candidate: Sequence[Sample]) -> str |
 
 
 def _slower(what: str, least_s: float, active: Sequence[float], candidate: Sequence[float]) -> str | None:
+    if len(candidate) < LEAST_TIMES:
+        return None
     for q, limit in SLOWER:
         low, high = lower_bound(candidate, q), upper_bound(active, q)
         if low is not None and high is not None and low > limit * high and low - high > least_s:

@@ -118,16 +118,12 @@ class Rollouts:
 
     def saw(self, rollout: Rollout, version: str, generation: Generation, error: EdgedError | None) -> None:
         """A request of the plain name ended at this version. One that nobody could have answered says nothing of it."""
-        if isinstance(error, ShuttingDown | ModelUnavailable):
-            return
-        sample = _sample(generation, error)
-        self._count(rollout.name, version, sample)
-        rollout.sides[version].add(sample)
-        if version != rollout.candidate.version or self._rollouts.get(rollout.name) is not rollout:
-            return
-        rollout.judgement = judge(rollout.sides[rollout.active].latest, rollout.sides[version].latest)
-        if rollout.judgement.verdict is Verdict.WORSE:
-            self._take_back(rollout, rollout.judgement.words)
+        if not isinstance(error, ShuttingDown | ModelUnavailable):
+            self._add(rollout, version, _sample(generation, error))
+
+    def refused(self, rollout: Rollout) -> None:
+        """The candidate did not take a request, which the active version answers instead."""
+        self._add(rollout, rollout.candidate.version, Sample(failed=True))
 
     def failing(self, manifest: Manifest, error: EdgedError) -> None:
         """A version cannot be loaded, or not any more."""
@@ -199,6 +195,15 @@ class Rollouts:
         except (ModelNotFound, BadReference, CorruptFile) as error:
             return NotFound(f"the candidate that models.toml names cannot be tried: {error.message}")
         return NotFound(f"the candidate that models.toml names, {active.name}@{active.version}, is the active version")
+
+    def _add(self, rollout: Rollout, version: str, sample: Sample) -> None:
+        self._count(rollout.name, version, sample)
+        rollout.sides[version].add(sample)
+        if version != rollout.candidate.version or self._rollouts.get(rollout.name) is not rollout:
+            return
+        rollout.judgement = judge(rollout.sides[rollout.active].latest, rollout.sides[version].latest)
+        if rollout.judgement.verdict is Verdict.WORSE:
+            self._take_back(rollout, rollout.judgement.words)
 
     def _take_back(self, rollout: Rollout, words: str) -> None:
         if rollout.name in self._returned:

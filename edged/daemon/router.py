@@ -141,14 +141,20 @@ class Router:
         self._refuse_draining()
         resolved = self._resolve(model)
         if not resolved.plain:
-            return await self._model(resolved.manifest).generate(request)
+            return await self._model(resolved.manifest).accept(request).taken()
         served = self._succession.answering(resolved.manifest)
         rollout = self._rollouts.under_way(served.manifest)
         if rollout is None:
-            return await served.generate(request, _untold)
+            return await served.accept(request, _untold).taken()
         if rollout.spread.take():
-            served = self._model(rollout.candidate)
-        return await served.generate(request, partial(self._rollouts.saw, rollout, served.manifest.version))
+            try:
+                candidate = self._model(rollout.candidate)
+                generation = candidate.accept(request, partial(self._rollouts.saw, rollout, rollout.candidate.version))
+            except EdgedError:
+                self._rollouts.refused(rollout)
+            else:
+                return await generation.taken()
+        return await served.accept(request, partial(self._rollouts.saw, rollout, rollout.active)).taken()
 
     async def load(self, model: str, *, keep_alive_s: float | None = None, pin: bool | None = None) -> ModelStatus:
         """Reach READY; starts a model again whose breaker is open. keep_alive_s and pin hold until the daemon's end."""

@@ -34,9 +34,9 @@ PLAIN = Facts(
 def install(
     store: Store, name: str, *, target: Target = "cpu", activate: bool = True, **knobs: Any,
 ) -> Manifest:
-    """A version of a fake model in the store, misbehaving as `knobs` say; its answers are as long as they may be. Spaces
-    in its file make its digest another than that of the next one. target: the device that it was built for, beside the
-    processor."""
+    """A version of a fake model in the store, misbehaving as `knobs` say; its answers are as long as they may be.
+    Spaces in its file make its digest another than that of the next one. target: the device that it was built for,
+    beside the processor."""
     content = json.dumps({"end_chance": 0, "context": 16384} | knobs).encode() + b" " * next(_numbers)
     with store.receiver() as receiver:
         blob = receiver.receive("ab" * 32, lambda part: part.write(content))
