@@ -21,7 +21,8 @@
     ├── QueueFull                 429
     ├── Internal                  500
     │   ├── LoadFailed            500  the engine refused the model; the message names the file
-    │   └── CorruptFile           500  a stored file is not what its manifest says
+    │   ├── CorruptFile           500  a stored file is not what its manifest says
+    │   └── ConversionFailed      500  Olive or llama.cpp could not make the model; the message has its reason
     ├── WorkerDied                502
     ├── SourceUnavailable         502  hub or package index does not answer or answers wrongly
     ├── DeviceUnavailable         503
@@ -157,6 +158,13 @@ class LoadFailed(Internal):
 
 class CorruptFile(Internal):
     default_code = "corrupt_file"
+    retry = False
+
+
+class ConversionFailed(Internal):
+    """The tool that a conversion stands on could not make the model; the message has its reason."""
+
+    default_code = "conversion_failed"
     retry = False
 
 
