@@ -42,8 +42,12 @@ class Encoder:
             self._template.close()
 
     def _tokens(self, text: str, *, bos: bool) -> list[int]:
-        tokens = self._vocab.tokenize(text, special=True, bos=bos)
-        if tokens != self._other.tokenize(text, special=True, bos=bos):
-            raise Conflict(f"reference and result tokenize differently (a text that begins {text[:40]!r}), so their "
-                           "distributions cannot be compared; take a reference made from the same source")
+        tokens, others = (vocab.tokenize(text, special=True, bos=bos) for vocab in (self._vocab, self._other))
+        if tokens != others:
+            same = next((index for index, pair in enumerate(zip(tokens, others, strict=False)) if pair[0] != pair[1]),
+                        min(len(tokens), len(others)))
+            before, mine, theirs = (b"".join(map(self._vocab.piece, part)).decode(errors="replace") for part in (
+                tokens[max(0, same - 4):same], tokens[same:same + 1], others[same:same + 1]))
+            raise Conflict(f"reference and result tokenize differently: after {before!r} the one takes {theirs!r}, the "
+                           f"other {mine!r}; measure against a reference that has the tokenizer of the result")
         return tokens

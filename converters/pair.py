@@ -20,7 +20,7 @@ from converters.row import Row
 from converters.tasks import Prepared, answered_right
 from converters.windows import LONGEST, windows
 from edged.engines.base import EngineError, Generator
-from edged.errors import ConfigError, DeadlineExceeded, Internal, InvalidRequest
+from edged.errors import ConfigError, Conflict, DeadlineExceeded, Internal, InvalidRequest
 
 #: Called with 0 … 1, and what was done so far in words.
 Progress = Callable[[float, str | None], None]
@@ -93,6 +93,8 @@ class Pair:
             return self._encoder.text(passage.text or "")
         try:
             return self._encoder.chat(passage.messages, answers=False)
+        except Conflict:
+            raise
         except InvalidRequest as error:
             if text.path == SHIPPED:
                 # A template for something else than talk: the words are as good without it.

@@ -26,7 +26,7 @@ from converters.divergence import likeliest, log_likelihood
 from converters.encoder import Encoder
 from converters.row import Row
 from edged.engines.base import Vocab
-from edged.errors import ConfigError, InvalidRequest
+from edged.errors import ConfigError, Conflict, InvalidRequest
 
 LEAST_TOKENS = 32
 MOST_TOKENS = 256
@@ -95,6 +95,8 @@ def prepare(file: Path, tasks: list[tuple[int, Task]], encoder: Encoder, context
         try:
             prompt = _encode(encoder, task, "")
             choices = [_encode(encoder, task, choice) for choice in task.choices or ()]
+        except Conflict:
+            raise
         except InvalidRequest as error:
             raise ConfigError(error.message, file=str(file), line=number) from None
         answer = len(encoder.text(task.answer))
