@@ -1,8 +1,11 @@
-"""A second graph over the same weights that computes logits only where they are wanted.
+"""A second graph over the same weights, made for edged's engine.
 
-The head of a language model is a matrix as large as its vocabulary: for a small model a third of all work of a prefill,
-whose logits nobody reads but those of the last position. `prune_lm_head` of onnxruntime-genai's builder leaves that
-last one alone, which the gate, echo and speculation cannot use. So the wanted positions are an input here.
+It computes logits only where they are wanted. The head of a language model is a matrix as large as its vocabulary: for
+a small model a third of all work of a prefill, whose logits nobody reads but those of the last position.
+`prune_lm_head` of onnxruntime-genai's builder leaves that last one alone, which the gate, echo and speculation cannot
+use. So the wanted positions are an input here.
+
+And layers with a sliding window keep the KV of the whole context: the builder's rings cannot be trimmed or forked.
 
 The graph is `edged.onnx` beside the plain one and names the same external data, so it costs its nodes (some hundred
 kilobytes) and no weights; the plain one stays what other runtimes load.
@@ -14,7 +17,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edged.engines.genai_config import POSITIONS_GRAPH, POSITIONS_INPUT, read_model
+from edged.engines.genai_config import POSITIONS_GRAPH, POSITIONS_INPUT, read_config
 from edged.errors import LoadFailed
 
 if TYPE_CHECKING:
@@ -28,13 +31,14 @@ _AFTER_HEAD = frozenset({"Add", "Mul", "Div", "Where", "Tanh", "Cast"})
 def gather_positions(folder: Path) -> None:
     """Write `edged.onnx` into a folder made by onnxruntime-genai's builder, whole or not at all.
 
-    Raises LoadFailed where the graph has no head that this knows; the folder is then as it was.
+    Raises LoadFailed where the graph has no head that this knows, or one that was pruned; the folder is then as it was.
     """
     import onnx
 
-    decoder = read_model(folder).decoder
+    decoder = read_config(folder).model.decoder
     model = onnx.load(folder / decoder.filename, load_external_data=False)
     _insert(model.graph, decoder.outputs.get("logits", "logits"))
+    _keep_whole_context(model.graph)
     unfinished = folder / f"{POSITIONS_GRAPH}.part"
     with unfinished.open("wb") as file:
         file.write(model.SerializeToString())
@@ -47,6 +51,10 @@ def _insert(graph: GraphProto, logits: str) -> None:
     """hidden [rows, tokens, size] → Flatten [rows × tokens, size] → Gather [wanted, size] → head."""
     from onnx import TensorProto, helper
 
+    [output] = [value for value in graph.output if value.name == logits]
+    tokens, vocabulary = (dimension.dim_value for dimension in output.type.tensor_type.shape.dim[1:])
+    if tokens == 1:
+        raise LoadFailed("the graph gives logits of the last position only; build it without prune_lm_head")
     head, after = _head(graph, logits)
     flat, wanted = f"{POSITIONS_INPUT}/flat", f"{POSITIONS_INPUT}/wanted"
     gather = [
@@ -59,14 +67,18 @@ def _insert(graph: GraphProto, logits: str) -> None:
     for node in reversed(gather):
         graph.node.insert(place, node)
     graph.input.append(helper.make_tensor_value_info(POSITIONS_INPUT, TensorProto.INT64, ["wanted"]))
-    [output] = [value for value in graph.output if value.name == logits]
-    vocabulary = output.type.tensor_type.shape.dim[-1].dim_value
     output.CopyFrom(helper.make_tensor_value_info(
         logits, output.type.tensor_type.elem_type, ["wanted", vocabulary]))
     # Recorded shapes of what comes after the head are those of three dimensions.
     kept = [value for value in graph.value_info if value.name not in after]
     del graph.value_info[:]
     graph.value_info.extend(kept)
+
+
+def _keep_whole_context(graph: GraphProto) -> None:
+    for node in graph.node:
+        if (ring := next((one for one in node.attribute if one.name == "sliding_window_cache"), None)) is not None:
+            node.attribute.remove(ring)
 
 
 def _head(graph: GraphProto, logits: str) -> tuple[NodeProto, set[str]]:

@@ -18,15 +18,21 @@ from edged.errors import LoadFailed
 POSITIONS_GRAPH = "edged.onnx"
 POSITIONS_INPUT = "edged_positions"
 
+#: Families whose graphs turn to other rotary tables beyond this many tokens, for the keys before as well. A row would
+#: have to be computed anew there, and a longer one beside it would spoil it.
+_ONE_TABLE_TOKENS = {"phi3": 4096, "phimoe": 4096, "phi3small": 8192}
+
 
 class Decoder(msgspec.Struct, frozen=True):
+    """sliding_window: layers keep no more than the window, in a ring."""
+
     filename: str
     num_hidden_layers: int
     num_key_value_heads: int
     head_size: int
     inputs: dict[str, str] = {}
     outputs: dict[str, str] = {}
-    session_options: dict[str, Any] = {}
+    sliding_window: dict[str, Any] | None = None
 
 
 class Model(msgspec.Struct, frozen=True):
@@ -40,14 +46,26 @@ class Model(msgspec.Struct, frozen=True):
     def end(self) -> frozenset[int]:
         return frozenset([self.eos_token_id] if isinstance(self.eos_token_id, int) else self.eos_token_id)
 
+    @property
+    def context(self) -> int:
+        """Tokens that one row may hold, for any engine."""
+        return min(self.context_length, _ONE_TABLE_TOKENS.get(self.type, self.context_length))
+
+
+class Search(msgspec.Struct, frozen=True):
+    """past_present_share_buffer: False where attention makes new KV tensors in each run."""
+
+    past_present_share_buffer: bool = True
+
 
 class GenaiConfig(msgspec.Struct, frozen=True):
     model: Model
+    search: Search = Search()
 
 
-def read_model(folder: Path) -> Model:
+def read_config(folder: Path) -> GenaiConfig:
     """Raises LoadFailed where the file is missing or describes no decoder."""
     try:
-        return msgspec.convert(read_json(folder / "genai_config.json"), GenaiConfig).model
+        return msgspec.convert(read_json(folder / "genai_config.json"), GenaiConfig)
     except msgspec.ValidationError as error:
         raise LoadFailed(f"genai_config.json: {error}") from error

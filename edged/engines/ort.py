@@ -1,9 +1,9 @@
 """Continuous batching over a ModelBuilder graph (onnxruntime-genai) with a plain onnxruntime session, on CPU.
 
-Past and present of every layer are bound to one buffer [slots, kv_heads, context, head_size], so KV grows in place;
-GroupQueryAttention takes each row's length from its attention mask, so the rows of a batch may differ in length. The
-rows of one run must be neighbours in the buffer: a row's *slot* is its place there, and rows change slots as needed.
-A run takes many rows of one token, or one row of many.
+Past and present of every layer are bound to one buffer (`kv_buffers`), so KV grows in place; GroupQueryAttention takes
+each row's length from its attention mask, so the rows of a batch may differ in length. The rows of one run must be
+neighbours in the buffer: a row's *slot* is its place there, and rows change slots as needed. A run takes many rows of
+one token, or one row of many.
 """
 
 from __future__ import annotations
@@ -13,230 +13,314 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
 from edged.engines.base import Capabilities, EngineError, Facts, Loaded, Logits, Progress, RowWork, State, Vocab
-from edged.engines.hf_vocab import HfVocab, read_json
+from edged.engines.context import affordable_context
+from edged.engines.genai_config import POSITIONS_GRAPH, POSITIONS_INPUT, Decoder, GenaiConfig, read_config
+from edged.engines.hf_vocab import HfVocab
+from edged.engines.kv_buffers import KvBuffers, Layer
 from edged.engines.slots import Slots
-from edged.errors import InsufficientMemory, LoadFailed
+from edged.errors import DeviceUnavailable, LoadFailed
 from edged.hardware.probe import probe
 from edged.types import LoadSpec
 
 DEFAULT_ROWS = 8
 STEP_TOKENS = 512
-#: Without a memory bound the KV buffers of all rows together stay below this; only touched pages become resident.
-KV_LIMIT_BYTES = 4 << 30
+#: Masks are as wide as the longest row, in steps: for each new shape of its inputs the session plans its memory anew,
+#: and keeps the plan.
+MASK_TOKENS = 128
 
-_TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
-
-
-class Decoder(msgspec.Struct, frozen=True):
-    """The part of genai_config.json that describes the graph."""
-
-    filename: str
-    num_hidden_layers: int
-    num_key_value_heads: int
-    head_size: int
-    inputs: dict[str, str] = {}
-    outputs: dict[str, str] = {}
+_TYPES: dict[str, type[np.generic]] = {
+    "tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(int8)": np.int8}
+Ids = NDArray[np.int64]
 
 
-class Model(msgspec.Struct, frozen=True):
-    decoder: Decoder
-    vocab_size: int
-    context_length: int
-    eos_token_id: int | list[int] = []
+@dataclasses.dataclass(frozen=True, slots=True)
+class Names:
+    """Of the graph's inputs and outputs. positions, wanted: None where the graph has no such input."""
+
+    ids: str
+    mask: str
+    logits: str
+    positions: str | None
+    wanted: str | None
 
 
-class GenaiConfig(msgspec.Struct, frozen=True):
-    model: Model
+class Decode:
+    """One token for each of the slots low … high-1. All bindings are made once but the mask's, which grows: binding
+    60 tensors anew costs about a tenth of a step."""
+
+    def __init__(self, binding: Any, names: Names, logits: Logits) -> None:
+        rows = len(logits)
+        self.binding = binding
+        self.logits = logits
+        self._names = names
+        self._ids = np.zeros((rows, 1), np.int64)
+        self._positions = np.zeros((rows, 1), np.int64)
+        self._mask = np.zeros((rows, 0), np.int64)
+        self._every = np.arange(rows)
+        _bind(binding, names.ids, self._ids)
+        if names.positions:
+            _bind(binding, names.positions, self._positions)
+        if names.wanted:
+            _bind(binding, names.wanted, self._every)
+        shape = list(logits.shape) if names.wanted else [rows, 1, logits.shape[1]]
+        binding.bind_output(names.logits, "cpu", 0, np.float32, shape, logits.ctypes.data)
+
+    def fill(self, tokens: list[int], lengths: list[int], width: int) -> None:
+        """lengths: of each row with its token."""
+        if self._mask.shape[1] != width:
+            self._mask = np.zeros((len(tokens), width), np.int64)
+            _bind(self.binding, self._names.mask, self._mask)
+        ends = np.asarray(lengths)[:, None]
+        self._ids[:, 0] = tokens
+        self._positions[:] = ends - 1
+        np.less(np.arange(width), ends, out=self._mask, casting="unsafe")
 
 
 class OrtGenerator:
-    def __init__(self, session: Any, model: Model, caps: Capabilities, vocab: Vocab) -> None:
+    def __init__(self, session: Any, names: Names, kv: KvBuffers, caps: Capabilities, vocab: Vocab) -> None:
         self.caps = caps
         self.vocab = vocab
         self._session = session
-        self._inputs = {one.name: one.type for one in session.get_inputs()}
-        decoder = model.decoder
-        self._ids = decoder.inputs.get("input_ids", "input_ids")
-        self._mask = decoder.inputs.get("attention_mask", "attention_mask")
-        self._positions = decoder.inputs.get("position_ids", "position_ids")
-        self._logits = decoder.outputs.get("logits", "logits")
-        shape = (caps.rows, decoder.num_key_value_heads, caps.context, decoder.head_size)
-        self._buffers: list[tuple[str, str, NDArray[Any]]] = []
-        for part in ("key", "value"):
-            past = decoder.inputs.get(f"past_{part}_names", f"past_key_values.%d.{part}")
-            present = decoder.outputs.get(f"present_{part}_names", f"present.%d.{part}")
-            for layer in range(decoder.num_hidden_layers):
-                kind = _TYPES[self._inputs[past % layer]]
-                self._buffers.append((past % layer, present % layer, np.zeros(shape, kind)))
-        self._bindings: dict[tuple[int, int], Any] = {}
+        self._names = names
+        self._kv = kv
+        self._decodes: dict[tuple[int, int], Decode] = {}
+        self._pieces: dict[int, Any] = {}
         self._lengths = [0] * caps.rows
         self._slots = Slots(caps.rows)
+        self._logits = np.empty((caps.rows, vocab.size), np.float32)
+        self._piece_logits = self._logits
 
     def step(self, work: Sequence[RowWork]) -> list[Logits]:
-        tokens = len(work[0].tokens)
-        if len(work) > 1 and any(len(item.tokens) != 1 for item in work):
+        if len(work) == 1 and len(work[0].tokens) > 1:
+            return [self._piece(work[0])]
+        if any(len(item.tokens) != 1 for item in work):
             raise EngineError("a run takes many rows of one token or one row of many")
-        for one, other in self._slots.gather(item.row for item in work):
-            self._swap(one, other)
-        first = min(self._slots[item.row] for item in work)
-        in_order = sorted(work, key=lambda item: self._slots[item.row])
-        lengths = [self._lengths[item.row] + tokens for item in in_order]
-        if max(lengths) > self.caps.context:
-            raise EngineError("a row is over its context")
-        logits = self._run(first, np.array([item.tokens for item in in_order], np.int64), lengths)
-        for item in work:
-            self._lengths[item.row] += tokens
-        return [
-            logits[self._slots[item.row] - first, logits.shape[1] - item.logits:]
-            if item.logits else np.empty((0, self.vocab.size), np.float32)
-            for item in work
-        ]
+        return self._decode(work)
 
     def trim(self, row: int, keep: int) -> int:
         self._lengths[row] = min(self._lengths[row], keep)
         return self._lengths[row]
 
     def fork(self, src: int, dst: int, keep: int) -> int:
-        source, target = self._slots[src], self._slots[dst]
-        for _, _, buffer in self._buffers:
-            buffer[target, :, :keep] = buffer[source, :, :keep]
+        self._kv.copy(self._slots[src], self._slots[dst], keep)
         self._lengths[dst] = keep
         return keep
 
     def stash(self, row: int) -> State:
-        slot, length = self._slots[row], self._lengths[row]
-        data = [buffer[slot, :, :length].copy() for _, _, buffer in self._buffers]
-        return State(length, data, sum(part.nbytes for part in data))
+        data = self._kv.read(self._slots[row], self._lengths[row])
+        return State(self._lengths[row], data, sum(part.nbytes for part in data))
 
     def unstash(self, row: int, state: State) -> int:
         parts: Any = state.data
-        slot = self._slots[row]
-        for (_, _, buffer), part in zip(self._buffers, parts, strict=True):
-            buffer[slot, :, : state.tokens] = part
+        self._kv.write(self._slots[row], parts)
         self._lengths[row] = state.tokens
         return state.tokens
 
     def close(self) -> None:
-        self._bindings.clear()
-        self._buffers.clear()
+        self._decodes.clear()
+        self._pieces.clear()
+        self._kv.release()
 
-    def probe_logits(self) -> int:
-        """Positions that a run of two tokens gives logits for: 1 where the graph was built with prune_lm_head."""
-        feeds: dict[str, NDArray[Any]] = {
-            self._ids: np.zeros((1, 2), np.int64), self._mask: np.ones((1, 2), np.int64)}
-        if self._positions in self._inputs:
-            feeds[self._positions] = np.arange(2, dtype=np.int64)[None]
-        for past, _, buffer in self._buffers:
-            feeds[past] = buffer[:1, :, :0]
-        positions: int = self._session.run([self._logits], feeds)[0].shape[1]
-        return positions
+    def warm(self) -> None:
+        """The first run of a session is slow, and what it allocates stays."""
+        self.step([RowWork(0, [0, 0], 1)])
+        for rows in (1, self.caps.rows):
+            self.step([RowWork(row, [0], 1) for row in range(rows)])
+        for row in range(self.caps.rows):
+            self.trim(row, 0)
 
-    def _run(self, first: int, ids: NDArray[np.int64], lengths: list[int]) -> Logits:
-        """ids [rows, tokens]; lengths: of each row with these tokens. Returns [rows, tokens or 1, vocab]."""
-        rows, tokens = ids.shape
-        binding = self._binding(first, first + rows)
-        ends = np.asarray(lengths)
-        binding.bind_cpu_input(self._ids, ids)
-        binding.bind_cpu_input(self._mask, (np.arange(max(lengths)) < ends[:, None]).astype(np.int64))
-        if self._positions in self._inputs:
-            binding.bind_cpu_input(self._positions, (ends[:, None] - tokens + np.arange(tokens)).astype(np.int64))
-        positions = tokens if self.caps.all_logits else 1
-        logits = np.empty((rows, positions, self.vocab.size), np.float32)
-        binding.bind_output(self._logits, "cpu", 0, np.float32, list(logits.shape), logits.ctypes.data)
+    def _decode(self, work: Sequence[RowWork]) -> list[Logits]:
+        for one, other in self._slots.gather(item.row for item in work):
+            # The mapping says already whose KV it is then.
+            holds, held = (self._lengths[self._slots.row_in(slot)] for slot in (other, one))
+            self._kv.swap(one, holds, other, held)
+        low = min(self._slots[item.row] for item in work)
+        rows = [self._slots.row_in(slot) for slot in range(low, low + len(work))]
+        token_of = {item.row: item.tokens[0] for item in work}
+        lengths = [self._lengths[row] + 1 for row in rows]
+        decode = self._decodes.get((low, low + len(work)))
+        if decode is None:
+            decode = self._decodes[low, low + len(work)] = Decode(
+                self._bound(low, low + len(work)), self._names, self._logits[: len(work)])
+        decode.fill([token_of[row] for row in rows], lengths, self._width(max(lengths)))
+        self._run(decode.binding)
+        for row in rows:
+            self._lengths[row] += 1
+        places = (self._slots[item.row] - low for item in work)
+        return [decode.logits[place:place + item.logits] for place, item in zip(places, work, strict=True)]
+
+    def _piece(self, item: RowWork) -> Logits:
+        slot, count = self._slots[item.row], len(item.tokens)
+        start = self._lengths[item.row]
+        end = start + count
+        width = self._width(end)
+        binding = self._pieces.get(slot)
+        if binding is None:
+            binding = self._pieces[slot] = self._bound(slot, slot + 1)
+        # A session keeps no references: these arrays must outlive the run.
+        ids = np.array(item.tokens, np.int64)[None]
+        mask = (np.arange(width) < end).astype(np.int64)[None]
+        positions = np.arange(start, end)[None]
+        wanted = np.arange(count - max(item.logits, 1), count)
+        _bind(binding, self._names.ids, ids)
+        _bind(binding, self._names.mask, mask)
+        if self._names.positions:
+            _bind(binding, self._names.positions, positions)
+        if self._names.wanted:
+            _bind(binding, self._names.wanted, wanted)
+            computed = len(wanted)
+        else:
+            computed = count if self.caps.all_logits else 1
+        logits = self._room(computed)
+        shape = list(logits.shape) if self._names.wanted else [1, *logits.shape]
+        binding.bind_output(self._names.logits, "cpu", 0, np.float32, shape, logits.ctypes.data)
+        self._run(binding)
+        self._lengths[item.row] = end
+        return logits[computed - item.logits:]
+
+    def _run(self, binding: Any) -> None:
         try:
             self._session.run_with_iobinding(binding)
         except Exception as error:
             raise EngineError(f"onnxruntime: {error}") from error
-        return logits
 
-    def _binding(self, low: int, high: int) -> Any:
-        """Binding 60 tensors anew costs about a tenth of a step, so bindings are kept."""
-        if (kept := self._bindings.get((low, high))) is not None:
-            return kept
-        binding = self._bindings[low, high] = self._session.io_binding()
-        for past, present, buffer in self._buffers:
-            rows = buffer[low:high]
+    def _width(self, length: int) -> int:
+        if length > self.caps.context:
+            raise EngineError("a row is over its context")
+        return min(-(-length // MASK_TOKENS) * MASK_TOKENS, self.caps.context)
+
+    def _room(self, positions: int) -> Logits:
+        """A buffer that stays: to take a hundred megabytes from the system for each piece costs as much as it does."""
+        if positions > len(self._piece_logits):
+            self._piece_logits = np.empty((positions, self.vocab.size), np.float32)
+        return self._piece_logits[:positions]
+
+    def _bound(self, low: int, high: int) -> Any:
+        binding = self._session.io_binding()
+        for layer, array in zip(self._kv.layers, self._kv.arrays, strict=True):
+            rows = array[low:high]
             address, shape = rows.ctypes.data, list(rows.shape)
-            binding.bind_input(past, "cpu", 0, buffer.dtype.type, shape, address)
-            binding.bind_output(present, "cpu", 0, buffer.dtype.type, shape, address)
+            binding.bind_input(layer.past, "cpu", 0, layer.kind, shape, address)
+            binding.bind_output(layer.present, "cpu", 0, layer.kind, shape, address)
         return binding
 
-    def _swap(self, one: int, other: int) -> None:
-        """Two slots exchange their KV; the mapping says already whose it is then."""
-        first, second = (self._lengths[self._slots.row_in(slot)] for slot in (other, one))
-        for _, _, buffer in self._buffers:
-            kept = buffer[one, :, :first].copy()
-            buffer[one, :, :second] = buffer[other, :, :second]
-            buffer[other, :, :first] = kept
+
+def _bind(binding: Any, name: str, array: Ids) -> None:
+    """The array's own memory, which must stay where it is as long as the binding is used."""
+    binding.bind_input(name, "cpu", 0, np.int64, list(array.shape), array.ctypes.data)
 
 
 def load(spec: LoadSpec, progress: Progress) -> Loaded:
     folder = Path(spec.path)
     if spec.options:
         raise LoadFailed(f"options of {spec.name}: this engine has none, but {', '.join(spec.options)} was given")
-    model = _config(folder)
-    decoder = model.decoder
-    settings = onnxruntime.SessionOptions()
-    settings.log_severity_level = 3
-    settings.intra_op_num_threads = spec.threads or probe().cpu.threads
+    if spec.provider != "cpu":
+        raise DeviceUnavailable(
+            f"{spec.name}: this engine keeps KV in the machine's memory and runs on cpu; for {spec.provider} there is "
+            f"the engine genai")
+    config = read_config(folder)
+    graph = _graph(folder, config)
     progress(0.0)
-    try:
-        session = onnxruntime.InferenceSession(
-            str(folder / decoder.filename), settings, providers=["CPUExecutionProvider"])
-    except Exception as error:
-        raise LoadFailed(f"onnxruntime cannot load {decoder.filename}: {error}") from error
-    progress(1.0)
-    kv_type = next((one.type for one in session.get_inputs() if "key" in one.name), "")
-    if kv_type not in _TYPES:
-        raise LoadFailed(f"{decoder.filename} is not a graph with past_key_values that this engine can run")
-    value_bytes = np.dtype(_TYPES[kv_type]).itemsize
-    per_token = 2 * decoder.num_hidden_layers * decoder.num_key_value_heads * decoder.head_size * value_bytes
-    weights_bytes = sum(file.stat().st_size for file in folder.iterdir() if ".onnx" in file.name)
+    session = _session(folder / graph, spec.threads or probe().cpu.threads)
+    progress(0.9)
+    names, layers = _read(session, config.model.decoder, graph)
+    weights_bytes = sum(file.stat().st_size for file in folder.iterdir() if file.name.endswith((".onnx", ".onnx.data")))
     rows = spec.rows or DEFAULT_ROWS
-    context = _context(spec, model.context_length, rows * per_token, weights_bytes)
-    end = [model.eos_token_id] if isinstance(model.eos_token_id, int) else model.eos_token_id
-    vocab = HfVocab(folder, model.vocab_size, frozenset(end))
+    per_token = sum(layer.bytes_per_token for layer in layers)
+    context = affordable_context(spec, config.model.context, rows * per_token, weights_bytes)
     caps = Capabilities(
         rows=rows, context=context, kv_tokens=rows * context, mixed_step=False, multi_token_rows=1,
-        step_tokens=STEP_TOKENS, state_bytes_per_token=per_token, all_logits=True,
+        step_tokens=STEP_TOKENS, state_bytes_per_token=per_token, all_logits=names.wanted is not None
+        or _all_logits(session, names, layers),
     )
-    generator = OrtGenerator(session, model, caps, vocab)
-    if generator.probe_logits() == 1:
-        generator.caps = dataclasses.replace(caps, all_logits=False)
+    vocab = HfVocab(folder, config.model.vocab_size, config.model.end)
+    generator = OrtGenerator(session, names, KvBuffers(layers, rows, context), caps, vocab)
+    generator.warm()
+    progress(1.0)
     return Loaded(generator, Facts(
         engine_version=f"onnxruntime {onnxruntime.__version__}",
         device=session.get_providers()[0].removesuffix("ExecutionProvider").lower(),
-        precision=_precision(session), weights_bytes=weights_bytes, kv_bytes=caps.kv_tokens * per_token,
+        precision=_precision(layers), weights_bytes=weights_bytes, kv_bytes=caps.kv_tokens * per_token,
     ))
 
 
-def _config(folder: Path) -> Model:
+def _graph(folder: Path, config: GenaiConfig) -> str:
+    """The graph to load. Raises LoadFailed where attention cannot work on buffers of the whole context."""
+    if (folder / POSITIONS_GRAPH).exists():
+        return POSITIONS_GRAPH
+    if not config.search.past_present_share_buffer:
+        raise LoadFailed("this graph makes new KV tensors in each run, which is not served by this engine; serve it "
+                         "with `engine = \"genai\"`, or convert the model with edged")
+    if (config.model.decoder.sliding_window or {}).get("layers"):
+        raise LoadFailed("this graph keeps the KV of its sliding windows in rings, which cannot be shared or trimmed; "
+                         "serve it with `engine = \"genai\"`, or convert the model with edged")
+    return config.model.decoder.filename
+
+
+def _session(graph: Path, threads: int) -> Any:
+    settings = onnxruntime.SessionOptions()
+    settings.log_severity_level = 3
+    settings.intra_op_num_threads = threads
     try:
-        return msgspec.convert(read_json(folder / "genai_config.json"), GenaiConfig).model
-    except msgspec.ValidationError as error:
-        raise LoadFailed(f"genai_config.json: {error}") from error
+        return onnxruntime.InferenceSession(str(graph), settings, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        raise LoadFailed(f"onnxruntime cannot load {graph.name}: {error}") from error
 
 
-def _context(spec: LoadSpec, trained: int, bytes_per_token: int, weights_bytes: int) -> int:
-    """Tokens of each row: what was asked for, else the trained context, as far as memory allows."""
-    room = spec.memory_bytes - int(weights_bytes * 1.2) if spec.memory_bytes else KV_LIMIT_BYTES
-    affordable = room // bytes_per_token
-    wanted = min(spec.context or trained, trained)
-    if affordable < min(wanted, 512) or (spec.context is not None and affordable < wanted):
-        need = int(weights_bytes * 1.2) + bytes_per_token * wanted
-        raise InsufficientMemory(
-            f"{spec.name} with a context of {wanted} tokens needs about {need >> 20} MiB and may use "
-            f"{spec.memory_bytes >> 20} MiB; lower `context` or `rows`"
-        )
-    return min(wanted, affordable)
+def _read(session: Any, decoder: Decoder, graph: str) -> tuple[Names, list[Layer]]:
+    """Raises LoadFailed where the graph has inputs that this engine does not know, or lacks those it needs."""
+    inputs = {one.name: one for one in session.get_inputs()}
+    outputs = {one.name: one for one in session.get_outputs()}
+    positions = decoder.inputs.get("position_ids", "position_ids")
+    names = Names(
+        ids=decoder.inputs.get("input_ids", "input_ids"), mask=decoder.inputs.get("attention_mask", "attention_mask"),
+        logits=decoder.outputs.get("logits", "logits"), positions=positions if positions in inputs else None,
+        wanted=POSITIONS_INPUT if POSITIONS_INPUT in inputs else None,
+    )
+    pairs = [
+        (decoder.inputs.get(f"past_{part}_names", f"past_key_values.%d.{part}") % index,
+         decoder.outputs.get(f"present_{part}_names", f"present.%d.{part}") % index)
+        for index in range(decoder.num_hidden_layers) for part in ("key", "value")
+    ]
+    known = {names.ids, names.mask, names.positions, names.wanted, *(past for past, _ in pairs)}
+    needed = [names.ids, names.mask, *(past for past, _ in pairs)]
+    if missing := [name for name in needed if name not in inputs] + [
+            name for name in (names.logits, *(present for _, present in pairs)) if name not in outputs]:
+        raise LoadFailed(f"{graph} has no {missing[0]}: it is not a graph with KV that this engine can run")
+    if unknown := [name for name in inputs if name not in known]:
+        raise LoadFailed(f"{graph} has the input {unknown[0]}, which this engine cannot fill")
+    if outputs[names.logits].type != "tensor(float)" or any(inputs[past].type not in _TYPES for past, _ in pairs):
+        raise LoadFailed(f"{graph}: this engine reads logits in 32 bits and keeps KV in 32, 16 or 8; convert the model "
+                         f"for cpu")
+    return names, [
+        Layer(past, present, _TYPES[inputs[past].type],
+              heads=_known(inputs[past].shape[1], decoder.num_key_value_heads),
+              size=_known(inputs[past].shape[3], decoder.head_size))
+        for past, present in pairs
+    ]
 
 
-def _precision(session: Any) -> str:
+def _known(dimension: int | str, otherwise: int) -> int:
+    """A graph's dimension may be a name."""
+    return dimension if isinstance(dimension, int) else otherwise
+
+
+def _all_logits(session: Any, names: Names, layers: list[Layer]) -> bool:
+    """Whether a run of two tokens gives logits for both: not where the graph was built with prune_lm_head."""
+    feeds: dict[str, NDArray[Any]] = {names.ids: np.zeros((1, 2), np.int64), names.mask: np.ones((1, 2), np.int64)}
+    if names.positions:
+        feeds[names.positions] = np.arange(2, dtype=np.int64)[None]
+    for layer in layers:
+        feeds[layer.past] = np.zeros((1, layer.heads, 0, layer.size), layer.kind)
+    positions: int = session.run([names.logits], feeds)[0].shape[1]
+    return positions == 2
+
+
+def _precision(layers: list[Layer]) -> str:
     """From the graph's inputs all that can be told is the type of activations; the manifest knows the weights'."""
-    return "fp16" if any(one.type == "tensor(float16)" for one in session.get_inputs()) else "fp32"
+    return "fp16" if layers[0].kind is np.float16 else "fp32"
