@@ -117,9 +117,9 @@ def routes(services: Services) -> list[HTTPRouteHandler]:
 
     @get("/hardware")
     async def hardware() -> Facts:
-        from edged.hardware.probe import probe
+        from edged.hardware.probe import probe_with
 
-        return await asyncio.to_thread(probe)
+        return await asyncio.to_thread(probe_with, store.home)
 
     @get("/config", sync_to_thread=False)
     def config() -> dict[str, Any]:

@@ -10,11 +10,12 @@ from litestar.params import FromPath
 
 from edged.api.admin import said
 from edged.api.exchange import Services
-from edged.api.fields import Table, boolean, served, text
+from edged.api.fields import Table, boolean, choice, served, text
 from edged.daemon.rollouts import RolloutStatus
 from edged.daemon.status import ModelStatus
 
 _MODEL: Table = {"model": served(text(512, min_length=1), required=True)}
+_ACTIVATE: Table = {**_MODEL, "by": served(choice("activate", "bench"))}
 _ROLLOUT: Table = {**_MODEL, "retry": served(boolean)}
 
 
@@ -23,9 +24,10 @@ def routes(services: Services) -> list[HTTPRouteHandler]:
 
     @post("/activate", status_code=200)
     async def activate(request: Request[Any, Any, Any]) -> ModelStatus:
-        """`name@version`: answered once it answers to its name, which takes a load, or with why it does not."""
-        body = await said(request, services, _MODEL)
-        return await router.activate(body["model"])
+        """`name@version`: answered once it answers to its name, which takes a load, or with why it does not. by: what
+        its history is to say; `bench` where figures decided and nobody."""
+        body = await said(request, services, _ACTIVATE)
+        return await router.activate(body["model"], body.get("by", "activate"))
 
     @post("/rollback", status_code=200)
     async def rollback(request: Request[Any, Any, Any]) -> ModelStatus:

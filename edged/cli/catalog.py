@@ -96,7 +96,7 @@ def models(
 
 def _offers(target: Target, facts: Facts, budget_bytes: int | None) -> list[Offer]:
     """By size, smallest first."""
-    catalog = load_catalog(_models_file(target)).current
+    catalog = load_catalog(models_file(target)).current
     here = {row.name for row in installed(target)}
     aliases: dict[str, list[str]] = {}
     for alias, meant in sorted(catalog.aliases.items()):
@@ -106,7 +106,7 @@ def _offers(target: Target, facts: Facts, budget_bytes: int | None) -> list[Offe
     return sorted(found, key=lambda offer: (offer.parameters or 0, offer.name))
 
 
-def _models_file(target: Target) -> Path | None:
+def models_file(target: Target) -> Path | None:
     """The running daemon's, if this user may read it; a daemon tells all settings but the secret ones."""
     if target.running is None:
         return target.settings.models_file

@@ -39,6 +39,8 @@ COMMANDS: tuple[tuple[str, str, Group], ...] = (
     ("rm", "edged.cli.installed:rm", MODELS),
     ("verify", "edged.cli.upkeep:verify", MODELS),
     ("gc", "edged.cli.upkeep:gc", MODELS),
+    ("hardware", "edged.cli.hardware:hardware", MACHINE),
+    ("bench", "edged.cli.bench:bench", MACHINE),
     ("engine list", "edged.cli.engine:list_engines", MACHINE),
     ("engine install", "edged.cli.engine:install_engine", MACHINE),
     ("engine remove", "edged.cli.engine:remove_engine", MACHINE),

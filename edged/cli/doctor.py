@@ -11,12 +11,12 @@ from msgspec import Struct
 from edged.cli import findings
 from edged.cli.exit_codes import ExitCode
 from edged.cli.findings import Finding
+from edged.cli.hardware import machine
 from edged.cli.options import Home, Json
 from edged.cli.output import answer, answer_json, styled
 from edged.cli.target import find
 from edged.errors import EdgedError
-from edged.hardware import fit
-from edged.hardware.facts import Facts, Gpu
+from edged.hardware.facts import Facts
 from edged.hardware.probe import probe
 from edged.version import VERSION
 
@@ -49,6 +49,7 @@ def doctor(*, home: Home = None, json: Json = False) -> int:
     else:
         for line in _facts(report):
             answer(line)
+        answer("`edged hardware NAME` ranks the versions of a model for this machine, `edged bench NAME` measures them")
         answer("")
         for each in report.findings:
             mark, colour = _MARKS[each.level]
@@ -82,19 +83,4 @@ def _facts(report: Report) -> Iterator[str]:
     facts = report.facts
     yield f"edged {report.version}, Python {report.python}, {facts.system} {facts.architecture}" \
         + (f", {facts.board}" if facts.board else "")
-    cpu = facts.cpu
-    features = " ".join(sorted(cpu.features)) or "no features known"
-    yield f"processor    {cpu.model}: {cpu.physical} cores, {cpu.usable} processors usable, {cpu.threads} threads " \
-        f"for a model ({features})"
-    limit = f", limited to {fit.readable(facts.memory.limit)}" if facts.memory.limit else ""
-    yield f"memory       {fit.readable(facts.memory.total)}{limit}"
-    for gpu in facts.gpus:
-        yield f"graphics     {gpu.name}, {_graphics_memory(gpu)}{f', driver {gpu.driver}' if gpu.driver else ''}"
-    for npu in facts.accelerators:
-        yield f"accelerator  {npu.vendor} /dev/{npu.node}{f', driver {npu.driver}' if npu.driver else ''}"
-
-
-def _graphics_memory(gpu: Gpu) -> str:
-    if gpu.integrated:
-        return "in the machine's memory"
-    return f"{fit.readable(gpu.memory_bytes)} of its own" if gpu.memory_bytes else "memory not known"
+    yield from machine(facts)

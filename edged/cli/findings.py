@@ -16,6 +16,8 @@ from edged.cli.target import Target
 from edged.errors import EdgedError
 from edged.hardware import fit
 from edged.hardware.facts import Facts
+from edged.hardware.place import places
+from edged.hardware.providers import CPU
 from edged.settings import SYSTEM_CONFIG, Origin, Settings, describe_settings, require_keys
 from edged.store.catalog import load_catalog
 from edged.version import VERSION
@@ -54,6 +56,9 @@ def engines(facts: Facts) -> Iterator[Finding]:
     for engine, package in (("llama", "llama-cpp-python"), ("ort", "onnxruntime")):
         if not software.runs(engine):
             yield problem(f"the {engine} engine is not installed", f"`pip install {package}` into edged's environment")
+    for place in places(facts, "llama", CPU):
+        if place.refused is not None and place.device is not None and software.runs("llama"):
+            yield note(f"{place.device.name} runs no GGUF model: {place.refused}", "until then the processor does")
 
 
 def memory(facts: Facts, settings: Settings) -> Iterator[Finding]:

@@ -42,6 +42,11 @@ class Target:
     barred: tuple[Path, ...] = ()
     looked_at: tuple[Path, ...] = ()
 
+    @property
+    def home(self) -> Path:
+        """Of the store that the daemon reads, or of the settings' one."""
+        return self.running.home if self.running is not None else self.settings.home
+
 
 def find(home: Path | None) -> Target:
     """Raises ConfigError where the settings are wrong."""

@@ -47,10 +47,10 @@ async def find_place(
     proving = Proving(
         site.store, entry, facts, measured, trial_command=site.trial_command, seconds=SECONDS,
         memory_bytes=memory_bytes, run=partial(run_trial, timeout_s=site.settings.load_timeout_s + MEASURING_S))
-    candidates = places(facts, manifest.engine, manifest.target, require=only)
+    candidates = places(facts, manifest.engine, manifest.target, require=only, environment=entry.environment)
     failed: dict[str, str] = {}
     while True:
-        step = next_step(candidates, lambda provider: measured.get(manifest.digest, provider), failed)
+        step = next_step(candidates, lambda key: measured.get(manifest.digest, key), failed)
         match step:
             case Serve(place=place):
                 spec = load_spec(manifest, entry, place, folder=folder, memory_bytes=memory_bytes,
@@ -66,8 +66,11 @@ async def find_place(
                     if isinstance(step, Measure):
                         await proving.measure(manifest, place)
                     else:
-                        await proving.prove(manifest, place, measure=step.measure)
+                        verdict = await proving.prove(manifest, place, measure=step.measure)
+                        (log.info if verdict.passed else log.error)(
+                            "device.proved", model=f"{manifest.name}@{manifest.version}", provider=place.provider,
+                            passed=verdict.passed, reason=verdict.reason)
                 except EdgedError as error:
-                    failed[place.provider] = f"{place.provider} could not be tried: {error.message}"
+                    failed[place.key] = f"{place.provider} could not be tried: {error.message}"
                     log.warning("device.not_tried", model=f"{manifest.name}@{manifest.version}",
                                 provider=place.provider, reason=error.message)

@@ -4,10 +4,10 @@ trials; what comes of them is recorded. `edged.hardware.admit` decides what is t
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable, Sequence
 
-import structlog
 from msgspec.structs import replace
 
 from edged.daemon.spec import load_spec
@@ -24,9 +24,6 @@ from edged.ipc.trials import Trial, TrialResult
 from edged.store import Store
 from edged.store.entries import Manifest, ModelEntry
 from edged.store.lineage import ConvertedSource
-
-log = structlog.get_logger("edged.daemon")
-
 
 def command_of(store: Store, place: Place, command: Sequence[str]) -> tuple[str, ...]:
     """command: of edged's own interpreter. Raises NotFound where the environment was removed."""
@@ -57,10 +54,15 @@ class Proving:
         the device."""
         verdict = await self._verdict(manifest, place, measure=measure)
         verdict = replace(verdict, taken=time.time())
-        self._measured.record(manifest.digest, place.provider, verdict=verdict)
-        log.log(20 if verdict.passed else 40, "device.proved", model=f"{manifest.name}@{manifest.version}",
-                provider=place.provider, passed=verdict.passed, reason=verdict.reason)
+        self._measured.record(manifest.digest, place.key, verdict=verdict)
+        if verdict.passed and manifest.never_run:
+            await asyncio.to_thread(self._has_run, manifest)
         return verdict
+
+    def _has_run(self, manifest: Manifest) -> None:
+        """A store that cannot be written goes on saying that it never ran, and the recorded verdict knows better."""
+        with contextlib.suppress(OSError, EdgedError):
+            self._store.amend(replace(self._store.manifest(manifest.name, manifest.version), never_run=False))
 
     async def _verdict(self, manifest: Manifest, place: Place, *, measure: bool) -> Verdict:
         name = place.provider
@@ -77,7 +79,8 @@ class Proving:
             return Verdict(passed=False, reason=f"{name} cannot be proved: no version of {manifest.name} runs on the "
                            "processor to compare with; convert one for it, as `edged convert --recipe cpu-int8` does")
         reference, at, limits = found
-        processor = await self._try(reference, at, logits=True, measure=measure and reference is manifest)
+        worth_it = measure and reference is manifest and self._entry.require is None
+        processor = await self._try(reference, at, logits=True, measure=worth_it)
         return compare(device.positions, processor.positions, limits, name=name)
 
     def _reference(self, manifest: Manifest) -> tuple[Manifest, Place, Limits] | None:
@@ -97,7 +100,8 @@ class Proving:
         return None if best is None else (*best, SISTER_FORM)
 
     def _on_processor(self, manifest: Manifest) -> Place | None:
-        return next((place for place in places(self._facts, manifest.engine, manifest.target)
+        return next((place for place in places(self._facts, manifest.engine, manifest.target,
+                                               environment=self._entry.environment)
                      if place.provider == CPU and place.refused is None), None)
 
     async def _try(self, manifest: Manifest, place: Place, *, logits: bool, measure: bool) -> TrialResult:
@@ -111,7 +115,7 @@ class Proving:
             trial = Trial(spec=spec, seconds=self._seconds if measure else 0.0, logits=logits)
             result = await self._run(trial, command_of(self._store, place, self._command))
         if result.speed is not None and provider_of(result.device) == place.provider:
-            self._measured.record(manifest.digest, place.provider, speed=result.speed)
+            self._measured.record(manifest.digest, place.key, speed=result.speed)
         return result
 
 

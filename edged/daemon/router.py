@@ -170,7 +170,7 @@ class Router:
         await served.reach_absent(force=force)
         return self._status(served, alias_of=resolved.alias_of, name=model if resolved.alias_of else None)
 
-    async def activate(self, model: str) -> ModelStatus:
+    async def activate(self, model: str, by: ActivatedBy = "activate") -> ModelStatus:
         """model: `name@version`. The version is loaded first and then answers to the name; the one before it goes on
         until then, ends what it has, and goes on altogether where the new one cannot be loaded: then this raises what
         `load` does. Raises Conflict while another change of the name is under way."""
@@ -178,7 +178,7 @@ class Router:
         if resolved.plain:
             raise InvalidRequest(f"say which version of {resolved.manifest.name}, as in {resolved.manifest.name}@"
                                  f"{resolved.manifest.version}; `edged show` lists them", param="model")
-        return await self._change(resolved.manifest, "activate")
+        return await self._change(resolved.manifest, by)
 
     async def rollback(self, model: str) -> ModelStatus:
         """To the version that was active before, in the same way; one after another walks further back. Raises Conflict

@@ -46,22 +46,22 @@ Step = Serve | Prove | Measure | Refuse
 
 
 def next_step(places: Sequence[Place], known: Callable[[str], Record], failed: Mapping[str, str]) -> Step:
-    """places: best guess first, refused ones too. known: what is recorded of the form by provider. failed: by provider,
-    why it could not be tried this time."""
-    reasons = {place.provider: _lacking(place, known(place.provider), failed) for place in places}
-    left = [place for place in places if reasons[place.provider] is None]
+    """places: best guess first, refused ones too. known: what is recorded of the form, by key of a place. failed: by
+    key, why it could not be tried this time."""
+    reasons = {place.key: _lacking(place, known(place.key), failed) for place in places}
+    left = [place for place in places if reasons[place.key] is None]
     if not left:
         return Refuse(tuple(filter(None, reasons.values())))
     several = len(left) > 1
     for place in left:
-        if place.provider != CPU and known(place.provider).verdict is None:
+        if place.provider != CPU and known(place.key).verdict is None:
             return Prove(place, measure=several)
     if not several:
         return Serve(left[0], _only(left[0], [reason for reason in reasons.values() if reason]))
     for place in left:
-        if known(place.provider).speed is None:
+        if known(place.key).speed is None:
             return Measure(place)
-    speeds = [(speed.seconds, place, speed) for place in left if (speed := known(place.provider).speed) is not None]
+    speeds = [(speed.seconds, place, speed) for place in left if (speed := known(place.key).speed) is not None]
     _, best, speed = min(speeds, key=lambda one: one[0])
     others = "; ".join(f"{place.provider}: {other.words()}" for _, place, other in speeds if place is not best)
     return Serve(best, f"measured here: {speed.words()} ({others})")
@@ -72,7 +72,7 @@ def _lacking(place: Place, record: Record, failed: Mapping[str, str]) -> str | N
         return place.refused
     if record.verdict is not None and not record.verdict.passed:
         return record.verdict.reason
-    return failed.get(place.provider)
+    return failed.get(place.key)
 
 
 def _only(place: Place, reasons: Sequence[str]) -> str:

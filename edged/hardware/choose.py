@@ -79,15 +79,16 @@ def choose(
     kv_bytes_per_token: int | None = None,
     budget_bytes: int | None = None,
     require: str | None = None,
-    known: Callable[[F, str], Record] = lambda variant, provider: NOTHING,
+    environment: str | None = None,
+    known: Callable[[F, str], Record] = lambda variant, key: NOTHING,
     barred: Callable[[F], str | None] = lambda variant: None,
 ) -> list[Row[F]]:
     """Best first, then those that do not fit; the first row with `fits` is the choice. A variant has a row for each
     provider that comes into question. The order of variants does not matter.
 
     budget_bytes: memory for models, by default what the machine has (`fit.usable_bytes`). require: the only provider
-    that may serve. known: what was measured of a variant on a provider here. barred: a reason of the caller's, why a
-    variant may not be taken at all."""
+    that may serve; environment: the engine environment that is to run it. known: what was measured here of a variant,
+    by key of a place. barred: a reason of the caller's, why a variant may not be taken at all."""
     want = _Want(
         parameters=parameters,
         context=min(context or fit.USUAL_CONTEXT, fit.USUAL_CONTEXT),
@@ -96,8 +97,9 @@ def choose(
     )
     ranked = [
         (_rank(row, place, want), row)
-        for variant in variants for place in places(facts, variant.engine, variant.target, require=require)
-        for row in [_row(variant, place, want, known(variant, place.provider), barred(variant))]
+        for variant in variants for place in places(
+            facts, variant.engine, variant.target, require=require, environment=environment)
+        for row in [_row(variant, place, want, known(variant, place.key), barred(variant))]
     ]
     return [row for _, row in sorted(ranked, key=lambda pair: pair[0])]
 
@@ -138,7 +140,7 @@ def _row(variant: F, place: Place, want: _Want, record: Record, barred: str | No
     weights = fit.weights_bytes(variant.size, want.parameters, variant.precision)
     fixed = None if weights is None else weights + fit.OVERHEAD_BYTES
     need = None if fixed is None else fixed + want.context * want.kv_bytes_per_token
-    refused = barred or place.refused or _failed(record)
+    refused = place.refused or barred or _failed(record)
     if refused is None:
         fits, memory, reason, context = _fit(place, want, weights, fixed)
     else:

@@ -1,5 +1,6 @@
 """What was measured on this machine, in `$EDGED_HOME/measured.json`: speeds and self-tests of versions, by fingerprint
-of the machine, digest of the version and provider. Manifests do not hold them: a store may be carried to another box.
+of the machine, digest of the version and key of its place. Manifests do not hold them: a store may be carried to
+another box.
 
 `Measured` is the only writer of the file; several processes may have one.
 """
@@ -66,12 +67,12 @@ class Record(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 NOTHING = Record()
-#: Record of a version, by its digest, on a provider of this machine.
+#: Record of a version, by its digest, at a place of this machine, by its key (`edged.hardware.place.Place.key`).
 Known = Callable[[str, str], Record]
 
 
 class _File(Struct, kw_only=True):
-    """machines: by fingerprint, then digest, then provider; the last one written last."""
+    """machines: by fingerprint, then digest, then key of a place; the last one written last."""
 
     machines: dict[str, dict[str, dict[str, Record]]] = {}
 
@@ -84,25 +85,24 @@ class Measured:
         #: What was recorded here, which a home that cannot be written does not keep.
         self._own: dict[tuple[str, str], Record] = {}
 
-    def get(self, digest: str, provider: str) -> Record:
-        return self.known()(digest, provider)
+    def get(self, digest: str, place: str) -> Record:
+        return self.known()(digest, place)
 
     def known(self) -> Known:
         """As of now: reads the file once."""
         here = self._read().machines.get(self._fingerprint, {})
-        return lambda digest, provider: here.get(digest, {}).get(
-            provider, self._own.get((digest, provider), NOTHING))
+        return lambda digest, place: here.get(digest, {}).get(place, self._own.get((digest, place), NOTHING))
 
-    def record(self, digest: str, provider: str, *, speed: Speed | None = None, verdict: Verdict | None = None) -> None:
+    def record(self, digest: str, place: str, *, speed: Speed | None = None, verdict: Verdict | None = None) -> None:
         """Over what is known. A home that cannot be written costs a new measurement by the next process, so it is no
         error."""
-        old = self.get(digest, provider)
+        old = self.get(digest, place)
         new_record = replace(old, speed=speed or old.speed, verdict=verdict or old.verdict)
-        self._own[digest, provider] = new_record
+        self._own[digest, place] = new_record
         with contextlib.suppress(OSError), self._locked():
             file = self._read()
             here = file.machines.pop(self._fingerprint, {})
-            here.setdefault(digest, {})[provider] = new_record
+            here.setdefault(digest, {})[place] = new_record
             file.machines[self._fingerprint] = here
             for fingerprint in list(file.machines)[:-KEPT_MACHINES]:
                 del file.machines[fingerprint]

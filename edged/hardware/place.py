@@ -33,6 +33,11 @@ class Place:
     refused: str | None = None
 
     @property
+    def key(self) -> str:
+        """What its figures are kept by: another build of the engine is another place."""
+        return self.provider if self.environment is None else f"{self.provider}@{self.environment}"
+
+    @property
     def bytes_per_s(self) -> float:
         return self.device.bytes_per_s if self.device is not None else 0.0
 
@@ -42,13 +47,16 @@ class Place:
         return self.device.memory_bytes if self.device is not None else None
 
 
-def places(facts: Facts, engine: EngineName, target: str, *, require: str | None = None) -> list[Place]:
+def places(
+    facts: Facts, engine: EngineName, target: str, *, require: str | None = None, environment: str | None = None,
+) -> list[Place]:
     """Best guess first, then the refused ones. engine, target: of the form, as its manifest says. require: the only
-    provider that may serve.
+    provider that may serve. environment: the engine environment that is to run it, rather than the first that can.
 
     Providers of a GGUF that neither this machine nor its llama.cpp has anything to do with are left out, unless
     required."""
-    found = [_place(facts, provider, _engine(engine, provider)) for provider in _considered(
+    softwares = _softwares(facts, environment)
+    found = [_place(facts, provider, _engine(engine, provider), softwares) for provider in _considered(
         facts, _FORMATS[engine], target, require)]
     if require is not None:
         found = [place if place.refused or place.provider == require else
@@ -62,7 +70,7 @@ def _considered(facts: Facts, form: str, target: str, require: str | None) -> li
         return [PROVIDERS[target]]
     if form == "fake":
         return [PROVIDERS[name] for name in dict.fromkeys((target, CPU))]
-    backends = {backend for software in _softwares(facts).values() for backend in software.llama_backends}
+    backends = {backend for software in _softwares(facts, None).values() for backend in software.llama_backends}
     missed = _missed(facts)
     return [provider for provider in PROVIDERS.values() if provider.llama is not None and (
         provider.name in (CPU, require, missed)
@@ -78,8 +86,10 @@ def _missed(facts: Facts) -> str | None:
     return None
 
 
-def _softwares(facts: Facts) -> dict[str | None, Software]:
-    """By environment, edged's own first."""
+def _softwares(facts: Facts, environment: str | None) -> dict[str | None, Software]:
+    """By environment, edged's own first; where one is named, that one or none."""
+    if environment is not None:
+        return {name: software for name, software in facts.environments.items() if name == environment}
     return dict([(None, facts.software), *facts.environments.items()])
 
 
@@ -89,14 +99,19 @@ def _engine(engine: EngineName, provider: Provider) -> EngineName:
     return engine
 
 
-def _place(facts: Facts, provider: Provider, engine: EngineName) -> Place:
+def _place(
+    facts: Facts, provider: Provider, engine: EngineName, softwares: dict[str | None, Software],
+) -> Place:
     place = Place(engine, provider.name, facts.cpu.threads, provider.device(facts))
     if place.device is None:
         return replace(place, refused=f"needs {provider.needs}, and there is none here")
-    for environment, software in _softwares(facts).items():
+    for environment, software in softwares.items():
         if _lacking(software, provider, engine) is None:
             return replace(place, environment=environment)
-    refused = _lacking(facts.software, provider, engine)
+    if not softwares:
+        return replace(place, refused="the engine environment that is to run it is not installed; `edged engine list` "
+                                      "shows which are")
+    refused = _lacking(next(iter(softwares.values())), provider, engine)
     name = f"llama-{provider.name}" if engine == "llama" else provider.name
     hint = f"; `edged engine install {name}` brings it" if name in KNOWN else ""
     return replace(place, refused=f"{refused}{hint}")

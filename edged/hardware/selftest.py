@@ -40,10 +40,13 @@ class Limits(Struct, frozen=True, kw_only=True):
     tie: float = 0.5
 
 
-#: For the same files on processor and device.
-SAME_FORM = Limits(top1_agreement=0.9, mean_difference=0.35, max_difference=4.0)
-#: For two forms of one model, of which each has lost something else to its quantization.
-SISTER_FORM = Limits(top1_agreement=0.6, mean_difference=1.5, max_difference=12.0, tie=1.0)
+#: For the same files on processor and device. Two right ways to compute SmolLM2-135M (other kernels, other types of KV,
+#: 8-bit activations against single precision) differ by 0.09 on average and 0.5 at most, with the same best token at
+#: every position.
+SAME_FORM = Limits(top1_agreement=0.9, mean_difference=0.3, max_difference=3.0)
+#: For two forms of one model, of which each has lost something else to its quantization: plain 4 bits of that model are
+#: off by 0.9 on average, 4 at most.
+SISTER_FORM = Limits(top1_agreement=0.6, mean_difference=1.5, max_difference=8.0, tie=1.0)
 
 
 def compare(device: Sequence[Position], processor: Sequence[Position], limits: Limits, *, name: str) -> Verdict:

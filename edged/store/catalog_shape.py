@@ -97,6 +97,7 @@ class ModelTable(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     unverified: bool = False
     require: Target | None = None
     fall_back: bool = False
+    environment: Annotated[str, Meta(min_length=1, max_length=41)] | None = None
     convert: tuple[_Text, ...] = ()
     candidate: _VersionStart | None = None
     share: Annotated[float, Meta(ge=0, le=1)] = 0.0

@@ -66,8 +66,9 @@ class ModelEntry(Struct, frozen=True, kw_only=True):
     context: tokens to serve, as the operator demands; None leaves it to the engine, up to trained_context and within
     memory. keep_alive_s: None uses the server's; -1 is for ever. chat_template: the template's text, not its file.
     require: the only device that may serve it (`cuda`); without it nothing answers. fall_back: a device that is lost
-    while serving may be replaced by the CPU. convert: recipes to make versions by, once it is pulled. candidate: the
-    version (or a unique beginning of it) that gets `share` of the requests."""
+    while serving may be replaced by the CPU. environment: the engine environment whose interpreter serves it, rather
+    than the first that can. convert: recipes to make versions by, once it is pulled. candidate: the version (or a
+    unique beginning of it) that gets `share` of the requests."""
 
     name: str
     title: str = ""
@@ -88,6 +89,7 @@ class ModelEntry(Struct, frozen=True, kw_only=True):
     unverified: bool = False
     require: Target | None = None
     fall_back: bool = False
+    environment: str | None = None
     convert: tuple[str, ...] = ()
     candidate: str | None = None
     share: float = 0.0

@@ -111,12 +111,12 @@ def _speed(loaded: Loaded, text: Sequence[int], trial: Trial) -> Speed:
     prefill = _prefill_rate(generator, text, trial.seconds)
     beginning = min(BEGINNING_TOKENS, caps.context // 2, _affordable(prefill, trial.seconds))
     rows = max(1, min(STREAMS, caps.rows, caps.kv_tokens // (2 * beginning)))
-    for piece in _pieces(_repeated(text, beginning), caps.step_tokens):
-        generator.step([RowWork(0, piece, 1)])
+    prompt = _repeated(text, beginning)
+    _fill(generator, 0, prompt)
     decode = _decode_rate(generator, text, 1, trial.seconds)
-    generator.trim(0, beginning)
+    _fill(generator, 0, prompt[generator.trim(0, beginning):])
     for row in range(1, rows):
-        generator.fork(0, row, beginning)
+        _fill(generator, row, prompt[generator.fork(0, row, beginning):])
     return Speed(
         prefill=prefill, decode=decode, decode_many=_decode_rate(generator, text, rows, trial.seconds), streams=rows,
         threads=trial.spec.threads or 0, device=loaded.facts.device, engine_version=loaded.facts.engine_version,
@@ -146,9 +146,13 @@ def _affordable(tokens_per_s: float, seconds: float) -> int:
 
 
 def _prefill(generator: Generator, prompt: Sequence[int]) -> None:
-    for piece in _pieces(prompt, generator.caps.step_tokens):
-        generator.step([RowWork(0, piece, 1)])
+    _fill(generator, 0, prompt)
     generator.trim(0, 0)
+
+
+def _fill(generator: Generator, row: int, tokens: Sequence[int]) -> None:
+    for piece in _pieces(tokens, generator.caps.step_tokens):
+        generator.step([RowWork(row, piece, 1)])
 
 
 def _decode_rate(generator: Generator, text: Sequence[int], rows: int, seconds: float) -> float:
