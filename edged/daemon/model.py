@@ -131,10 +131,8 @@ class Model:
         return generation
 
     async def reach_ready(self, *, keep_alive_s: float | None, pin: bool | None) -> None:
-        """An operator's load: closes the breaker, and the choice of a device is free again. Raises what a load can
-        raise."""
-        self.breaker.reset()
-        self._seat.devices.reset()
+        """An operator's load: what failed is forgotten. Raises what a load can raise."""
+        self.forget_failures()
         self.stay.say(pin=pin, keep_alive_s=keep_alive_s)
         if self.state is ModelState.READY and self._leave_ticket is None:
             self._used = self._site.clock()
@@ -158,6 +156,11 @@ class Model:
         self._site.changed()
         await future
 
+    def forget_failures(self) -> None:
+        """The breaker is closed, and the choice of a device is free again."""
+        self.breaker.reset()
+        self._seat.devices.reset()
+
     def keep_loaded(self) -> None:
         """Load it for its pin's sake, if it is not loaded."""
         if self.stay.pinned:
@@ -165,6 +168,7 @@ class Model:
 
     def preload(self) -> None:
         """Load it before anybody waits for it. What becomes of that is seen in its state."""
+        self.stay.retired = False
         if self.state in (ModelState.ABSENT, ModelState.STOPPING) and not self.breaker.open:
             self._wish_ticket = next(self._site.tickets)
             self._site.changed()

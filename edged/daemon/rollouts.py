@@ -144,7 +144,7 @@ class Rollouts:
         """Raises NotFound where the catalog asks for none; what is wrong with the candidate it names."""
         name = active.name
         if (rollout := self._asked_for(active)) is None:
-            raise self._why_none(active)
+            raise NotFound(self.why_none(active))
         if (returned := self._returned.get(name)) is not None:
             return RolloutStatus(
                 name=name, share=0.0, asked_share=rollout.share, verdict=Verdict.WORSE, words=returned.words,
@@ -154,14 +154,31 @@ class Rollouts:
             name=name, share=rollout.share, asked_share=rollout.share, verdict=rollout.judgement.verdict,
             words=rollout.judgement.words, active=ours, candidate=theirs)
 
-    def retry(self, active: Manifest) -> RolloutStatus:
+    def retry(self, active: Manifest) -> Rollout:
         """Try a candidate again that was taken back; its figures begin anew. Raises as `status` does."""
+        name = active.name
         self.status(active)
-        self._rollouts.pop(active.name, None)
-        if self._returned.pop(active.name, None) is not None:
+        if self._returned.pop(name, None) is not None:
+            del self._rollouts[name]
             self._keep()
-            log.info("rollout.again", model=active.name)
-        return self.status(active)
+        rollout = self._asked_for(active)
+        assert rollout is not None
+        return rollout
+
+    def why_none(self, active: Manifest) -> str:
+        """In words, where no candidate is tried."""
+        name = active.name
+        entry = self._catalog.current.models.get(name)
+        if entry is None or entry.candidate is None or not entry.share:
+            return (f"no candidate of {name} is tried; name one in models.toml, under [models.\"{name}\"]: "
+                    'candidate = "VERSION", share = 0.1')
+        if (returned := self._returned.get(name)) is not None:
+            return f"its candidate was taken back: {returned.words}; `edged rollout {name} --retry` tries it again"
+        try:
+            self._store.manifest(name, entry.candidate)
+        except (ModelNotFound, BadReference, CorruptFile) as error:
+            return f"the candidate that models.toml names cannot be tried: {error.message}"
+        return f"the candidate that models.toml names, {name}@{active.version}, is the active version"
 
     def _asked_for(self, active: Manifest) -> Rollout | None:
         name = active.name
@@ -184,17 +201,6 @@ class Rollouts:
         elif rollout.share != entry.share:
             rollout.share, rollout.spread = entry.share, Spread(entry.share)
         return rollout
-
-    def _why_none(self, active: Manifest) -> EdgedError:
-        entry = self._catalog.current.models.get(active.name)
-        if entry is None or entry.candidate is None or not entry.share:
-            return NotFound(f"no candidate of {active.name} is tried; name one in models.toml, under "
-                            f'[models."{active.name}"]: candidate = "VERSION", share = 0.1')
-        try:
-            self._store.manifest(active.name, entry.candidate)
-        except (ModelNotFound, BadReference, CorruptFile) as error:
-            return NotFound(f"the candidate that models.toml names cannot be tried: {error.message}")
-        return NotFound(f"the candidate that models.toml names, {active.name}@{active.version}, is the active version")
 
     def _add(self, rollout: Rollout, version: str, sample: Sample) -> None:
         self._count(rollout.name, version, sample)

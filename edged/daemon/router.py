@@ -190,11 +190,10 @@ class Router:
         """How the candidate of a name does, beside its active version. retry: try one again that was taken back. Raises
         NotFound where the catalog names none that can be tried."""
         active = self._answering(self._resolve(model).manifest.name).manifest
-        if not retry:
-            return self._rollouts.status(active)
-        status = self._rollouts.retry(active)
-        self._load_candidates()
-        return status
+        if retry:
+            self._model(self._rollouts.retry(active).candidate).forget_failures()
+            self._load_candidates()
+        return self._rollouts.status(active)
 
     async def reload(self) -> list[str]:
         """Read the catalog again. Returns what changed: entries apply at a model's next load, pins and aliases now.
@@ -264,12 +263,14 @@ class Router:
     def _load_candidates(self) -> None:
         """Of names that are loaded, or about to be: nobody shall wait for the load of what is only tried."""
         for name, entry in self._catalog.current.models.items():
-            if entry.candidate is None:
+            if entry.candidate is None or not entry.share:
                 continue
             with contextlib.suppress(ModelNotFound, CorruptFile):
                 answering = self._answering(name)
                 rollout = self._rollouts.under_way(answering.manifest)
-                if rollout is not None and (answering.ready or answering.stay.pinned):
+                if rollout is None:
+                    log.warning("rollout.none", model=name, reason=self._rollouts.why_none(answering.manifest))
+                elif answering.ready or answering.stay.pinned:
                     self._model(rollout.candidate).preload()
 
     def _load_pinned(self) -> None:

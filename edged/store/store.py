@@ -7,14 +7,15 @@ holds leases on its blobs instead. State lives on disk only; a Store object may 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from msgspec.structs import replace
 
-from edged.errors import Conflict, CorruptFile, ModelNotFound
-from edged.store import collect, folders, history, locks, schema, verify
+from edged.errors import Conflict, CorruptFile, InsufficientStorage, ModelNotFound
+from edged.store import collect, folders, history, locks, schema, space, verify
 from edged.store.blobs import Receiver
 from edged.store.entries import ActivatedBy, Activation, Collected, Damage, Manifest
 from edged.store.manifests import Manifests, check, not_installed
@@ -91,8 +92,9 @@ class Store:
 
     def amend(self, manifest: Manifest) -> None:
         """Say more of a version that is here: the same files, so the same digest, with another quality and the like.
-        Raises ModelNotFound, CorruptFile; Conflict where its files are others."""
-        with self._locked():
+        Raises ModelNotFound, CorruptFile; Conflict where its files are others, or the store cannot be written;
+        InsufficientStorage."""
+        with self._changing():
             here = self.manifests.read(manifest.name, manifest.version)
             if (here.digest, here.files, here.file) != (manifest.digest, manifest.files, manifest.file):
                 raise Conflict(f"{manifest.name}@{manifest.version} has other files; publish it as a new version")
@@ -101,8 +103,8 @@ class Store:
     def activate(self, name: str, version: str, by: ActivatedBy = "activate") -> str:
         """Roll forward or back: one atomic rename. version: or a beginning of it. Returns the version. Where somebody
         activates one that its gate refused, its quality says from then on that the loss was accepted. Raises
-        ModelNotFound, CorruptFile, BadReference."""
-        with self._locked():
+        ModelNotFound, CorruptFile, BadReference; Conflict where the store cannot be written; InsufficientStorage."""
+        with self._changing():
             manifest = self.manifest(name, version)
             if by == "activate" and manifest.quality is not None and not manifest.quality.passed:
                 self.manifests.write(replace(manifest, quality=replace(manifest.quality, accepted_loss=True)))
@@ -111,14 +113,15 @@ class Store:
 
     def rollback(self, name: str) -> str:
         """Activate what was active before, and return it; one after another walks further back. Raises ModelNotFound,
-        CorruptFile; Conflict where nothing is left to go back to."""
-        with self._locked():
+        CorruptFile; Conflict where nothing is left to go back to, or the store cannot be written; InsufficientStorage.
+        """
+        with self._changing():
             version = self.before(name)
             self.manifests.activate(name, version, "rollback")
             return version
 
     def before(self, name: str) -> str:
-        """The version that a roll-back would go to. Raises as `rollback` does."""
+        """The version that a roll-back would go to. Raises ModelNotFound, and Conflict where there is none."""
         version = history.before(self.history(name), self.manifests.versions(name))
         if version is None:
             raise Conflict(f"no version of {name} that is here was active before {self.active(name)}; "
@@ -183,6 +186,21 @@ class Store:
                     with contextlib.suppress(FileNotFoundError):
                         total += Path(folder, name).lstat().st_size
         return total
+
+    @contextlib.contextmanager
+    def _changing(self) -> Iterator[None]:
+        """The store's lock. What the disk refuses is told in words."""
+        try:
+            with self._locked():
+                yield
+        except OSError as error:
+            if space.is_full(error):
+                raise InsufficientStorage(
+                    "the disk of the store is full, so all serves as before; `edged gc` frees what no model uses"
+                ) from error
+            if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+                raise Conflict(f"the store cannot be written ({error.strerror}), so all serves as before") from error
+            raise
 
     def _locked(self) -> locks.Lock:
         return schema.locked(self.layout)

@@ -39,8 +39,8 @@ with store.lease(manifest):
 print(store.verify(), (Path(sys.argv[1]) / "schema.json").read_text().strip())
 try:
     store.activate("tiny", "ba65")
-except OSError as error:
-    print(error.strerror)
+except EdgedError as error:
+    print(error.message)
 """
 
 
@@ -174,4 +174,5 @@ def test_an_older_store_that_cannot_be_written_still_serves(tmp_path: Path) -> N
     quoted = shlex.quote(str(home))
     said = run_with(f"mount --bind {quoted} {quoted}\nmount -o remount,ro,bind {quoted}", READ, home)
     assert said.splitlines() == [
-        f"['org/repo:Q4_K_M', 'tiny'] {NEW} ['LICENSE', 'fake.json']", '[] {"schema":1}', "Read-only file system"]
+        f"['org/repo:Q4_K_M', 'tiny'] {NEW} ['LICENSE', 'fake.json']", '[] {"schema":1}',
+        "the store cannot be written (Read-only file system), so all serves as before"]

@@ -161,6 +161,11 @@ async def test_a_candidate_that_cannot_be_loaded_is_taken_back_at_once_and_costs
         assert status.words.startswith("it cannot serve: ")
         with pytest.raises(EdgedError):
             await r.generate(f"m@{candidate.version}")
+        loads = r.metric("edged_model_load_seconds_count", model="m")
+        assert r.router.rollout("m", retry=True).verdict is Verdict.TRYING
+        await until(lambda: r.router.rollout("m").verdict is Verdict.WORSE)
+        assert r.metric("edged_rollout_returns_total", model="m") == 2
+        assert r.metric("edged_model_load_seconds_count", model="m") == loads == 1
 
 
 async def test_a_verdict_holds_after_a_restart_until_another_candidate_is_named_or_somebody_asks(

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import pytest
 
 from edged.daemon.router import ModelState
-from edged.errors import Conflict, InsufficientMemory, InvalidRequest, LoadFailed
+from edged.errors import Conflict, InsufficientMemory, InsufficientStorage, InvalidRequest, LoadFailed
 from edged.store import Manifest, files
 from edged.store.files import Operation
 from tests.worker.daemon.rig import Rig, Stopwatch, answer, collect
@@ -253,14 +253,14 @@ async def test_a_pointer_that_cannot_be_written_leaves_the_old_version_answering
 ) -> None:
     def full(operation: Operation) -> None:
         if operation.kind == "rename":
-            raise OSError(errno.ENOSPC, "no space left")
+            raise OSError(errno.ENOSPC, "No space left on device")
 
     async with rig() as r:
         old, new = r.install("m", step_ms=2), r.install("m", activate=False, step_ms=2)
         async with loaded(r, "m") as load:
             with monkeypatch.context() as patched:
                 patched.setattr(files, "watch", full)
-                with pytest.raises(OSError, match="no space left"):
+                with pytest.raises(InsufficientStorage, match="all serves as before"):
                     await r.router.activate(f"m@{new.version}")
             count = len(load.answers)
             await until(lambda: len(load.answers) > count + 8)
