@@ -12,6 +12,7 @@ from edged.cli.options import Home, Json
 from edged.cli.output import answer, answer_json, size
 from edged.cli.progress import show_for
 from edged.cli.target import store_of
+from edged.daemon.names import resolve
 from edged.store import Store
 from edged.store.catalog import load_catalog
 from edged.store.export import export as write
@@ -24,7 +25,7 @@ def export(
     /, *, home: Home = None, json: Json = False,
 ) -> int:
     """Write a model as a folder that other runtimes load: Foundry Local and onnxruntime-genai one of ONNX, llama.cpp
-    and what is built on it one with a GGUF.
+    and what is built on it one with a GGUF. Pulled into another edged, it is the same version there.
 
     As in:
 
@@ -35,16 +36,20 @@ def export(
     """
     target = store_of(home)
     store = Store(target.running.home if target.running else target.settings.home)
-    plain, _, version = load_catalog(target.settings.models_file).resolve_alias(name).partition("@")
-    manifest = store.manifest(plain, version or None)
+    manifest = resolve(name, store, load_catalog(target.settings.models_file)).manifest
     folder = (to or Path(f"{manifest.name.rpartition('/')[2].replace(':', '-')}-{manifest.version}")).expanduser()
     with show_for(json=json) as show:
-        files = write(store, manifest, folder.absolute(), show)
+        files = write(store, manifest, folder, show)
+    foundry = foundry_id(manifest)
     if json:
-        answer_json({"folder": str(folder.absolute()), "files": [str(file) for file in files]})
+        answer_json({"name": manifest.name, "version": manifest.version, "folder": str(folder.absolute()),
+                     "files": [str(file) for file in files], "foundry_id": foundry})
         return ExitCode.OK
     answer(f"wrote {manifest.name}@{manifest.version} to {folder} ({len(files)} files, {size(manifest.size)})")
-    if manifest.engine != "llama":
-        answer(f"onnxruntime-genai: og.Model({str(folder)!r})")
-        answer(f"Foundry Local: register_model({str(folder)!r}, {foundry_id(manifest)!r}, …) of its local catalog")
+    if foundry is not None:
+        answer(f"onnxruntime-genai: onnxruntime_genai.Model({str(folder)!r})")
+        answer(f"Foundry Local: register_model({str(folder.absolute())!r}, {foundry!r}, metadata with task = "
+               "'chat-completion') of its local catalog")
+    if manifest.engine == "llama":
+        answer(f"llama.cpp: llama-server -m {folder / manifest.file}")
     return ExitCode.OK

@@ -43,10 +43,12 @@ class Lock:
         self.release()
 
 
-def try_lock(path: Path, *, shared: bool = False) -> Lock | None:
-    """None when another holds it. The file may have been removed between opening and locking it: then again."""
+def try_lock(path: Path, *, shared: bool = False, folder: bool = False) -> Lock | None:
+    """None when another holds it. The file, or folder, is made where there is none; it may have been removed or renamed
+    between opening and locking it: then again."""
     while True:
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, FILE_MODE)
+        fd = _open_folder(path) if folder else os.open(
+            path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, FILE_MODE)
         try:
             fcntl.flock(fd, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -83,6 +85,14 @@ def lease(path: Path) -> Lock:
             fcntl.flock(fd, fcntl.LOCK_SH)
             return Lock(fd)
         return Lock(-1)
+
+
+def _open_folder(path: Path) -> int:
+    while True:
+        with contextlib.suppress(FileExistsError):
+            path.mkdir()
+        with contextlib.suppress(FileNotFoundError):
+            return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW)
 
 
 def _is_at(fd: int, path: Path) -> bool:

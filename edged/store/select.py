@@ -22,6 +22,9 @@ _QUANT = re.compile(
 _SPLIT = re.compile(r"-(\d{5})-of-(\d{5})\.gguf$", re.IGNORECASE)
 _ONNX_PRECISION = re.compile(r"(?:^|[-._/])(int4|int8|uint8|fp16|bf16|fp32)(?=[-._/]|$)", re.IGNORECASE)
 _CONFIG = "genai_config.json"
+#: By which Foundry Local's cache knows a folder. No part of the model, so that an export that is pulled again, perhaps
+#: on another machine, is the version that it was.
+FOUNDRY_FILE = "inference_model.json"
 _FAKE = "fake.json"
 
 
@@ -145,7 +148,7 @@ def _gguf(group: tuple[str, ...], everything: list[str]) -> Choice:
 
 
 def _onnx(root: str, everything: list[str]) -> Choice:
-    files = tuple(path for path in everything if path.startswith(root))
+    files = tuple(path for path in everything if path.startswith(root) and path != root + FOUNDRY_FILE)
     entry = root + _CONFIG
     return Choice("ort", precision_of("ort", entry, files), entry, files, root)
 

@@ -31,11 +31,14 @@ def full() -> InsufficientStorage:
     )
 
 
-def require(home: Path, need_bytes: int) -> None:
-    """Raises InsufficientStorage with need and free, when the disk of `home` has no room for that much more."""
-    free_bytes = shutil.disk_usage(home).free
+def require(
+    folder: Path, need_bytes: int, *, task: str = "the pull",
+    advice: str = "`edged gc` frees what no model uses, `edged rm NAME` a model",
+) -> None:
+    """Raises InsufficientStorage with need and free, when the disk of `folder` has no room for that much more."""
+    free_bytes = shutil.disk_usage(folder).free
     if need_bytes > 0 and need_bytes + MARGIN_BYTES > free_bytes:
         raise InsufficientStorage(
-            f"the pull needs {in_words(need_bytes)} and {in_words(MARGIN_BYTES)} to spare, and the disk has "
-            f"{in_words(free_bytes)} free. `edged gc` frees what no model uses, `edged rm NAME` a model"
+            f"{task} needs {in_words(need_bytes)} and {in_words(MARGIN_BYTES)} to spare, and the disk has "
+            f"{in_words(free_bytes)} free. {advice}"
         )
