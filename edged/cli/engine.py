@@ -6,18 +6,30 @@ from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
+from msgspec import Struct
 
 from edged.cli.exit_codes import ExitCode
 from edged.cli.options import Home, Json
 from edged.cli.output import answer, answer_json, say, table
 from edged.cli.target import Target, store_of
-from edged.hardware.environments import KNOWN, Environment, environments, install, remove
+from edged.hardware.environment_making import install, remove, state
+from edged.hardware.environments import BUILT_IN, KNOWN, Environment, install_command, names
 from edged.hardware.facts import Software
 from edged.hardware.installed import installed
 from edged.store import Store
 from edged.version import VERSION
 
 Name = Annotated[str, Parameter(help="Of the environment: cuda, openvino, llama-vulkan, … or one of your own.")]
+
+
+class Listed(Struct, frozen=True, kw_only=True):
+    """trouble: why it cannot be used, or what speaks against it; None where all is well."""
+
+    name: str
+    requirements: tuple[str, ...]
+    software: Software
+    usable: bool
+    trouble: str | None = None
 
 
 def list_engines(*, home: Home = None, json: Json = False) -> int:
@@ -29,13 +41,18 @@ def list_engines(*, home: Home = None, json: Json = False) -> int:
     edged engine list
     ```
     """
-    found = [_built_in(), *environments(_home(store_of(home)))]
+    store = _home(store_of(home))
+    own = Listed(name=BUILT_IN, requirements=(), software=installed(), usable=True)
+    found = [own, *(_listed(store, name) for name in names(store))]
     if json:
         answer_json(found)
         return ExitCode.OK
-    answer(table(("NAME", "PACKAGES", "LLAMA.CPP", "ONNX RUNTIME"), [
-        (each.name, ", ".join(each.requirements) or "edged's own", ", ".join(each.software.llama_backends) or "-",
-         ", ".join(each.software.ort_providers) or "-") for each in found]))
+    answer(table(("NAME", "PACKAGES", "LLAMA.CPP", "ONNX RUNTIME", "STATE"), [
+        (each.name, ", ".join(each.requirements) or ("edged's own" if each is own else "?"), _llama(each.software),
+         _ort(each.software), "ready" if each.usable else "broken") for each in found]))
+    for each in found:
+        if each.trouble:
+            answer(each.trouble)
     here = {each.name for each in found}
     for name, known in KNOWN.items():
         if name not in here:
@@ -87,8 +104,30 @@ def remove_engine(name: Name, /, *, home: Home = None, json: Json = False) -> in
     return ExitCode.OK
 
 
-def _built_in() -> Environment:
-    return Environment(name="built-in", requirements=(), edged=VERSION, software=installed())
+def _listed(home: Path, name: str) -> Listed:
+    about, why = state(home, name)
+    if about is None:
+        return Listed(name=name, requirements=(), software=Software(), usable=False, trouble=why)
+    return Listed(name=name, requirements=about.requirements, software=about.software, usable=why is None,
+                  trouble=why or outdated(about))
+
+
+def outdated(about: Environment) -> str | None:
+    """Another edged made it, with the packages that went with that one."""
+    if about.edged == VERSION:
+        return None
+    return f"{about.name} was made by edged {about.edged}; `{install_command(about.name, about)}` makes it anew"
+
+
+def _llama(software: Software) -> str:
+    backends = ", ".join(software.llama_backends)
+    return f"{software.versions.get('llama-cpp-python', '?')} ({backends})" if backends else "-"
+
+
+def _ort(software: Software) -> str:
+    version = next((version for name, version in sorted(software.versions.items()) if name.startswith("onnxruntime")
+                    and not name.startswith(("onnxruntime-genai", "onnxruntime-ep"))), "?")
+    return f"{version} ({', '.join(software.ort_providers)})" if software.ort_providers else "-"
 
 
 def _differing(made: Environment) -> list[str]:

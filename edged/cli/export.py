@@ -24,8 +24,10 @@ def export(
     to: Annotated[Path | None, Parameter(help="A folder that is not there yet; by default ./NAME-VERSION.")] = None,
     /, *, home: Home = None, json: Json = False,
 ) -> int:
-    """Write a model as a folder that other runtimes load: Foundry Local and onnxruntime-genai one of ONNX, llama.cpp
-    and what is built on it one with a GGUF. Pulled into another edged, it is the same version there.
+    """Write a model as a folder for other runtimes.
+
+    Foundry Local and onnxruntime-genai load a folder of ONNX, llama.cpp and what is built on it a GGUF. Pulled into
+    another edged, it is the same version there.
 
     As in:
 

@@ -25,11 +25,15 @@ from edged.store import Store
 from edged.store.entries import Manifest, ModelEntry
 from edged.store.lineage import ConvertedSource
 
+
 def command_of(store: Store, place: Place, command: Sequence[str]) -> tuple[str, ...]:
-    """command: of edged's own interpreter. Raises NotFound where the environment was removed."""
+    """command: of edged's own interpreter. Raises NotFound where the environment was removed, DeviceUnavailable where
+    it is broken.
+
+    -P: the working folder is where edged is installed, and of the packages beside it the environment has others."""
     if place.environment is None:
         return tuple(command)
-    return (str(python_of(store.home, place.environment)), *command[1:])
+    return (str(python_of(store.home, place.environment)), "-P", *command[1:])
 
 
 class Proving:

@@ -3,9 +3,8 @@
 The builds of onnxruntime for CUDA, DirectML and others are all one module `onnxruntime`, as are all builds of
 `llama_cpp`, so a worker runs under the interpreter whose environment has its engine's build. Such an environment is a
 virtual one that holds only what differs: what it lacks it finds in the environment that edged itself is installed in,
-which comes after its own on the path.
-
-Made beside its place and renamed into it, so that an interrupted installation leaves none.
+which comes after its own on the path. It therefore belongs to that installation of edged, and may be moved with its
+home. `edged.hardware.environment_making` makes and removes them.
 """
 
 from __future__ import annotations
@@ -13,33 +12,28 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import shutil
-import subprocess
+import site
 import sys
 import sysconfig
-import tempfile
-import venv
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import msgspec
 from msgspec import Struct
 
-from edged.errors import BadReference, Conflict, InsufficientStorage, NotFound, SourceUnavailable
+from edged.errors import BadReference, DeviceUnavailable, NotFound
 from edged.hardware.facts import Software
 
 FOLDER = "engines"
-_ABOUT = "environment.json"
+ABOUT = "environment.json"
+#: What people call the one that edged itself runs in.
+BUILT_IN = "built-in"
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,40}")
-#: A requirement of pip without anything that pip takes for an option, a path or an address.
-_REQUIREMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(\[[A-Za-z0-9,._-]+\])?([=<>!~]=?[A-Za-z0-9.*+!,<>=~-]+)?")
-#: An installation takes at least this much while it is made.
-LEAST_FREE_BYTES = 200 << 20
 
 
 class Known(Struct, frozen=True):
-    """What `edged engine install NAME` gets. needs: the machine it is for, for people. compiled: minutes of a compiler
-    rather than a download."""
+    """What `edged engine install NAME` gets. needs: the machine it is for, for people. compiled: what a compiler is
+    told, where there is no wheel."""
 
     packages: tuple[str, ...]
     needs: str
@@ -62,129 +56,112 @@ KNOWN: dict[str, Known] = {
 
 
 class Environment(Struct, frozen=True, kw_only=True):
-    """One that is installed. requirements: as pip was told. software: what its interpreter finds."""
+    """One that is installed. requirements: as pip was told; edged: the version that made it. software: what its
+    interpreter found then. shared: folders of the installation of edged that it leans on."""
 
     name: str
     requirements: tuple[str, ...]
     edged: str
     software: Software
+    shared: tuple[str, ...]
 
 
-def python_of(home: Path, name: str) -> Path:
-    """The interpreter. Raises NotFound where there is no such environment."""
-    python = home / FOLDER / checked_name(name) / "bin" / "python"
-    if not python.exists():
-        raise NotFound(f"there is no engine environment {name!r}; `edged engine install {name}` makes it, "
-                       "`edged engine list` shows what there is")
-    return python
-
-
-def environments(home: Path) -> list[Environment]:
-    """By name. One that cannot be read is left out."""
-    found = []
-    with contextlib.suppress(OSError):
-        for folder in sorted((home / FOLDER).iterdir()):
-            if _NAME.fullmatch(folder.name):
-                with contextlib.suppress(OSError, msgspec.MsgspecError):
-                    found.append(msgspec.json.decode((folder / _ABOUT).read_bytes(), type=Environment))
-    return found
-
-
-def install(
-    home: Path, name: str, packages: Sequence[str], version: str, say: Callable[[str], None],
-) -> Environment:
-    """Make it, or make it anew. packages: requirements of pip; none means those of KNOWN. version: of edged. say: gets
-    pip's lines.
-
-    Raises BadReference, InsufficientStorage, SourceUnavailable with pip's reason.
-    """
-    checked_name(name)
-    known = KNOWN.get(name)
-    if not packages and known is None:
-        raise BadReference(f"{name} is none of {', '.join(KNOWN)}; name the packages of your own with --package")
-    requirements = tuple(packages) or (known.packages if known else ())
-    for requirement in requirements:
-        if not _REQUIREMENT.fullmatch(requirement):
-            raise BadReference(f"{requirement[:80]!r} is no requirement like onnxruntime==1.31.0")
-    top = home / FOLDER
-    top.mkdir(mode=0o700, exist_ok=True)
-    if shutil.disk_usage(top).free < LEAST_FREE_BYTES:
-        raise InsufficientStorage(f"less than {LEAST_FREE_BYTES >> 20} MiB are free for an engine environment; free "
-                                  "some with `edged gc` or `edged rm`")
-    making = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=top))
-    try:
-        software = _make(making, requirements, known.compiled if known and not packages else {}, say)
-        made = Environment(name=name, requirements=requirements, edged=version, software=software)
-        (making / _ABOUT).write_bytes(msgspec.json.encode(made))
-        _replace(making, top / name)
-    finally:
-        shutil.rmtree(making, ignore_errors=True)
-    return made
-
-
-def remove(home: Path, name: str) -> None:
-    """Raises NotFound, and Conflict where a process runs under its interpreter."""
-    python_of(home, name)
-    folder = home / FOLDER / name
-    if (pid := _user_of(folder)) is not None:
-        raise Conflict(f"process {pid} runs under the engine environment {name}; unload its model first")
-    going = folder.with_name(f".{name}-removed-{os.getpid()}")
-    folder.rename(going)
-    shutil.rmtree(going)
+def folder_of(home: Path, name: str) -> Path:
+    """Raises BadReference for what is no name."""
+    return home / FOLDER / checked_name(name)
 
 
 def checked_name(name: str) -> str:
     if not _NAME.fullmatch(name):
         raise BadReference(f"{name[:80]!r} is no name of an engine environment: small letters, digits and . _ -")
+    if name == BUILT_IN:
+        raise BadReference(f"{BUILT_IN} is the environment that edged itself is installed in; choose another name")
     return name
 
 
-def _make(
-    folder: Path, requirements: Sequence[str], compiled: Mapping[str, str], say: Callable[[str], None],
-) -> Software:
-    venv.create(folder, with_pip=False, symlinks=True)
-    python = folder / "bin" / "python"
-    own = next((folder / "lib").glob("python*/site-packages"))
-    # A line of a .pth file that begins with `import` is run: this one reads the .pth files there, too, as an editable
-    # installation needs.
-    shared = sysconfig.get_paths()["purelib"]
-    (own / "edged-shared.pth").write_text(f"import site; site.addsitedir({shared!r})\n")
-    command = [
-        sys.executable, "-m", "pip", "--python", str(python), "install", "--no-input", "--disable-pip-version-check",
-        "--no-warn-script-location", "--progress-bar", "off", *requirements]
-    environment = {**os.environ, **compiled, "PIP_REQUIRE_VIRTUALENV": "0"}
-    process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                               stderr=subprocess.STDOUT, text=True, errors="replace")
-    last: list[str] = []
-    assert process.stdout is not None
-    with process.stdout:
-        for line in process.stdout:
-            last = [*last, line.strip()][-5:]
-            say(line.rstrip())
-    if process.wait() != 0:
-        reason = next((line for line in reversed(last) if line.lower().startswith("error")), " ".join(last[-1:]))
-        raise SourceUnavailable(f"pip could not install {' '.join(requirements)}: {reason[:300]}")
-    told = subprocess.run([str(python), "-m", "edged.hardware.installed"], capture_output=True, check=False)
-    if told.returncode != 0:
-        raise SourceUnavailable("the environment was installed and edged does not start in it: "
-                                + told.stderr.decode(errors="replace").strip()[-300:])
-    return msgspec.json.decode(told.stdout, type=Software)
+def names(home: Path) -> list[str]:
+    """Of all that are there, broken ones too."""
+    with contextlib.suppress(OSError):
+        return sorted(path.name for path in (home / FOLDER).iterdir() if _NAME.fullmatch(path.name))
+    return []
 
 
-def _replace(made: Path, place: Path) -> None:
-    """An older one of the name steps aside for a moment; who runs under it goes on."""
-    old = place.with_name(f".{place.name}-old-{os.getpid()}")
-    if place.exists():
-        place.rename(old)
-    made.rename(place)
-    shutil.rmtree(old, ignore_errors=True)
+def environments(home: Path) -> list[Environment]:
+    """By name, those that can be used as far as their files tell."""
+    found = []
+    for name in names(home):
+        with contextlib.suppress(OSError, msgspec.MsgspecError):
+            if broken(home, about := read(home, name)) is None:
+                found.append(about)
+    return found
 
 
-def _user_of(folder: Path) -> int | None:
-    import psutil
+def read(home: Path, name: str) -> Environment:
+    """Raises OSError and MsgspecError where it does not tell what it is."""
+    return msgspec.json.decode((folder_of(home, name) / ABOUT).read_bytes(), type=Environment)
 
-    for process in psutil.process_iter(["cmdline"]):
-        command = process.info["cmdline"] or [""]
-        if command[0].startswith(f"{folder}{os.sep}"):
-            return int(process.pid)
+
+def broken(home: Path, about: Environment) -> str | None:
+    """Why it cannot be used any more, in words; None where its files are as they should be. No process is started."""
+    folder = folder_of(home, about.name)
+    if not (folder / "bin" / "python").exists():
+        return f"the Python that it was made with is gone ({os.path.realpath(folder / 'bin' / 'python')})"
+    if not own_packages(folder).is_dir():
+        version = ".".join(map(str, sys.version_info[:2]))
+        return f"it was made for another Python than {version}, which edged runs under now"
+    if os.path.realpath(shared()[0]) not in map(os.path.realpath, about.shared):
+        return f"it leans on the edged installed in {', '.join(about.shared)}, and this one is installed elsewhere"
     return None
+
+
+def trouble(home: Path, name: str) -> str | None:
+    """Why the environment of this name cannot be used, and what to do, as one sentence without its end; None where it
+    can. Raises BadReference."""
+    if not folder_of(home, name).exists():
+        return f"there is no engine environment {name!r}; `{install_command(name)}` makes it"
+    try:
+        about = read(home, name)
+    except (OSError, msgspec.MsgspecError):
+        return f"the engine environment {name} is damaged; `{install_command(name)}` makes it anew"
+    why = broken(home, about)
+    return None if why is None else unusable(about, why)
+
+
+def unusable(about: Environment, why: str) -> str:
+    return f"the engine environment {about.name} cannot be used: {why}; `{install_command(about.name, about)}` makes " \
+        "it anew"
+
+
+def python_of(home: Path, name: str) -> Path:
+    """The interpreter. Raises NotFound where there is no such environment, DeviceUnavailable where it is broken."""
+    if (why := trouble(home, name)) is not None:
+        raise DeviceUnavailable(why) if folder_of(home, name).exists() else NotFound(why)
+    return folder_of(home, name) / "bin" / "python"
+
+
+def install_command(name: str, about: Environment | None = None) -> str:
+    """What makes it, or makes it anew. about: as it was made, where that is known."""
+    known = KNOWN.get(name)
+    if about is None:
+        packages: tuple[str, ...] = () if known else ("REQUIREMENT",)
+    else:
+        packages = () if known and about.requirements == known.packages else about.requirements
+    return " ".join([f"edged engine install {name}", *(f"--package {package}" for package in packages)])
+
+
+def own_packages(folder: Path) -> Path:
+    """Of an environment of the Python that edged runs under."""
+    return folder / "lib" / "python{}.{}".format(*sys.version_info) / "site-packages"
+
+
+def shared() -> list[str]:
+    """The folders that this process finds installed packages in."""
+    return list(dict.fromkeys(_package_folders()))
+
+
+def _package_folders() -> Iterator[str]:
+    paths = sysconfig.get_paths()
+    candidates = [paths["purelib"], paths["platlib"]]
+    if site.ENABLE_USER_SITE:
+        candidates.append(site.getusersitepackages())
+    yield from (path for path in candidates if os.path.isdir(path))

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from edged.hardware.environments import KNOWN
+from edged.hardware.environments import KNOWN, install_command
 from edged.hardware.facts import Facts, Software
 from edged.hardware.providers import CPU, CPU_BYTES_PER_S, PROVIDERS, Device, Provider
 from edged.types import EngineName
@@ -56,7 +56,7 @@ def places(
     Providers of a GGUF that neither this machine nor its llama.cpp has anything to do with are left out, unless
     required."""
     softwares = _softwares(facts, environment)
-    found = [_place(facts, provider, _engine(engine, provider), softwares) for provider in _considered(
+    found = [_place(facts, provider, _engine(engine, provider), softwares, environment) for provider in _considered(
         facts, _FORMATS[engine], target, require)]
     if require is not None:
         found = [place if place.refused or place.provider == require else
@@ -100,17 +100,18 @@ def _engine(engine: EngineName, provider: Provider) -> EngineName:
 
 
 def _place(
-    facts: Facts, provider: Provider, engine: EngineName, softwares: dict[str | None, Software],
+    facts: Facts, provider: Provider, engine: EngineName, softwares: dict[str | None, Software], wanted: str | None,
 ) -> Place:
     place = Place(engine, provider.name, facts.cpu.threads, provider.device(facts))
     if place.device is None:
         return replace(place, refused=f"needs {provider.needs}, and there is none here")
+    if wanted is not None and wanted not in softwares:
+        return replace(place, refused=f"the engine environment {wanted}, which models.toml names, is not there or "
+                                      f"cannot be used; `{install_command(wanted)}` makes it, `edged engine list` "
+                                      "tells what is wrong")
     for environment, software in softwares.items():
         if _lacking(software, provider, engine) is None:
             return replace(place, environment=environment)
-    if not softwares:
-        return replace(place, refused="the engine environment that is to run it is not installed; `edged engine list` "
-                                      "shows which are")
     refused = _lacking(next(iter(softwares.values())), provider, engine)
     name = f"llama-{provider.name}" if engine == "llama" else provider.name
     hint = f"; `edged engine install {name}` brings it" if name in KNOWN else ""
