@@ -32,13 +32,14 @@ _REFERENCE_CORES = 2
 
 class Size(Struct, frozen=True, kw_only=True):
     """Of the model that is converted. stored_bytes: its weights as they are. brought_bytes: what is written to bring it
-    here, 0 for a folder of this machine."""
+    here, 0 for a folder of this machine. guessed: parameters are the least that it can have."""
 
     parameters: int
     stored_bytes: int
     brought_bytes: int = 0
     dequantized: bool = False
     adapters: int = 0
+    guessed: bool = False
 
     @property
     def fp32_bytes(self) -> int:
@@ -93,13 +94,15 @@ def require(needs: Needs, *, free_disk_bytes: int, free_memory_bytes: int) -> No
 
 def in_sentence(size: Size, needs: Needs) -> str:
     millions = size.parameters / 1e6
-    return (f"{millions:,.{0 if millions >= 10 else 1}f} million weights ({in_words(size.fp32_bytes)} in 32 bits): up to {in_words(needs.disk_bytes)} of disk and "
+    count = f"{'at least ' if size.guessed else ''}{millions:,.{0 if millions >= 10 else 1}f} million weights"
+    return (f"{count} ({in_words(size.fp32_bytes)} in 32 bits): up to {in_words(needs.disk_bytes)} of disk and "
             f"{in_words(needs.memory_bytes)} of memory, about {_time(needs.seconds)}")
 
 
-def parameters_in(sizes: Mapping[str, int], bytes_per_weight: float = 2.0) -> int:
-    """A guess from the sizes of a repository's files, before any header is here: most are kept in 16 bits."""
-    return int(sum(size for name, size in sizes.items() if name.endswith(".safetensors")) / bytes_per_weight)
+def least_parameters(sizes: Mapping[str, int]) -> int:
+    """Of a repository, before any header is here: as if all were kept in 32 bits, so that nothing is refused that may
+    fit. Most are kept in 16; what they really are is asked once they are here."""
+    return sum(size for name, size in sizes.items() if name.endswith(".safetensors")) // FP32_BYTES
 
 
 def _time(seconds: float) -> str:

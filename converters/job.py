@@ -15,7 +15,7 @@ from functools import partial
 from converters import child
 from converters.child import StageFailed, Tell, failed_by
 from converters.work import Work
-from edged.errors import EdgedError
+from edged.errors import EdgedError, ModelNotFound
 from edged.store import job_folders, locks
 from edged.store.entries import JobFailed, JobProgress, Manifest
 from edged.store.job_folders import JobResult
@@ -88,6 +88,9 @@ def keeps(failed: JobFailed) -> bool:
 
 
 def _run(work: Work, stages: Sequence[StageKind], made: Callable[[Work], Manifest], tell: Tell) -> Manifest:
+    if (manifest := _made_before(work)) is not None:
+        _clear(work, stages)
+        return manifest
     ended = [number for number, stage in enumerate(stages, 1) if work.is_done(stage.name)]
     first = ended[-1] if ended else 0
     if 0 < first < len(stages):
@@ -104,12 +107,23 @@ def _run(work: Work, stages: Sequence[StageKind], made: Callable[[Work], Manifes
         work.mark(stage.name, child.run(stage.name, partial(stage.run, work), tell))
         _free(work, stage)
     manifest = made(work)
-    # The result says that it has ended, so it comes before the markers go: a kill in between finds the last marker.
+    # The result says that it has ended, so it comes before the markers go.
     job_folders.write_result(work.store.layout, work.folder, JobResult(
         state="done", name=manifest.name, version=manifest.version))
     _clear(work, stages)
     _log(f"done: {manifest.name}@{manifest.version}")
     return manifest
+
+
+def _made_before(work: Work) -> Manifest | None:
+    """The job has ended already: it was killed while it tidied up, or another process had it. Who asks for it anew
+    takes the result away (`job_folders.begin`)."""
+    result = job_folders.result_of(work.folder)
+    if result is None or result.state != "done":
+        return None
+    with contextlib.suppress(ModelNotFound):
+        return work.store.manifest(result.name, result.version)
+    return None
 
 
 def _free(work: Work, stage: StageKind) -> None:
@@ -119,7 +133,6 @@ def _free(work: Work, stage: StageKind) -> None:
 
 
 def _clear(work: Work, stages: Sequence[StageKind]) -> None:
-    """The last stage's marker goes last: until then the next start finds that all is done."""
     for stage in stages:
         work.forget(stage.name)
     _collect(work)

@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Protocol
 
+import msgspec
 from msgspec import Struct
 
 from converters import estimate, refuse
@@ -35,6 +36,7 @@ from converters.record import already_made, runs_here
 from converters.tensors import read_headers
 from converters.work import Work
 from edged.errors import Conflict, ModelNotFound, RefusedFile
+from edged.hardware.facts import Facts
 from edged.hardware.probe import probe
 from edged.store import refs
 from edged.store.blobs import hash_file
@@ -83,10 +85,7 @@ def run(work: Work, tell: Tell) -> Sourced:
         adapters = [_listed(work, reference, refuse.adapter_files, held) for reference in work.spec.adapters]
         size = original.size(len(adapters))
         facts = probe()
-        needs = estimate.estimate(size, work.recipe, gated=runs_here(work.recipe, facts), cores=facts.cpu.threads)
-        tell(JobProgress(stage=STAGE, note=estimate.in_sentence(size, needs)))
-        estimate.require(needs, free_disk_bytes=shutil.disk_usage(work.folder).free,
-                         free_memory_bytes=facts.memory.available)
+        _estimate(work, size, facts, tell)
         work.out(STAGE).mkdir()
         merged: list[AdapterSource] = []
         linked: list[Linked] = []
@@ -94,7 +93,19 @@ def run(work: Work, tell: Tell) -> Sourced:
             brought = adapter.bring(adapter_folder(work, number), _check_adapter, tell)
             merged.append(AdapterSource(reference=reference, sha256=brought.sha256_of(refuse.ADAPTER_WEIGHTS)))
             linked.extend(brought.linked)
-        return original.bring(work, tuple(merged), tuple(linked), tell)
+        sourced = original.bring(work, tuple(merged), tuple(linked), tell)
+        if size.guessed and sourced.made is None:
+            known = msgspec.structs.replace(size, parameters=sourced.parameters, brought_bytes=0, guessed=False)
+            _estimate(work, known, facts, tell)
+        return sourced
+
+
+def _estimate(work: Work, size: estimate.Size, facts: Facts, tell: Tell) -> None:
+    """Told, and refused where it cannot fit."""
+    needs = estimate.estimate(size, work.recipe, gated=runs_here(work.recipe, facts), cores=facts.cpu.threads)
+    tell(JobProgress(stage=STAGE, note=estimate.in_sentence(size, needs)))
+    estimate.require(needs, free_disk_bytes=shutil.disk_usage(work.folder).free,
+                     free_memory_bytes=facts.memory.available)
 
 
 def require_packages() -> None:
@@ -137,21 +148,20 @@ class _HuggingFace:
     def size(self, adapters: int) -> estimate.Size:
         listing = self.listed.listing
         stored_bytes = sum(size for name, size in listing.sizes.items() if name.endswith(".safetensors"))
-        parameters = estimate.parameters_in(listing.sizes) if listing.folder is None else sum(
-            tensor.count for header in read_headers(listing.folder).values() for tensor in header.values())
-        return estimate.Size(parameters=parameters, stored_bytes=stored_bytes, adapters=adapters,
-                             brought_bytes=stored_bytes if listing.folder is None else 0)
+        if listing.folder is None:
+            return estimate.Size(parameters=estimate.least_parameters(listing.sizes), stored_bytes=stored_bytes,
+                                 adapters=adapters, brought_bytes=stored_bytes, guessed=True)
+        return estimate.Size(parameters=count_weights(listing.folder), stored_bytes=stored_bytes, adapters=adapters)
 
     def bring(
         self, work: Work, adapters: tuple[AdapterSource, ...], linked: tuple[Linked, ...], tell: Tell,
     ) -> Sourced:
         brought = self.listed.bring(model_folder(work), refuse.check_config, tell)
-        headers = read_headers(model_folder(work))
+        parameters = count_weights(model_folder(work))
         source = ConvertedSource(base=self.base, base_digest=digest_of(brought.files), adapters=adapters)
         return Sourced(
             source=source, linked=(*linked, *brought.linked), made=already_made(work, source),
-            context=trained_context(model_folder(work)),
-            parameters=sum(tensor.count for header in headers.values() for tensor in header.values()))
+            context=trained_context(model_folder(work)), parameters=parameters)
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,6 +254,11 @@ def _listed(work: Work, said: str, choose: Choose, held: contextlib.ExitStack) -
                 bring_repository, listing, client=client, settings=work.hub, layout=work.store.layout))
         case _:
             raise RefusedFile(f"{said} is no folder and no repository; give ./folder or org/repo")
+
+
+def count_weights(folder: Path) -> int:
+    """From the headers of the files. Raises CorruptFile naming one that is damaged."""
+    return sum(tensor.count for header in read_headers(folder).values() for tensor in header.values())
 
 
 def trained_context(folder: Path) -> int | None:
