@@ -28,7 +28,8 @@ class Capabilities:
     rows: sequences that can have KV at once. context: tokens one row can hold. kv_tokens: tokens all rows together can
     hold. mixed_step: one step may hold rows of one token and rows of many. multi_token_rows: how many rows of one step
     may have more than one token. step_tokens: tokens in one step at most. state_bytes_per_token: size of stashed KV.
-    all_logits: False where the graph gives logits for the last position only.
+    all_logits: False where the graph gives logits for the last position only. moves_kv: False where KV cannot leave its
+    row: fork and unstash keep nothing, stash raises EngineError.
     """
 
     rows: int
@@ -39,6 +40,7 @@ class Capabilities:
     step_tokens: int
     state_bytes_per_token: int
     all_logits: bool = True
+    moves_kv: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,8 +122,8 @@ class EngineError(Exception):
 
 
 class DeviceLost(EngineError):
-    """The device is gone (a driver reset, a suspend, a card off its bus), and all KV with it. Any call may raise it; the
-    worker ends, and the daemon decides what comes next."""
+    """The device is gone (a driver reset, a suspend, a card off its bus), and all KV with it. Any call may raise it;
+    the worker ends, and the daemon decides what comes next."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +146,7 @@ class Loaded:
 
 #: Called with 0 … 1 while weights are read.
 Progress = Callable[[float], None]
-#: What each engine module offers as `load`. Raises edged.errors.LoadFailed (names the file) or InsufficientMemory.
+#: What each engine module offers as `load`. Raises edged.errors.LoadFailed (names the file), InsufficientMemory or
+#: DeviceUnavailable (names the provider): an engine never falls back to another device on its own.
 Load = Callable[[LoadSpec, Progress], Loaded]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -12,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 import pytest
 from platformdirs import user_cache_path
 
@@ -93,15 +95,31 @@ def tiny_onnx(tiny_hf: Path) -> LoadSpec:
     return spec("ort", make_onnx(tiny_hf, tiny_hf.parent / "onnx"), "genai_config.json", context=256, rows=6)
 
 
-@pytest.fixture(params=["fake", "ort", "llama"])
+@pytest.fixture(scope="session")
+def tiny_positions(tiny_onnx: LoadSpec, tmp_path_factory: pytest.TempPathFactory) -> LoadSpec:
+    """The same model with edged's graph beside the plain one, as a conversion leaves it."""
+    from converters.positions import gather_positions
+
+    folder = tmp_path_factory.mktemp("positions") / "onnx"
+    shutil.copytree(tiny_onnx.path, folder)
+    gather_positions(folder)
+    return msgspec.structs.replace(tiny_onnx, path=str(folder))
+
+
+@pytest.fixture(scope="session")
+def tiny_genai(tiny_onnx: LoadSpec) -> LoadSpec:
+    return msgspec.structs.replace(tiny_onnx, engine="genai")
+
+
+@pytest.fixture(params=["fake", "tiny_onnx", "tiny_positions", "tiny_genai", "smollm2"],
+                ids=["fake", "ort", "ort-positions", "genai", "llama"])
 def generator(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Generator]:
     """Each engine in turn, loaded fresh."""
     if request.param == "fake":
         (tmp_path / "fake.json").write_text("{}")
         loaded = load(spec("fake", tmp_path, "fake.json", context=256, rows=6), lambda fraction: None)
     else:
-        wanted = request.getfixturevalue({"ort": "tiny_onnx", "llama": "smollm2"}[request.param])
-        loaded = load(wanted, lambda fraction: None)
+        loaded = load(request.getfixturevalue(request.param), lambda fraction: None)
     yield loaded.generator
     loaded.generator.close()
 

@@ -28,7 +28,8 @@ NATIVE = {"llama_cpp", "onnxruntime", "onnxruntime_genai", "tokenizers", "llguid
 #: Each engine file, and the only native library it may import.
 ENGINE_LIBRARIES = {
     "edged.engines.llama": {"llama_cpp"}, "edged.engines.llama_vocab": {"llama_cpp"},
-    "edged.engines.ort": {"onnxruntime"}, "edged.engines.hf_vocab": {"tokenizers"},
+    "edged.engines.ort": {"onnxruntime"}, "edged.engines.genai": {"onnxruntime_genai"},
+    "edged.engines.hf_vocab": {"tokenizers"},
 }
 #: Neighbours of one layer that must not know each other: only frames, or the layer above, connect them.
 PEERS = {("edged.daemon", "edged.worker"), ("edged.worker", "edged.daemon"), ("edged.store", "edged.engines"),
