@@ -55,10 +55,10 @@ def convert(
     """
     layout = work.store.layout
     patience = _Patience(tell)
-    with locks.lock(layout.locks / f"job-{work.folder.name}", waiting=patience.wait), contextlib.ExitStack() as held:
+    with locks.lock(layout.job_lock(work.folder), waiting=patience.wait), contextlib.ExitStack() as held:
         try:
             if not beside_others:
-                held.enter_context(locks.lock(layout.locks / "convert", waiting=patience.wait))
+                held.enter_context(locks.lock(layout.convert_lock, waiting=patience.wait))
             manifest = _run(work, stages, made, tell)
         except Cancelled:
             _log("cancelled")

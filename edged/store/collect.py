@@ -15,6 +15,7 @@ from stat import S_ISREG
 from edged.errors import EdgedError
 from edged.store import files, locks
 from edged.store.entries import Collected
+from edged.store.job_folders import RESULT_FILE
 from edged.store.manifests import Manifests
 from edged.store.paths import Layout
 
@@ -38,9 +39,10 @@ def collect(layout: Layout, manifests: Manifests, parts_older_than_s: float) -> 
     removed_models, leased_inodes = _models(layout, named_models)
     removed_blobs, blob_bytes = _blobs(layout, named_blobs, leased_inodes)
     parts = _parts(layout, parts_older_than_s)
+    job_bytes = _jobs(layout, parts_older_than_s)
     _lock_files(layout)
     return Collected(
-        blobs=removed_blobs, models=removed_models, parts=parts.parts, bytes=blob_bytes + parts.bytes,
+        blobs=removed_blobs, models=removed_models, parts=parts.parts, bytes=blob_bytes + parts.bytes + job_bytes,
     )
 
 
@@ -97,6 +99,22 @@ def _parts(layout: Layout, older_than_s: float) -> Collected:
                 files.remove(path)
             removed, freed = removed + 1, freed + sum(status.st_size for status in found if S_ISREG(status.st_mode))
     return Collected(parts=removed, bytes=freed)
+
+
+def _jobs(layout: Layout, older_than_s: float) -> int:
+    """Bytes of conversions that ended long ago: their logs, and what a failed one had kept for a next attempt."""
+    freed = 0
+    for folder in sorted(layout.jobs.iterdir()):
+        lock = locks.try_lock(layout.job_lock(folder))
+        if lock is None:
+            continue
+        with lock:
+            found = _below(folder)
+            idle_s = time.time() - max((status.st_mtime for status in found), default=0.0)
+            if idle_s >= older_than_s and (folder / RESULT_FILE).exists():
+                files.remove_tree(folder)
+                freed += sum(status.st_size for status in found if S_ISREG(status.st_mode))
+    return freed
 
 
 def _below(path: Path) -> list[os.stat_result]:

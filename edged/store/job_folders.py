@@ -16,7 +16,7 @@ import msgspec
 from msgspec import Struct
 
 from edged.errors import EdgedError
-from edged.store import files
+from edged.store import files, locks
 from edged.store.entries import JobFailed
 from edged.store.lineage import ConversionSpec
 from edged.store.paths import Layout
@@ -43,7 +43,7 @@ def identity(spec: ConversionSpec) -> str:
 
 
 def folder_of(layout: Layout, spec: ConversionSpec) -> Path:
-    return layout.home / "jobs" / identity(spec)
+    return layout.jobs / identity(spec)
 
 
 def begin(layout: Layout, spec: ConversionSpec) -> Path:
@@ -52,7 +52,7 @@ def begin(layout: Layout, spec: ConversionSpec) -> Path:
     folder = folder_of(layout, spec)
     files.make_folder(folder)
     if not (folder / SPEC_FILE).exists():
-        files.publish_bytes(folder / SPEC_FILE, msgspec.json.encode(spec, order="sorted") + b"\n", layout.tmp)
+        _write(layout, folder / SPEC_FILE, msgspec.json.encode(spec, order="sorted"))
     with contextlib.suppress(FileNotFoundError):
         (folder / RESULT_FILE).unlink()
     return folder
@@ -64,7 +64,7 @@ def read_spec(folder: Path) -> ConversionSpec:
 
 
 def write_result(layout: Layout, folder: Path, result: JobResult) -> None:
-    files.publish_bytes(folder / RESULT_FILE, msgspec.json.encode(result) + b"\n", layout.tmp)
+    _write(layout, folder / RESULT_FILE, msgspec.json.encode(result))
 
 
 def abandon(layout: Layout, folder: Path) -> None:
@@ -100,8 +100,14 @@ def unfinished(layout: Layout) -> list[ConversionSpec]:
     """Conversions that were asked for and have not ended: what a crash or a power cut broke off; oldest first."""
     found: list[tuple[float, ConversionSpec]] = []
     with contextlib.suppress(OSError):
-        for folder in (layout.home / "jobs").iterdir():
+        for folder in layout.jobs.iterdir():
             with contextlib.suppress(OSError, msgspec.MsgspecError, EdgedError):
                 if not (folder / RESULT_FILE).exists():
                     found.append(((folder / SPEC_FILE).stat().st_mtime, read_spec(folder)))
     return [spec for _, spec in sorted(found, key=lambda pair: pair[0])]
+
+
+def _write(layout: Layout, path: Path, data: bytes) -> None:
+    """Under the store's lock: the garbage collector takes away what it finds half written without it."""
+    with locks.lock(layout.store_lock):
+        files.publish_bytes(path, data + b"\n", layout.tmp)

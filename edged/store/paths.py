@@ -79,10 +79,13 @@ class Layout:
         self.blobs = home / "blobs"
         self.manifests = home / "manifests"
         self.models = home / "models"
+        self.jobs = home / "jobs"
         self.tmp = home / "tmp"
         self.locks = home / "locks"
         self.schema = home / "schema.json"
         self.store_lock = self.locks / "store"
+        #: Held by the conversion that runs: a machine does one at a time.
+        self.convert_lock = self.locks / "convert"
 
     def blob(self, digest: str) -> Path:
         return self.blobs / f"sha256-{checked_digest(digest)}"
@@ -128,6 +131,10 @@ class Layout:
     def tmp_lock(self, entry: Path) -> Path:
         """Held by the process that works on an entry of tmp/."""
         return self.locks / f"tmp-{entry.name}"
+
+    def job_lock(self, folder: Path) -> Path:
+        """Held by the process that has the job of this folder of jobs/, and by its stages."""
+        return self.locks / f"job-{folder.name}"
 
     def pull_lock(self, key: str) -> Path:
         return self.locks / f"pull-{checked_digest(key)}"

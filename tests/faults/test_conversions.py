@@ -305,3 +305,21 @@ def test_a_folder_that_is_no_job_is_refused(home: Path, folder: Path, tmp_path: 
         folder = Path((folder / "spec.json").rename(tmp_path / folder.name / "spec.json")).parent
     code, lines = ended(started(folder))
     assert (code, failed(lines).code) == (1, "invalid_model_reference")
+
+
+def test_what_a_failed_job_keeps_is_collected_once_nobody_goes_on_with_it(home: Path, folder: Path) -> None:
+    assert ended(started(folder, CONVERSION_DOES="convert=raise"))[0] == 1
+    store = Store(home)
+    assert store.collect().bytes == 0
+    assert (folder / "merge").is_dir()
+    running = asked(home, msgspec.structs.replace(SPEC, name="running"))
+    process = started(running, CONVERSION_DOES="convert=hang")
+    wait_for(running, "convert")
+    assert store.collect(parts_older_than_s=0).bytes > 0
+    assert not folder.exists()
+    assert (running / "merge").is_dir()
+    process.kill()
+    ended(process)
+    # Nobody has ended it: it is gone on with when the daemon starts.
+    store.collect(parts_older_than_s=0)
+    assert (running / "merge").is_dir()
