@@ -139,8 +139,8 @@ async def test_a_candidate_that_is_slower_is_taken_back(rig: Make) -> None:
         found: Counter[str | None] = Counter()
         while r.router.rollout("m").verdict is not Verdict.WORSE:
             found += await counts(r, 4)
-            assert found.total() < 200
-        assert found[candidate.version] <= 30
+            assert found.total() < 400
+        assert found[None] == 0
         assert "token takes" in r.router.rollout("m").words
         assert await counts(r, 10) == {active.version: 10}
 

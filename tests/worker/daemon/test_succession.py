@@ -87,7 +87,6 @@ async def test_switching_under_load_drops_nothing_and_each_answer_is_of_one_vers
             assert (status.version, status.state) == (new.version, ModelState.READY)
             assert r.store.active("m") == new.version
             assert len(load.answers) > before + 4
-            assert load.by_version()[new.version] <= 4
             switched = len(load.answers)
             assert state(r, old) is ModelState.READY
             assert answer(await collect(stream)).tokens == 400
@@ -136,7 +135,6 @@ async def test_a_version_that_does_not_fit_beside_the_old_one_waits_for_its_end_
         async with loaded(r, "m") as load:
             await r.router.activate(f"m@{new.version}")
             assert state(r, old) is ModelState.ABSENT
-            assert load.by_version()[new.version] == 0
         assert set(load.by_version()) == {old.version, new.version}
         assert r.metric("edged_model_load_seconds_count", model="m") == 2
 
