@@ -13,6 +13,7 @@ from msgspec import Struct
 from edged.api.exchange import Services
 from edged.api.fields import Table, accept, served, text
 from edged.api.limits import read_json
+from edged.errors import ModelNotFound
 from edged.store.entries import Activation, Collected, Damage, Manifest
 
 _NOTHING: Table = {}
@@ -20,9 +21,10 @@ _VERIFY: Table = {"model": served(text(512, min_length=1))}
 
 
 class Versions(Struct, frozen=True):
-    """Oldest first. active: the version that the name alone means. history: when which version was activated."""
+    """Oldest first. active: the version that the name alone means, None where none was let serve. history: when which
+    version was activated."""
 
-    active: str
+    active: str | None
     versions: list[Manifest]
     history: list[Activation]
 
@@ -44,8 +46,15 @@ def routes(services: Services) -> list[HTTPRouteHandler]:
 
     @get("/manifests/{name:path}", sync_to_thread=False)
     def manifests(name: FromPath[str]) -> Versions:
-        plain = plain_name(name.removeprefix("/"))
-        return Versions(store.active(plain), store.versions(plain), [*store.history(plain)])
+        said = name.removeprefix("/")
+        try:
+            plain = plain_name(said)
+        except ModelNotFound:
+            # A conversion under a new name that fell short: its versions are kept, and nothing answers to the name.
+            if not store.manifests.versions(said):
+                raise
+            plain = said
+        return Versions(store.manifests.pointer(plain), store.versions(plain), [*store.manifests.history(plain)])
 
     @post("/gc", status_code=200)
     async def collect(request: Request[Any, Any, Any]) -> Collected:

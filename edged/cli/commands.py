@@ -32,6 +32,7 @@ COMMANDS: tuple[tuple[str, str, Group], ...] = (
     ("convert", "edged.cli.convert:convert", MODELS),
     ("list", "edged.cli.installed:list_models", MODELS),
     ("show", "edged.cli.show:show", MODELS),
+    ("quality", "edged.cli.quality:quality", MODELS),
     ("activate", "edged.cli.versions:activate", MODELS),
     ("rollback", "edged.cli.versions:rollback", MODELS),
     ("rollout", "edged.cli.versions:rollout", MODELS),

@@ -7,10 +7,10 @@ from typing import Annotated, Any
 
 import msgspec
 from cyclopts import Parameter
-from msgspec import Struct
 
 from edged.cli.client import model_path
 from edged.cli.exit_codes import ExitCode
+from edged.cli.manifests import versions_of
 from edged.cli.options import Home, Json
 from edged.cli.output import answer, answer_json, size
 from edged.cli.target import Target, store_of
@@ -20,14 +20,6 @@ from edged.store.lineage import Quality
 
 #: Of the history; `--json` has all.
 SHOWN_ACTIVATIONS = 10
-
-
-class Versions(Struct, frozen=True):
-    """GET /edged/v1/manifests/NAME."""
-
-    active: str
-    versions: list[Manifest]
-    history: list[Activation]
 
 
 def show(
@@ -44,16 +36,10 @@ def show(
     """
     target = store_of(home)
     entry = _entry(target, name)
-    if target.running is not None:
-        client = target.running.client
-        status: ModelStatus | None = client.get(model_path(name), ModelStatus)
-        versions = client.get(model_path(name, under="manifests"), Versions)
-    else:
-        from edged.store import Store
-
-        store, status = Store(target.settings.home), None
-        plain = _plain(target, name)
-        versions = Versions(store.active(plain), store.versions(plain), [*store.history(plain)])
+    versions = versions_of(target, name)
+    status = None
+    if target.running is not None and versions.active is not None:
+        status = target.running.client.get(model_path(name), ModelStatus)
     if json:
         answer_json({"active": versions.active, "versions": versions.versions, "history": versions.history,
                      "status": status, "catalog": entry})
@@ -70,12 +56,6 @@ def show(
                        "candidate": f"{entry.candidate} with {entry.share:.0%} of the requests" if entry.candidate
                        else None})
     return ExitCode.OK
-
-
-def _plain(target: Target, name: str) -> str:
-    from edged.store.catalog import load_catalog
-
-    return load_catalog(target.settings.models_file).resolve_alias(name).partition("@")[0]
 
 
 def _entry(target: Target, name: str) -> ModelEntry | None:
