@@ -17,9 +17,11 @@ import llama_cpp.llama_cpp as lib
 import msgspec
 import numpy as np
 import psutil
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from edged.engines.base import Capabilities, EngineError, Facts, Loaded, Logits, Progress, RowWork, State, Vocab
+from edged.engines.llama_devices import LlamaDevice, device_of, devices, only
 from edged.engines.llama_vocab import LlamaVocab, metadata
 from edged.engines.pages import give_back_zeros, private_ranges
 from edged.engines.slots import Slots
@@ -36,6 +38,8 @@ DEFAULT_CONTEXT = 8192
 #: The part of memory that KV of its own for every row may take.
 SPLIT_SHARE = 1 / 8
 SMALLEST_CONTEXT = 512
+#: More than any model has.
+ALL_LAYERS = 999
 #: Weights and the buffers that grow with them, in sizes of the file.
 WEIGHTS_OVERHEAD = 1.1
 
@@ -264,6 +268,28 @@ def _split(options: Options, spec: LoadSpec, rows: int, pool: int, per_token: fl
     return rows * pool * per_token <= budget * SPLIT_SHARE
 
 
+def _load_model(file: Path, device: LlamaDevice | None, progress: Progress, *, mlock: bool) -> Any:
+    """Raises LoadFailed."""
+
+    @lib.llama_progress_callback  # type: ignore[untyped-decorator]
+    def on_progress(fraction: float, _data: Any) -> bool:
+        progress(fraction)
+        return True
+
+    params = lib.llama_model_default_params()
+    params.progress_callback = on_progress
+    on_device = only(device)
+    params.devices = ctypes.addressof(on_device)
+    # All layers or none: a device that does not hold all of them refuses the load.
+    params.n_gpu_layers = 0 if device is None else ALL_LAYERS
+    if mlock:
+        params.load_mode = lib.LLAMA_LOAD_MODE_MLOCK
+    model = lib.llama_model_load_from_file(str(file).encode(), params)
+    if not model:
+        raise LoadFailed(f"llama.cpp cannot load {file.name}: {_last_words()}")
+    return model
+
+
 def load(spec: LoadSpec, progress: Progress) -> Loaded:
     try:
         options = msgspec.convert(spec.options, Options)
@@ -271,20 +297,13 @@ def load(spec: LoadSpec, progress: Progress) -> Loaded:
         raise LoadFailed(f"options of {spec.name}: {error}") from error
     lib.llama_log_set(_log, ctypes.c_void_p(0))
     lib.llama_backend_init()
-
-    @lib.llama_progress_callback  # type: ignore[untyped-decorator]
-    def on_progress(fraction: float, _data: Any) -> bool:
-        progress(fraction)
-        return True
-
-    model_params = lib.llama_model_default_params()
-    model_params.progress_callback = on_progress
-    if options.mlock:
-        model_params.load_mode = lib.LLAMA_LOAD_MODE_MLOCK
-    file = Path(spec.path) / spec.file
-    model = lib.llama_model_load_from_file(str(file).encode(), model_params)
-    if not model:
-        raise LoadFailed(f"llama.cpp cannot load {spec.file}: {_last_words()}")
+    device = device_of(spec.provider, devices())
+    if device is not None and device.has_own_memory:
+        spec = replace(spec, memory_bytes=device.free_bytes)
+    if device is not None and options.key_type is None:
+        # Back ends of devices have no kernels for keys of another type than values.
+        options = replace(options, key_type=options.value_type)
+    model = _load_model(Path(spec.path) / spec.file, device, progress, mlock=options.mlock)
     meta = metadata(model)
     weights_bytes = lib.llama_model_size(model)
     rows = spec.rows or DEFAULT_ROWS
@@ -318,7 +337,8 @@ def load(spec: LoadSpec, progress: Progress) -> Loaded:
         multi_token_rows=rows, step_tokens=STEP_TOKENS, state_bytes_per_token=int(per_token),
     )
     facts = Facts(
-        engine_version=f"llama-cpp-python {lib_version()}", device="cpu",
+        engine_version=f"llama-cpp-python {lib_version()}",
+        device="cpu" if device is None else f"{spec.provider} {device.description}",
         precision=_description(model), weights_bytes=weights_bytes,
         kv_bytes=int(per_token * caps.kv_tokens),
     )

@@ -28,6 +28,7 @@ NATIVE = {"llama_cpp", "onnxruntime", "onnxruntime_genai", "tokenizers", "llguid
 #: Each engine file, and the only native library it may import.
 ENGINE_LIBRARIES = {
     "edged.engines.llama": {"llama_cpp"}, "edged.engines.llama_vocab": {"llama_cpp"},
+    "edged.engines.llama_devices": {"llama_cpp"},
     "edged.engines.ort": {"onnxruntime"}, "edged.engines.genai": {"onnxruntime_genai"},
     "edged.engines.hf_vocab": {"tokenizers"},
 }
