@@ -17,7 +17,7 @@ from edged.cli.output import answer, answer_json, styled
 from edged.cli.target import find
 from edged.errors import EdgedError
 from edged.hardware.facts import Facts
-from edged.hardware.probe import probe
+from edged.hardware.probe import probe, with_environments
 from edged.version import VERSION
 
 _MARKS = {"good": ("ok", "32"), "note": ("note", "33"), "problem": ("PROBLEM", "31")}
@@ -72,6 +72,8 @@ def _findings(facts: Facts, home: Home) -> Iterator[Finding]:
     yield from findings.secret_files(findings.config_file(os.environ.get("EDGED_CONFIG")), target.origins)
     yield from findings.keys(settings, target.origins)
     yield from findings.catalog(settings)
+    yield from findings.environments(settings)
+    yield from findings.devices(with_environments(facts, settings.home))
     yield from findings.memory(facts, settings)
     yield from findings.disk(settings)
     yield from findings.home(settings)

@@ -125,8 +125,9 @@ def _llama(software: Software) -> str:
 
 
 def _ort(software: Software) -> str:
-    version = next((version for name, version in sorted(software.versions.items()) if name.startswith("onnxruntime")
-                    and not name.startswith(("onnxruntime-genai", "onnxruntime-ep"))), "?")
+    # Of an environment with another build, that one: edged's own is found too.
+    version = next((version for name, version in sorted(software.versions.items(), reverse=True) if name.startswith(
+        "onnxruntime") and not name.startswith(("onnxruntime-genai", "onnxruntime-ep"))), "?")
     return f"{version} ({', '.join(software.ort_providers)})" if software.ort_providers else "-"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import stat
@@ -56,9 +57,40 @@ def engines(facts: Facts) -> Iterator[Finding]:
     for engine, package in (("llama", "llama-cpp-python"), ("ort", "onnxruntime")):
         if not software.runs(engine):
             yield problem(f"the {engine} engine is not installed", f"`pip install {package}` into edged's environment")
+
+
+def devices(facts: Facts) -> Iterator[Finding]:
+    """facts: with the engine environments."""
     for place in places(facts, "llama", CPU):
-        if place.refused is not None and place.device is not None and software.runs("llama"):
+        if place.refused is not None and place.device is not None and facts.software.runs("llama"):
             yield note(f"{place.device.name} runs no GGUF model: {place.refused}", "until then the processor does")
+
+
+def environments(settings: Settings) -> Iterator[Finding]:
+    """Those that are installed, each asked whether it runs, and those that the catalog names."""
+    from edged.cli.engine import outdated
+    from edged.hardware.environment_making import state
+    from edged.hardware.environments import install_command, names
+
+    here = names(settings.home)
+    for name in here:
+        about, why = state(settings.home, name)
+        if about is None or why is not None:
+            yield problem(*_split(why or f"the engine environment {name} is damaged"))
+        elif (old := outdated(about)) is not None:
+            yield note(*_split(old))
+        else:
+            yield good(f"engine environment {name}: {', '.join(about.requirements)}")
+    with contextlib.suppress(EdgedError):
+        for entry in load_catalog(settings.models_file).current.models.values():
+            if entry.environment is not None and entry.environment not in here:
+                yield problem(f"{entry.name} is to be served from the engine environment {entry.environment}, and "
+                              "there is none", f"`{install_command(entry.environment)}` makes it")
+
+
+def _split(sentence: str) -> tuple[str, str]:
+    what, _, mend = sentence.rpartition("; ")
+    return what, mend
 
 
 def memory(facts: Facts, settings: Settings) -> Iterator[Finding]:

@@ -32,9 +32,10 @@ def ps(*, home: Home = None, json: Json = False) -> int:
         answer("no model is loaded; the first request loads one, or `edged load NAME`")
     else:
         answer(table(
-            ("NAME", "STATE", "ENGINE", "DEVICE", "CONTEXT", "RUNNING", "WAITING", "MEMORY", "SHARE", "UNLOADS"),
-            [(f"{each.name}@{each.version}", each.state.value, f"{each.engine} {each.precision}", each.device or "-",
-              str(each.context or "-"), str(each.running), str(each.waiting),
+            ("NAME", "STATE", "ENGINE", "BUILD", "DEVICE", "CONTEXT", "RUNNING", "WAITING", "MEMORY", "SHARE",
+             "UNLOADS"),
+            [(f"{each.name}@{each.version}", each.state.value, f"{each.engine} {each.precision}", _build(each),
+              each.device or "-", str(each.context or "-"), str(each.running), str(each.waiting),
               size(each.resident_bytes) if each.resident_bytes else "-", _share(each), _unloads(each))
              for each in models],
         ))
@@ -42,6 +43,11 @@ def ps(*, home: Home = None, json: Json = False) -> int:
             if each.error:
                 answer(f"{each.name}: {each.error}")
     return ExitCode.OK
+
+
+def _build(model: ModelStatus) -> str:
+    """Of the engine, as it attests itself, and where it is installed."""
+    return (model.engine_version or "-") + (f" ({model.environment})" if model.environment else "")
 
 
 def _share(model: ModelStatus) -> str:

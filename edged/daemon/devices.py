@@ -38,6 +38,11 @@ class Devices:
         return self._placed.place.provider if self._placed is not None else None
 
     @property
+    def environment(self) -> str | None:
+        """The engine environment that it was placed in last; None for edged's own."""
+        return self._placed.place.environment if self._placed is not None else None
+
+    @property
     def reason(self) -> str | None:
         """Why it runs where it was placed."""
         if self._placed is None:

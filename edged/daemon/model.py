@@ -111,7 +111,8 @@ class Model:
             kv_used_tokens=stats.kv_used_tokens, kv_tokens=info.kv_tokens if info else 0,
             load_s=info.load_s if info else None, rows=info.rows if info else None, restarts=self._restarts,
             alias_of=alias_of, created=manifest.created, error=self._error.message if self._error else None,
-            reason=devices.reason if info else None,
+            reason=devices.reason if info else None, engine_version=info.engine_version if info else None,
+            environment=devices.environment if info else None,
         )
 
     # What callers ask

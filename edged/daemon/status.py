@@ -33,7 +33,8 @@ class ModelStatus(Struct, frozen=True, kw_only=True):
     """size: bytes on disk. context, device, rows, load_s, idle_s: None unless loaded. running: admitted by the worker;
     waiting: accepted and not yet running. restarts: deaths nobody asked for. created: seconds since 1970. share: of the
     requests for its plain name, while a rollout is under way; candidate: it is the one that is tried. reason: why it
-    runs on that device, None unless loaded."""
+    runs on that device; engine_version: as the build that serves attests it, both None unless loaded. environment: the
+    engine environment that it serves from, None for edged's own."""
 
     name: str
     version: str
@@ -62,3 +63,5 @@ class ModelStatus(Struct, frozen=True, kw_only=True):
     share: float | None = None
     candidate: bool = False
     reason: str | None = None
+    engine_version: str | None = None
+    environment: str | None = None

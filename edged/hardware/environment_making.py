@@ -27,6 +27,7 @@ from edged.hardware.environments import (
     FOLDER,
     KNOWN,
     Environment,
+    Known,
     checked_name,
     folder_of,
     own_packages,
@@ -36,6 +37,7 @@ from edged.hardware.environments import (
     unusable,
 )
 from edged.hardware.facts import Software
+from edged.hardware.installed import installed
 
 #: A requirement of pip without anything that pip takes for an option, a path or an address.
 _REQUIREMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(\[[A-Za-z0-9,._-]+\])?([=<>!~]=?[A-Za-z0-9.*+!,<>=~-]+)?")
@@ -59,13 +61,14 @@ def install(
     SourceUnavailable with pip's reason.
     """
     place = folder_of(home, name)
-    known = KNOWN.get(name)
-    if not packages and known is None:
+    known = KNOWN.get(name, Known((), ""))
+    if not packages and not known.packages:
         raise BadReference(f"{name} is none of {', '.join(KNOWN)}; name the packages of your own with --package")
-    requirements = tuple(packages) or (known.packages if known else ())
-    for requirement in requirements:
+    for requirement in packages:
         if not _REQUIREMENT.fullmatch(requirement):
             raise BadReference(f"{requirement[:80]!r} is no requirement like onnxruntime==1.31.0")
+    requirements = tuple(packages) or known_requirements(known, installed().versions)
+    compiled: Mapping[str, str] = {} if packages else known.compiled
     place.parent.mkdir(mode=0o700, exist_ok=True)
     with _alone(home, name, say):
         if shutil.disk_usage(place.parent).free < LEAST_FREE_BYTES:
@@ -76,15 +79,21 @@ def install(
         shutil.rmtree(making, ignore_errors=True)
         try:
             _begin(making)
-            _pip(making, requirements, known.compiled if known and not packages else {}, say)
+            _pip(making, requirements, compiled, say)
             made = Environment(name=name, requirements=requirements, edged=version, software=inspect(making),
-                               shared=tuple(shared()))
+                               shared=tuple(shared()), known=not packages)
             (making / ABOUT).write_bytes(msgspec.json.encode(made))
             _require_idle(place)
             _replace(making, place)
         finally:
             shutil.rmtree(making, ignore_errors=True)
     return made
+
+
+def known_requirements(known: Known, own: Mapping[str, str]) -> tuple[str, ...]:
+    """own: versions of edged's own packages."""
+    return tuple(f"{package}=={own[same]}" if (same := known.versions.get(package, "")) in own else package
+                 for package in known.packages)
 
 
 def remove(home: Path, name: str) -> None:
@@ -167,9 +176,13 @@ def _begin(folder: Path) -> None:
 
 
 def _pip(folder: Path, requirements: Sequence[str], compiled: Mapping[str, str], say: Callable[[str], None]) -> None:
+    # Another build of a version that is here already: for pip nothing would be left to do, and a wheel of its cache
+    # would be of the builds that it made before.
+    again = ("--force-reinstall", "--no-deps", "--no-cache-dir", *(
+        f"--no-binary={requirement.partition('==')[0]}" for requirement in requirements)) if compiled else ()
     command = [
         sys.executable, "-m", "pip", "--python", str(folder / "bin" / "python"), "install", "--no-input",
-        "--disable-pip-version-check", "--no-warn-script-location", "--progress-bar", "off", *requirements]
+        "--disable-pip-version-check", "--no-warn-script-location", "--progress-bar=off", *again, *requirements]
     process = subprocess.Popen(
         command, env={**os.environ, **compiled, "PIP_REQUIRE_VIRTUALENV": "0"}, stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")

@@ -32,38 +32,46 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,40}")
 
 
 class Known(Struct, frozen=True):
-    """What `edged engine install NAME` gets. needs: the machine it is for, for people. compiled: what a compiler is
-    told, where there is no wheel."""
+    """What `edged engine install NAME` gets. needs: the machine it is for, for people. versions: of which package of
+    edged's own a package must have the version, since edged is written for that one. compiled: what the compiler of
+    the one package is told, where it is to be another build of what edged has itself."""
 
     packages: tuple[str, ...]
     needs: str
+    versions: Mapping[str, str] = {}
     compiled: Mapping[str, str] = {}
 
 
+_GENAI = "onnxruntime-genai"
+_LLAMA = "llama-cpp-python"
 KNOWN: dict[str, Known] = {
-    "cuda": Known(("onnxruntime-gpu", "onnxruntime-genai-cuda"), "an NVIDIA GPU with its driver and CUDA 12"),
-    "directml": Known(("onnxruntime-directml", "onnxruntime-genai-directml"), "Windows with a DirectX 12 GPU"),
-    "openvino": Known(("onnxruntime-openvino", "onnxruntime-genai"), "an Intel processor, GPU or NPU"),
-    "qnn": Known(("onnxruntime-qnn", "onnxruntime-genai"), "a Qualcomm NPU"),
-    "webgpu": Known(("onnxruntime-webgpu", "onnxruntime-genai"), "a GPU with Vulkan, Metal or Direct3D 12"),
-    "llama-cuda": Known(("llama-cpp-python",), "an NVIDIA GPU, its driver and the CUDA toolkit to compile with",
+    "cuda": Known(("onnxruntime-gpu", f"{_GENAI}-cuda"), "an NVIDIA GPU with its driver and CUDA 12",
+                  {f"{_GENAI}-cuda": _GENAI}),
+    "directml": Known(("onnxruntime-directml", f"{_GENAI}-directml"), "Windows with a DirectX 12 GPU",
+                      {f"{_GENAI}-directml": _GENAI}),
+    "openvino": Known(("onnxruntime-openvino",), "an Intel processor, GPU or NPU"),
+    "qnn": Known(("onnxruntime-qnn",), "a Qualcomm NPU"),
+    "webgpu": Known(("onnxruntime-webgpu",), "a GPU with Vulkan, Metal or Direct3D 12"),
+    "llama-cuda": Known((_LLAMA,), "an NVIDIA GPU, its driver and the CUDA toolkit to compile with", {_LLAMA: _LLAMA},
                         {"CMAKE_ARGS": "-DGGML_CUDA=ON -DLLAVA_BUILD=OFF"}),
-    "llama-vulkan": Known(("llama-cpp-python",), "a GPU with Vulkan, and Vulkan's headers and glslc to compile with",
-                          {"CMAKE_ARGS": "-DGGML_VULKAN=ON -DLLAVA_BUILD=OFF"}),
-    "llama-openblas": Known(("llama-cpp-python",), "OpenBLAS with its headers",
+    "llama-vulkan": Known((_LLAMA,), "a GPU with Vulkan, and Vulkan's headers and glslc to compile with",
+                          {_LLAMA: _LLAMA}, {"CMAKE_ARGS": "-DGGML_VULKAN=ON -DLLAVA_BUILD=OFF"}),
+    "llama-openblas": Known((_LLAMA,), "OpenBLAS with its headers", {_LLAMA: _LLAMA},
                             {"CMAKE_ARGS": "-DGGML_BLAS=ON -DGGML_BLAS_VENDOR=OpenBLAS -DLLAVA_BUILD=OFF"}),
 }
 
 
 class Environment(Struct, frozen=True, kw_only=True):
     """One that is installed. requirements: as pip was told; edged: the version that made it. software: what its
-    interpreter found then. shared: folders of the installation of edged that it leans on."""
+    interpreter found then. shared: folders of the installation of edged that it leans on. known: the requirements are
+    those of KNOWN, not of a person."""
 
     name: str
     requirements: tuple[str, ...]
     edged: str
     software: Software
     shared: tuple[str, ...]
+    known: bool = False
 
 
 def folder_of(home: Path, name: str) -> Path:
@@ -141,11 +149,10 @@ def python_of(home: Path, name: str) -> Path:
 
 def install_command(name: str, about: Environment | None = None) -> str:
     """What makes it, or makes it anew. about: as it was made, where that is known."""
-    known = KNOWN.get(name)
     if about is None:
-        packages: tuple[str, ...] = () if known else ("REQUIREMENT",)
+        packages: tuple[str, ...] = () if name in KNOWN else ("REQUIREMENT",)
     else:
-        packages = () if known and about.requirements == known.packages else about.requirements
+        packages = () if about.known else about.requirements
     return " ".join([f"edged engine install {name}", *(f"--package {package}" for package in packages)])
 
 

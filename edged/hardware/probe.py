@@ -48,9 +48,13 @@ def probe(root: Path = Path("/")) -> Facts:
 
 def probe_with(home: Path) -> Facts:
     """This machine with the engine environments of a store's home."""
+    return with_environments(probe(), home)
+
+
+def with_environments(facts: Facts, home: Path) -> Facts:
     from edged.hardware.environments import environments
 
-    return replace(probe(), environments={one.name: one.software for one in environments(home)})
+    return replace(facts, environments={one.name: one.software for one in environments(home)})
 
 
 def _cpu(root: Path) -> Cpu:

@@ -10,8 +10,17 @@ import pytest
 
 from edged.errors import BadReference, DeviceUnavailable, NotFound
 from edged.hardware import environment_making, environments
-from edged.hardware.environment_making import install, remove
-from edged.hardware.environments import Environment, broken, install_command, own_packages, python_of, shared, trouble
+from edged.hardware.environment_making import install, known_requirements, remove
+from edged.hardware.environments import (
+    KNOWN,
+    Environment,
+    broken,
+    install_command,
+    own_packages,
+    python_of,
+    shared,
+    trouble,
+)
 from edged.hardware.facts import Software
 
 pytestmark = pytest.mark.unit
@@ -110,14 +119,15 @@ def test_a_home_that_was_moved_has_its_environments(tmp_path: Path) -> None:
     assert python_of(tmp_path / "moved", "mine").is_relative_to(tmp_path / "moved")
 
 
-@pytest.mark.parametrize(("name", "requirements", "command"), [
-    ("cuda", None, "edged engine install cuda"),
-    ("mine", None, "edged engine install mine --package REQUIREMENT"),
-    ("cuda", ("onnxruntime-gpu", "onnxruntime-genai-cuda"), "edged engine install cuda"),
-    ("cuda", ("onnxruntime-gpu==1.2",), "edged engine install cuda --package onnxruntime-gpu==1.2"),
-])
-def test_the_command_that_makes_it_anew(
-    tmp_path: Path, name: str, requirements: tuple[str, ...] | None, command: str,
-) -> None:
-    about = made(tmp_path, name, requirements=requirements) if requirements else None
-    assert install_command(name, about) == command
+def test_the_command_that_makes_it_anew(tmp_path: Path) -> None:
+    assert install_command("cuda") == "edged engine install cuda"
+    assert install_command("mine") == "edged engine install mine --package REQUIREMENT"
+    assert install_command("cuda", made(tmp_path, "cuda", known=True)) == "edged engine install cuda"
+    assert install_command("cuda", made(tmp_path / "2", "cuda")) == "edged engine install cuda --package x==1"
+
+
+def test_what_edged_is_written_for_keeps_its_version_and_other_builds_are_the_newest() -> None:
+    own = {"onnxruntime": "1.32.0", "onnxruntime-genai": "0.18.0", "llama-cpp-python": "0.3.36"}
+    assert known_requirements(KNOWN["cuda"], own) == ("onnxruntime-gpu", "onnxruntime-genai-cuda==0.18.0")
+    assert known_requirements(KNOWN["llama-vulkan"], own) == ("llama-cpp-python==0.3.36",)
+    assert known_requirements(KNOWN["cuda"], {}) == ("onnxruntime-gpu", "onnxruntime-genai-cuda")
