@@ -23,7 +23,7 @@ import msgspec
 
 from edged.errors import BadReference, Conflict, CorruptFile, EdgedError, Internal, ModelNotFound, SourceUnavailable
 from edged.settings import load_settings
-from edged.store import locks, refs, space
+from edged.store import built_for, lineage, locks, refs, space
 from edged.store.blobs import Receiver, key_of
 from edged.store.catalog import load_catalog
 from edged.store.entries import (
@@ -202,8 +202,16 @@ def _manifest(store: Store, target: Target, fetched: Fetched, reference: str) ->
             name=target.name, version=version, digest=digest, engine=fetched.engine, precision=fetched.precision,
             file=fetched.file, files=fetched.files, source=fetched.source, reference=reference, created=time.time(),
             parameters=target.entry.parameters if target.entry is not None else None,
-            license=target.entry.license if target.entry is not None else None,
+            license=target.entry.license if target.entry is not None else None, target=_built_for(store, fetched),
         )
+
+
+def _built_for(store: Store, fetched: Fetched) -> lineage.Target:
+    """A GGUF is for any device that llama.cpp has a back end for."""
+    if fetched.engine not in ("ort", "genai"):
+        return "cpu"
+    entry = next(entry for entry in fetched.files if entry.path == fetched.file)
+    return built_for.target_of(store.layout.blob(entry.sha256).read_bytes())
 
 
 def _variant(catalog: Catalog, name: str, index: int | None) -> Variant | None:
