@@ -16,7 +16,7 @@ from edged.cli.target import store_of
 from edged.hardware.fingerprint import fingerprint
 from edged.hardware.measured import Measured, Speed
 from edged.hardware.probe import probe_with
-from edged.hardware.providers import CPU, PROVIDERS
+from edged.hardware.providers import CPU
 from edged.store.entries import Manifest
 from edged.store.lineage import Quality
 
@@ -133,13 +133,13 @@ def _bar(value: float, greatest: float) -> str:
 
 
 def _speeds(home: Path, manifests: list[Manifest]) -> dict[str, tuple[str, Speed]]:
-    """By digest, the fastest of what was measured on this machine as it is now, with its provider; nothing of a store
+    """By digest, the fastest of what was measured on this machine as it is now, with its place; nothing of a store
     that this user may not read."""
-    known = Measured(home, fingerprint(probe_with(home))).known()
+    measured = Measured(home, fingerprint(probe_with(home)))
     found = {}
     for manifest in manifests:
-        speeds = [(provider, speed) for provider in PROVIDERS
-                  if (speed := known(manifest.digest, provider).speed) is not None]
+        speeds = [(place, record.speed) for place, record in measured.of(manifest.digest).items()
+                  if record.speed is not None]
         if speeds:
             found[manifest.digest] = min(speeds, key=lambda pair: pair[1].seconds)
     return found

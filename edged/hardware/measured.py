@@ -88,6 +88,11 @@ class Measured:
     def get(self, digest: str, place: str) -> Record:
         return self.known()(digest, place)
 
+    def of(self, digest: str) -> dict[str, Record]:
+        """All that is recorded of a version on this machine, by key of the place."""
+        own = {place: record for (own_digest, place), record in self._own.items() if own_digest == digest}
+        return own | self._read().machines.get(self._fingerprint, {}).get(digest, {})
+
     def known(self) -> Known:
         """As of now: reads the file once."""
         here = self._read().machines.get(self._fingerprint, {})

@@ -37,6 +37,8 @@ def test_figures_and_verdicts_are_kept_by_machine_version_and_provider(tmp_path:
     again = Measured(tmp_path, "a" * 12)
     assert again.get("d1", "cuda") == Record(speed=speed(50), verdict=FAILED)
     assert again.get("d1", "cpu").speed == speed(10)
+    assert again.of("d1") == {"cuda": Record(speed=speed(50), verdict=FAILED), "cpu": Record(speed=speed(10))}
+    assert again.of("d2") == {}
     assert again.get("d2", "cpu") is NOTHING
     assert Measured(tmp_path, "b" * 12).get("d1", "cuda") is NOTHING
     assert sorted(path.name for path in tmp_path.iterdir()) == [f".{FILE}.lock", FILE]
