@@ -95,3 +95,11 @@ def test_onnx_weights_damaged_a_little_are_caught(tiny_onnx: LoadSpec, tmp_path:
     quality = gate(tiny_onnx, msgspec.structs.replace(tiny_onnx, path=str(folder)))
     assert not quality.passed
     assert any(word.startswith("top-1 agreement ") for word in quality.lacking)
+
+
+def test_the_same_graph_under_another_engine_loses_nothing_but_rounding(tiny_onnx: LoadSpec) -> None:
+    quality = gate(tiny_onnx, msgspec.structs.replace(tiny_onnx, engine="genai"))
+    assert quality.kl_divergence < 1e-6
+    assert quality.top1_agreement > 0.99
+    assert quality.perplexity_ratio == pytest.approx(1.0, abs=1e-4)
+    assert quality.passed
