@@ -25,12 +25,14 @@ from converters.job import Cancelled, StageKind, convert
 from converters.recipe import load_recipe
 from converters.stages import STAGES, made
 from converters.work import Work
-from edged.errors import BadReference, EdgedError
+from edged.errors import BadReference, ConfigError, EdgedError
 from edged.hardware.probe import probe
 from edged.settings import load_settings
 from edged.store import Store, job_folders
 from edged.store.entries import JobLine, JobProgress
 from edged.store.files import FILE_MODE
+from edged.store.job_folders import JobResult
+from edged.store.lineage import ConversionSpec
 from edged.store.sources.transfer import HubSettings
 
 #: Behind everything that serves.
@@ -68,8 +70,10 @@ def main(arguments: Sequence[str] | None = None, stages: Sequence[StageKind] = S
     out = _Out(os.dup(1))
     signal.signal(signal.SIGTERM, _cancel)
     try:
-        work = _opened(said.folder.absolute())
-        _print_to(said.folder / job_folders.LOG_FILE)
+        folder = said.folder.absolute()
+        spec = _asked(folder)
+        _print_to(folder / job_folders.LOG_FILE)
+        work = _opened(folder, spec)
         _be_modest()
         manifest = convert(work, stages, made, out.tell, beside_others=said.beside_others)
         out.line(JobLine(manifest=manifest))
@@ -88,18 +92,30 @@ def main(arguments: Sequence[str] | None = None, stages: Sequence[StageKind] = S
     return 0
 
 
-def _opened(folder: Path) -> Work:
+def _asked(folder: Path) -> ConversionSpec:
+    """Raises BadReference where the folder is no job's."""
     try:
         spec = job_folders.read_spec(folder)
     except (OSError, msgspec.MsgspecError) as error:
         raise BadReference(f"{folder} holds no conversion that was asked for; `edged convert` makes one") from error
     if folder.parent.name != "jobs" or folder.name != job_folders.identity(spec):
         raise BadReference(f"{folder} is not the folder of the conversion that its {job_folders.SPEC_FILE} asks for")
+    return spec
+
+
+def _opened(folder: Path, spec: ConversionSpec) -> Work:
+    """Raises ConfigError, which is the job's result then."""
     settings, _ = load_settings()
     token = settings.hf_token.get_secret_value() if settings.hf_token is not None else None
-    return Work(
-        folder=folder, spec=spec, recipe=load_recipe(spec.recipe), store=Store(folder.parent.parent),
-        hub=HubSettings(endpoint=settings.hf_endpoint, token=token))
+    store = Store(folder.parent.parent)
+    try:
+        recipe = load_recipe(spec.recipe)
+    except ConfigError as error:
+        job_folders.write_result(store.layout, folder, JobResult(
+            state="failed", name=spec.name, error=failed_by(error)))
+        raise
+    return Work(folder=folder, spec=spec, recipe=recipe, store=store,
+                hub=HubSettings(endpoint=settings.hf_endpoint, token=token))
 
 
 def _print_to(log: Path) -> None:

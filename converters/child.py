@@ -77,9 +77,9 @@ def run(stage: str, function: Callable[[Tell], object], tell: Tell) -> Ended:
     os.close(writing)
     value: bytes | None = None
     error: JobFailed | None = None
-    status: int | None = None
+    watched = _Watched(child)
     try:
-        for line in _lines(reading, child):
+        for line in _lines(reading, watched):
             said = _said.decode(line)
             if said.progress is not None:
                 tell(said.progress)
@@ -87,17 +87,15 @@ def run(stage: str, function: Callable[[Tell], object], tell: Tell) -> Ended:
                 error = said.error
             else:
                 value = bytes(said.value)
-        _, status, usage = os.wait4(child, 0)
+        watched.wait()
     finally:
         os.close(reading)
-        if status is None:
-            _end(child)
+        watched.end()
     if error is not None:
         raise StageFailed(error)
     if value is None:
-        raise StageFailed(failed_by(_death(stage, os.waitstatus_to_exitcode(status))))
-    peak_bytes = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    return Ended(value, time.monotonic() - began, peak_bytes)
+        raise StageFailed(failed_by(_death(stage, watched.code)))
+    return Ended(value, time.monotonic() - began, watched.peak_bytes)
 
 
 def failed_by(error: EdgedError) -> JobFailed:
@@ -170,14 +168,49 @@ def _stop(number: int, frame: FrameType | None) -> None:
     raise SystemExit(128 + number)
 
 
-def _lines(reading: int, child: int) -> Iterator[bytes]:
+class _Watched:
+    """A child until it has ended, and how it did. code: of `os.waitstatus_to_exitcode`."""
+
+    def __init__(self, child: int) -> None:
+        self._child = child
+        self._ended = False
+        self.code = 0
+        self.peak_bytes = 0
+
+    def has_ended(self, options: int = os.WNOHANG) -> bool:
+        if not self._ended:
+            ended, status, usage = os.wait4(self._child, options)
+            if ended:
+                self._ended = True
+                self.code = os.waitstatus_to_exitcode(status)
+                self.peak_bytes = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+        return self._ended
+
+    def wait(self) -> None:
+        self.has_ended(0)
+
+    def end(self) -> None:
+        """Ask it, then make it. Nothing happens where it has ended."""
+        if self.has_ended():
+            return
+        os.kill(self._child, signal.SIGTERM)
+        deadline_s = time.monotonic() + GRACE_S
+        while time.monotonic() < deadline_s:
+            if self.has_ended():
+                return
+            time.sleep(0.02)
+        os.kill(self._child, signal.SIGKILL)
+        self.wait()
+
+
+def _lines(reading: int, watched: _Watched) -> Iterator[bytes]:
     """Whole lines, to the end of the pipe or of the child: something that the child started may hold the pipe open
     longer."""
     begun = b""
     while True:
         ready, _, _ = select.select([reading], [], [], _POLL_S)
         if not ready:
-            if os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+            if not watched.has_ended():
                 continue
             if not select.select([reading], [], [], 0)[0]:
                 return
@@ -186,23 +219,6 @@ def _lines(reading: int, child: int) -> Iterator[bytes]:
             return
         *whole, begun = (begun + piece).split(b"\n")
         yield from whole
-
-
-def _end(child: int) -> None:
-    """Ask it, then make it."""
-    for number, patience_s in ((signal.SIGTERM, GRACE_S), (signal.SIGKILL, None)):
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(child, number)
-        deadline_s = time.monotonic() + (patience_s or 0)
-        while True:
-            with contextlib.suppress(ChildProcessError):
-                ended, _ = os.waitpid(child, os.WNOHANG if patience_s is not None else 0)
-                if not ended and time.monotonic() < deadline_s:
-                    time.sleep(0.02)
-                    continue
-                if not ended:
-                    break
-            return
 
 
 def _death(stage: str, code: int) -> EdgedError:

@@ -8,19 +8,21 @@ from typing import Any
 
 from msgspec import Struct
 
-from edged.errors import CorruptFile
+from edged.errors import ConversionFailed, CorruptFile
 
 #: File types of llama.cpp that lose nothing.
 _WHOLE = ("F32", "F16", "BF16")
 
 
 class GgufFacts(Struct, frozen=True, kw_only=True):
-    """What a GGUF says of itself. precision: as llama.cpp names its file type, None where it names none."""
+    """What a GGUF says of itself. precision: as llama.cpp names its file type, None where it names none.
+    split_rule: by which its tokenizer splits text (`tokenizer.ggml.pre`)."""
 
     parameters: int
     architecture: str
     precision: str | None
     license: str | None
+    split_rule: str
 
     @property
     def origin(self) -> str | None:
@@ -38,6 +40,7 @@ def read_facts(file: Path) -> GgufFacts:
         reader = gguf.GGUFReader(file)
         parameters = sum(int(tensor.n_elements) for tensor in reader.tensors)
         architecture, license = _text(reader, "general.architecture"), _text(reader, "general.license")
+        rule = _text(reader, "tokenizer.ggml.pre")
         file_type = reader.fields.get("general.file_type")
         precision = None if file_type is None else gguf.LlamaFileType(int(file_type.contents())).name
     except Exception as error:
@@ -45,17 +48,18 @@ def read_facts(file: Path) -> GgufFacts:
     if not parameters or architecture is None:
         raise CorruptFile(f"{file.name} holds no weights; get the model again")
     return GgufFacts(
-        parameters=parameters, architecture=architecture, license=license,
+        parameters=parameters, architecture=architecture, license=license, split_rule=rule or "default",
         precision=None if precision is None else precision.removeprefix("MOSTLY_").removeprefix("ALL_"))
 
 
-def dequantize(file: Path, out: Path, scratch: Path) -> None:
-    """Makes the folder `out`. Raises ConversionFailed where transformers does not know the architecture. The scratch
-    folder holds a link to the file alone: transformers looks at what lies beside it."""
+def dequantize(file: Path, facts: GgufFacts, out: Path, scratch: Path) -> str | None:
+    """Makes the folder `out`. Returns what a person should know of the result, None where that is nothing. Raises
+    ConversionFailed where transformers does not know the architecture. The scratch folder holds a link to the file
+    alone: transformers looks at what lies beside it."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
-    from edged.errors import ConversionFailed
+    from converters.gguf_tokenizer import mend
 
     folder = scratch / "gguf"
     folder.mkdir()
@@ -72,6 +76,7 @@ def dequantize(file: Path, out: Path, scratch: Path) -> None:
         ) from error
     model.save_pretrained(out)
     tokenizer.save_pretrained(out)
+    return mend(out, file, facts.split_rule)
 
 
 def _text(reader: Any, key: str) -> str | None:

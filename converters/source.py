@@ -16,7 +16,7 @@ from typing import Protocol
 import msgspec
 from msgspec import Struct
 
-from converters import estimate, refuse
+from converters import calibration, estimate, refuse
 from converters.bring import (
     STAGE,
     Brought,
@@ -35,7 +35,7 @@ from converters.quiet import quietly
 from converters.record import already_made, runs_here
 from converters.tensors import read_headers
 from converters.work import Work
-from edged.errors import Conflict, ModelNotFound, RefusedFile
+from edged.errors import Conflict, InvalidRequest, ModelNotFound, RefusedFile
 from edged.hardware.facts import Facts
 from edged.hardware.probe import probe
 from edged.store import refs
@@ -43,6 +43,7 @@ from edged.store.blobs import hash_file
 from edged.store.entries import FileEntry, JobProgress, Manifest
 from edged.store.lineage import AdapterSource, ConvertedSource
 from edged.store.manifests import digest_of
+from edged.store.paths import segment_of
 from edged.store.sources.hub import open_client
 
 #: Modules of the extra `convert`, by the distribution that has each.
@@ -77,9 +78,11 @@ def adapter_folder(work: Work, number: int) -> Path:
 
 
 def run(work: Work, tell: Tell) -> Sourced:
-    """Raises RefusedFile, BadReference, ModelNotFound, SourceUnavailable, InsufficientStorage, InsufficientMemory,
-    CorruptFile, ConversionFailed; Conflict where the packages are not installed."""
+    """Raises RefusedFile, BadReference, InvalidRequest, ConfigError, ModelNotFound, SourceUnavailable,
+    InsufficientStorage, InsufficientMemory, CorruptFile, ConversionFailed; Conflict where the packages are not
+    installed."""
     require_packages()
+    _check_asked(work)
     with contextlib.ExitStack() as held:
         original = _original(work, held)
         adapters = [_listed(work, reference, refuse.adapter_files, held) for reference in work.spec.adapters]
@@ -114,6 +117,20 @@ def require_packages() -> None:
     if missing:
         raise Conflict(f"converting needs packages that are not installed here ({', '.join(missing)}): "
                        "pip install 'edged[convert]'")
+
+
+def _check_asked(work: Work) -> None:
+    """What a later stage would refuse, after minutes or hours. Raises BadReference, InvalidRequest, ConfigError."""
+    spec, recipe = work.spec, work.recipe
+    segment_of(spec.name)
+    if recipe.refused is not None:
+        raise InvalidRequest(f"recipe {recipe.name} is not for here: {recipe.refused}")
+    if spec.calibration is not None:
+        calibration.read(Path(spec.calibration), "gate")
+    if spec.tasks is not None:
+        from converters import tasks
+
+        tasks.read(Path(spec.tasks))
 
 
 class _Original(Protocol):
@@ -190,7 +207,9 @@ class _Gguf:
         if made is None:
             tell(JobProgress(stage=STAGE, file=f"dequantizing {self.file.name}"))
             with quietly(lambda line: None):
-                dequantize(self.file, model_folder(work), work.scratch(STAGE))
+                note = dequantize(self.file, self.facts, model_folder(work), work.scratch(STAGE))
+            if note is not None:
+                tell(JobProgress(stage=STAGE, note=note))
         return Sourced(source=source, parameters=self.facts.parameters, origin=self.facts.origin, made=made,
                        context=trained_context(model_folder(work)) if made is None else None,
                        license=self.license or self.facts.license, linked=linked)

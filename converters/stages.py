@@ -10,6 +10,7 @@ import msgspec
 from msgspec import Struct
 
 from converters import bring, reference, source
+from converters.calibration import SHIPPED
 from converters.child import Tell
 from converters.job import StageKind
 from converters.publish import publish
@@ -57,6 +58,9 @@ def convert(work: Work, tell: Tell) -> None:
     calibration = Path(work.spec.calibration) if work.spec.calibration is not None else None
     if work.recipe.format == "onnx":
         from converters import olive
+
+        if calibration is None and work.recipe.calibrates:
+            calibration = SHIPPED
 
         olive.convert(_weights(work), work.recipe, work.out("convert"), calibration=calibration,
                       work=work.scratch("convert") / "olive", progress=_doing("convert", tell))

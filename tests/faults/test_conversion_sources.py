@@ -140,6 +140,22 @@ def test_what_can_never_fit_is_refused_before_anything_is_written(home: Path, tm
     assert "TB" in lines[-1].error.message or "GB" in lines[-1].error.message
 
 
+@pytest.mark.parametrize(("asked", "code", "words"), [
+    ({"tasks": "/nowhere/tasks.jsonl"}, "invalid_configuration", "/nowhere/tasks.jsonl"),
+    ({"calibration": "/nowhere/text.txt"}, "invalid_configuration", "/nowhere/text.txt"),
+    ({"recipe": "cpu-int5"}, "invalid_configuration", "there is no recipe cpu-int5"),
+    ({"name": "n" * 300}, "invalid_model_reference", "a model name has 1 to 240 characters"),
+])
+def test_what_a_late_stage_would_refuse_is_refused_first(
+    home: Path, tmp_path: Path, asked: dict[str, str], code: str, words: str,
+) -> None:
+    folder = put(tmp_path / "model", hf_files())
+    spec = msgspec.structs.replace(ConversionSpec(name="m", source=str(folder)), **asked)
+    error = converted(home, spec)[-1].error
+    assert error is not None
+    assert (error.code, words in error.message) == (code, True)
+
+
 def test_an_onnx_model_or_a_name_that_is_not_installed_is_refused_with_what_to_do(home: Path, tmp_path: Path) -> None:
     folder = put(tmp_path / "onnx", {"genai_config.json": b"{}", "model.onnx": b"\x08\x0a"})
     install(Store(home), str(folder))

@@ -10,12 +10,16 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
+from tokenizers import Tokenizer
 
+from converters import calibration, gguf_tokenizer
+from converters.dequantize import read_facts
 from edged.engines import load
 from edged.engines.base import RowWork
 from edged.store import Store, job_folders
 from edged.store.entries import JobLine, JobProgress, Manifest
 from edged.store.lineage import ConversionSpec
+from edged.types import LoadSpec
 from tests.real.conftest import spec
 from tests.real.tiny_lora import ANSWER, QUESTION, train
 
@@ -103,3 +107,20 @@ def test_an_installed_gguf_is_dequantized_and_said_to_be(store: Store, tiny_hf: 
     assert manifest.quality is not None
     assert "dequantized from Q8_0" in manifest.quality.reference
     assert "chat_template.jinja" in {entry.path for entry in manifest.files}
+
+
+def test_the_tokenizer_out_of_a_gguf_cuts_text_as_llama_cpp_does(smollm2: LoadSpec, tmp_path: Path) -> None:
+    from transformers import AutoTokenizer
+
+    file = Path(smollm2.path) / smollm2.file
+    AutoTokenizer.from_pretrained(smollm2.path, gguf_file=smollm2.file).save_pretrained(tmp_path)
+    assert gguf_tokenizer.mend(tmp_path, file, read_facts(file).split_rule) is None
+    tokenizer = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    generator = load(smollm2, lambda fraction: None).generator
+    try:
+        for passage in calibration.read(None, "gate").passages:
+            text = passage.plain()
+            wanted = generator.vocab.tokenize(text, special=False, bos=False)
+            assert tokenizer.encode(text, add_special_tokens=False).ids == wanted
+    finally:
+        generator.close()
