@@ -11,8 +11,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
-from edged.errors import ConfigError
-
 #: The one file in the folder that a conversion makes.
 FILE = "model.gguf"
 
@@ -51,27 +49,47 @@ def convert(
 ) -> None:
     """`out`/model.gguf in the recipe's precision, a name of llama.cpp's (`Q4_K_M`, `Q8_0`, `F16`, …).
 
-    calibration: text for the importance matrix, if the recipe wants one. out, work, progress and errors as of
-    `unquantized`; Internal where llama.cpp fails. What llama.cpp could not store in the type asked for is a note.
+    calibration: text for the importance matrix, where the recipe wants one; None takes the text that ships. out, work,
+    progress and errors as of `unquantized`; ConversionFailed where llama.cpp fails, ConfigError for the text. What
+    llama.cpp could not store in the type asked for is a note.
     """
     from converters.gguf_file import write
-    from converters.gguf_imatrix import measure
     from converters.gguf_quantize import check_precision, quantize
 
     check_precision(recipe.precision)
-    if recipe.imatrix and calibration is None:
-        raise ConfigError(f"recipe {recipe.name} weighs weights by activations and needs a text: give --calibration")
     plain, unfinished = _fresh(work / "plain") / FILE, _fresh(work / "quantized")
-    first = 0.5 if recipe.imatrix else 0.2
-    write(hf_folder, plain, work=work, progress=lambda done, note: progress(done * 0.2, note))
+    parts = _Parts(progress, {"write": 0.2, "measure": 0.4 if recipe.imatrix else 0.0})
+    write(hf_folder, plain, work=work, progress=parts.next("write"))
     importance = None
-    if recipe.imatrix and calibration is not None:
-        importance = work / "imatrix.safetensors"
-        measure(hf_folder, calibration, importance, progress=lambda done, note: progress(0.2 + done * 0.3, note))
-    quantize(plain, recipe.precision, unfinished / FILE, importance=importance,
-             progress=lambda done, note: progress(first + done * (1 - first), note))
+    if recipe.imatrix:
+        from converters import calibration as texts
+        from converters.gguf_imatrix import measure
+
+        importance = work / "importance.safetensors"
+        measure(hf_folder, texts.read(calibration, "calibrate"), importance, progress=parts.next("measure"))
+    quantize(plain, recipe.precision, unfinished / FILE, importance=importance, progress=parts.rest())
     unfinished.replace(out)
     shutil.rmtree(plain.parent)
+
+
+class _Parts:
+    """Progress of parts as progress of the whole. shares: of each but the last."""
+
+    def __init__(self, progress: Progress, shares: dict[str, float]) -> None:
+        self._progress = progress
+        self._shares = shares
+        self._done = 0.0
+
+    def next(self, name: str) -> Progress:
+        return self._part(self._shares[name])
+
+    def rest(self) -> Progress:
+        return self._part(1.0 - self._done)
+
+    def _part(self, share: float) -> Progress:
+        first = self._done
+        self._done += share
+        return lambda done, note: self._progress(first + done * share, note)
 
 
 def _fresh(folder: Path) -> Path:

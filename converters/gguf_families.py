@@ -33,6 +33,8 @@ class Family:
     windows: int = 0
 
 
+#: What llama.cpp takes for granted of yarn, whatever a file says; None: it has no such thing.
+_YARN = {"beta_fast": 32.0, "beta_slow": 1.0, "truncate": True, "mscale": None, "mscale_all_dim": None}
 _GELU = ("gelu_pytorch_tanh", "gelu")
 
 FAMILIES = {
@@ -163,8 +165,9 @@ def _write_rope(writer: GGUFWriter, config: Any, head: int) -> None:
             writer.add_rope_scaling_type(RopeScalingType.YARN)
             writer.add_rope_scaling_factor(factor)
             writer.add_rope_scaling_orig_ctx_len(_original_context(config, rope))
-            writer.add_rope_scaling_yarn_beta_fast(rope.get("beta_fast") or 32.0)
-            writer.add_rope_scaling_yarn_beta_slow(rope.get("beta_slow") or 1.0)
+            odd = [key for key, usual in _YARN.items() if rope.get(key) not in (None, usual)]
+            if odd:
+                raise _unlike(config.architectures[0], f"its positions are scaled by yarn with {', '.join(odd)}")
             if (wanted := rope.get("attention_factor")) is not None:
                 # llama.cpp multiplies by the usual factor in any case.
                 writer.add_rope_scaling_attn_factors(wanted / (0.1 * math.log(factor) + 1.0))

@@ -12,11 +12,9 @@ import gguf
 import numpy as np
 from numpy.typing import NDArray
 
-from converters.gguf_families import (
-    Family, context_of, extra_tensors, family_of, heads_of, write_settings,
-)
+from converters.gguf_families import Family, context_of, extra_tensors, family_of, heads_of, write_settings
 from converters.gguf_split_rule import find_rule
-from converters.gguf_vocab import Vocabulary, read_vocabulary
+from converters.gguf_vocab import read_vocabulary
 from converters.tensors import TensorInfo, read_headers
 from edged.errors import CorruptFile, InvalidRequest
 
@@ -114,7 +112,7 @@ def _plan(config: Any, family: Family, tensors: dict[str, TensorInfo]) -> list[_
             continue
         name = names.get_name(source, try_suffixes=(".weight", ".bias"))
         if name is None:
-            raise InvalidRequest(f"llama.cpp has no place for the tensor {source} of this model; convert to ONNX instead")
+            raise InvalidRequest(f"llama.cpp has no place for the tensor {source}; convert this model to ONNX instead")
         if info.dtype not in _TYPES:
             raise InvalidRequest(
                 f"tensor {source} is {info.dtype}: a quantized model; convert from its weights in 16 or 32 bits")
@@ -124,7 +122,7 @@ def _plan(config: Any, family: Family, tensors: dict[str, TensorInfo]) -> list[_
 
 def _rows(plan: list[_Planned], config: Any) -> int:
     rows = next((planned.info.shape[0] for planned in plan if planned.source == _EMBEDDING), None)
-    if rows != config.vocab_size:
+    if rows is None or rows != config.vocab_size:
         raise CorruptFile(
             f"config.json speaks of {config.vocab_size} tokens, the weights hold embeddings of {rows}; save the model "
             "again with save_pretrained")

@@ -14,12 +14,13 @@ from edged.hardware.probe import probe
 
 #: llama.cpp's numbers of file types (llama.h, enum llama_ftype), of those that need no importance matrix.
 FILE_TYPES = {
-    "F32": 0, "F16": 1, "BF16": 32, "Q8_0": 7, "Q6_K": 18, "Q5_K_M": 17, "Q5_K_S": 16, "Q5_1": 9, "Q5_0": 8, "Q4_K_M": 15,
-    "Q4_K_S": 14, "Q4_1": 3, "Q4_0": 2, "IQ4_NL": 25, "IQ4_XS": 30, "Q3_K_L": 13, "Q3_K_M": 12, "Q3_K_S": 11, "Q2_K": 10,
+    "F32": 0, "F16": 1, "BF16": 32, "Q8_0": 7, "Q6_K": 18, "Q5_K_M": 17, "Q5_K_S": 16, "Q5_1": 9, "Q5_0": 8,
+    "Q4_K_M": 15, "Q4_K_S": 14, "Q4_1": 3, "Q4_0": 2, "IQ4_NL": 25, "IQ4_XS": 30, "Q3_K_L": 13, "Q3_K_M": 12,
+    "Q3_K_S": 11, "Q2_K": 10,
 }
 
 _TENSOR = re.compile(r"\[ *(\d+)/ *(\d+)\] ")
-_FALLBACK = re.compile(r"^warning: (\S+) .*ncols +(\d+) not divisible by +(\d+) .*type +(\S+)\).*falling back to +(\S+)")
+_FALLBACK = re.compile(r"^warning: .* ncols +(\d+) not divisible by +(\d+) .*type +(\S+)\).*falling back to +(\S+)")
 
 
 def check_precision(precision: str) -> None:
@@ -37,7 +38,7 @@ def quantize(
 
     def line(text: str) -> None:
         if (match := _FALLBACK.match(text)) is not None:
-            _, columns, block, wanted, stored = match.groups()
+            columns, block, wanted, stored = match.groups()
             lower[wanted, stored, columns, block] += 1
         elif (match := _TENSOR.search(text)) is not None:
             progress(int(match[1]) / int(match[2]), None)
@@ -56,6 +57,6 @@ def quantize(
 def notes(lower: Counter[tuple[str, str, str, str]]) -> list[str]:
     """lower: how many tensors should have had a type, got another, since their rows are no multiple of its block."""
     return [
-        f"{count} tensors are {stored.upper()} instead of {wanted.upper()}: their rows of {columns} are no multiple of "
-        f"{block}" for (wanted, stored, columns, block), count in lower.items()
+        f"{count} {'tensor is' if count == 1 else 'tensors are'} {stored.upper()} instead of {wanted.upper()}: rows of "
+        f"{columns} are no multiple of {block}" for (wanted, stored, columns, block), count in lower.items()
     ]

@@ -17,11 +17,11 @@ from converters.llama_child import Tokenize, Tokenized
 from converters.llama_process import run
 from edged.errors import InvalidRequest
 
-#: One of each group of rules that do the same, those of families that are written here first. A rule in the first list
-#: takes a word that is a token as it is, without its merges.
+#: One of each group of rules that do the same. A rule in the first list takes a word that is a token as it is, without
+#: its merges.
 _WHOLE_WORDS = ("llama-bpe", "tekken", "glm4", "minicpm5", "youtu", "granite-embed-multi-97m")
 _MERGED = (
-    "gpt-2", "smollm", "qwen2", "qwen35", "dbrx", "gpt-4o", "deepseek-llm", "deepseek-v3", "deepseek-coder", "falcon",
+    "gpt-2", "smollm", "qwen2", "dbrx", "qwen35", "gpt-4o", "deepseek-llm", "deepseek-v3", "deepseek-coder", "falcon",
     "stablelm2", "seed-coder", "bailingmoe", "ufakzeka", "exaone-moe", "tiny_aya", "jais-2", "viking", "poro-chat",
     "superbpe", "default",
 )
@@ -30,7 +30,8 @@ _MERGED = (
 #: Unicode's composed form: some tokenizers compose, llama.cpp never does.
 PROBES = (
     "Hello world! It's the 3rd of 1,234,567 tests; we'll see, WE'LL see what they're at (or not).",
-    "    def sum_of(numbers: list[int]) -> int:\n        return sum(numbers)  # 0x1F == 31\n\n\n\tif x>=10:\r\n\t\tpass",
+    "    def sum_of(numbers: list[int]) -> int:\n        return sum(numbers)  # 0x1F == 31\n\n\n"
+    "\tif x>=10:\r\n\t\tpass",
     "12 345 6789 0000000 3.14159e-10 v1.2.3 2024-02-29T23:59:59Z",
     " leading,  double   triple    and trailing   ",
     "Žluťoučký kůň, façade, ÀÉÎ, straße, naïve — “quoted” … ‘so’",
@@ -49,7 +50,7 @@ def find_rule(folder: Path, vocabulary: Vocabulary, begin: Callable[[Path, str],
     if vocabulary.kind == "llama":
         rules: Sequence[str] = ("default",)
     else:
-        rules = (*_WHOLE_WORDS, *_MERGED) if vocabulary.whole_words else (*_MERGED, *_WHOLE_WORDS)
+        rules = candidates(vocabulary.patterns, digits=vocabulary.digits, whole_words=vocabulary.whole_words)
     wanted = splits(folder, list(PROBES))
     file = work / "vocabulary.gguf"
     try:
@@ -69,6 +70,21 @@ def find_rule(folder: Path, vocabulary: Vocabulary, begin: Callable[[Path, str],
     raise InvalidRequest(
         f"llama.cpp has no rule that splits text as this tokenizer does{_nearest(answer.tokens, wanted)}; convert to "
         "ONNX instead")
+
+
+def candidates(patterns: Sequence[str], *, digits: bool, whole_words: bool) -> list[str]:
+    """All rules, the likeliest first: a small vocabulary may not tell some of them apart on any text of a few lines,
+    and then what the tokenizer says of itself decides. See `Vocabulary` for what is given."""
+    pattern = max(patterns, key=len, default="")
+    cased, marks, triples = r"\p{Lu}" in pattern, r"\p{M}" in pattern, r"\p{N}{1,3}" in pattern
+    if cased:
+        likely = "gpt-4o" if triples else "tekken"
+    elif pattern:
+        likely = ("llama-bpe" if whole_words else "dbrx") if triples else "qwen35" if marks else "qwen2"
+    else:
+        likely = "smollm" if digits else "gpt-2"
+    ordered = (*_WHOLE_WORDS, *_MERGED) if whole_words else (*_MERGED, *_WHOLE_WORDS)
+    return [likely, *(rule for rule in ordered if rule != likely)]
 
 
 def _nearest(found: dict[str, list[list[int]] | None], wanted: list[list[int]]) -> str:

@@ -24,14 +24,17 @@ _NO_SCORE = -1000.0
 @dataclass(frozen=True, slots=True)
 class Vocabulary:
     """tokens, scores, types: by token id, as many as the model has rows of embeddings. adds_space: a text gets a space
-    before its first word. whole_words: a word that is a token is taken as it is. ending: tokens that end an answer,
-    besides the tokenizer's own."""
+    before its first word. patterns: regular expressions by which text is split before the merges; digits: and between
+    any two digits. whole_words: a word that is a token is taken as it is. ending: tokens that end an answer, besides
+    the tokenizer's own."""
 
     kind: Literal["gpt2", "llama"]
     tokens: list[str]
     scores: list[float]
     types: list[TokenType]
     adds_space: bool
+    patterns: tuple[str, ...]
+    digits: bool
     whole_words: bool
     ending: tuple[int, ...]
     special: SpecialVocab
@@ -58,8 +61,8 @@ def read_vocabulary(folder: Path, rows: int) -> Vocabulary:
     kind: Literal["gpt2", "llama"] = "gpt2" if "ByteLevel" in kinds else "llama"
     if model.get("type") != "BPE" or (kind == "llama" and not model.get("byte_fallback")):
         raise InvalidRequest(
-            f"tokenizer.json is of a kind ({model.get('type')}, {', '.join(sorted(kinds))}) that edged cannot write into "
-            "a GGUF; convert to ONNX instead")
+            f"tokenizer.json is of a kind ({model.get('type')}, {', '.join(sorted(kinds))}) that edged cannot write "
+            "into a GGUF; convert to ONNX instead")
     tokens = [f"[PAD{token}]" for token in range(rows)]
     scores = [_NO_SCORE * 10] * rows
     types = [TokenType.UNUSED] * rows
@@ -78,8 +81,12 @@ def read_vocabulary(folder: Path, rows: int) -> Vocabulary:
     special = SpecialVocab(folder, load_merges=kind == "gpt2", n_vocab=rows)
     begins, ends = _around(tokenizer)
     special.add_special_token = {"bos": begins, "eos": ends}
-    return Vocabulary(kind, tokens, scores, types, _adds_space(parts), bool(model.get("ignore_merges")),
-                      _ending(folder, special), special)
+    before = list(_steps(parts.get("pre_tokenizer")))
+    return Vocabulary(
+        kind, tokens, scores, types, adds_space=_adds_space(parts),
+        patterns=tuple(step["pattern"].get("Regex", "") for step in before if step["type"] == "Split"),
+        digits=any(step["type"] == "Digits" and step.get("individual_digits") for step in before),
+        whole_words=bool(model.get("ignore_merges")), ending=_ending(folder, special), special=special)
 
 
 def splits(folder: Path, texts: list[str]) -> list[list[int]]:

@@ -1,8 +1,8 @@
-"""llama.cpp in a process of its own: `python -m converters.llama_child`. What kills it (an assertion of the library ends
-the process, and so does an exception in C++) ends this process only; see `converters.llama_process` for the other side.
+"""llama.cpp in a process of its own: `python -m converters.llama_child`. What kills it (an assertion of the library
+does, and an exception in C++) ends this process only; see `converters.llama_process` for the other side.
 
-Standard input: one JSON line, the task (`Tokenize` or `Quantize`), then nothing until the other side is gone, upon which
-this process ends too. Standard output: one JSON line, the answer. Standard error: llama.cpp's own words.
+Standard input: one JSON line, the task (`Tokenize` or `Quantize`), then nothing until the other side is gone, upon
+which this process ends too. Standard output: one JSON line, the answer. Standard error: llama.cpp's own words.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ class Tokenize(Struct, frozen=True, kw_only=True, tag="tokenize"):
 
 
 class Quantize(Struct, frozen=True, kw_only=True, tag="quantize"):
-    """file → out as llama.cpp's `file_type` (LLAMA_FTYPE_…). importance: a safetensors file of one vector for each tensor."""
+    """file → out as llama.cpp's `file_type` (LLAMA_FTYPE_…). importance: a safetensors file, a vector for each
+    tensor."""
 
     file: str
     out: str

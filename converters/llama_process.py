@@ -26,29 +26,31 @@ def run(task: Task, what: str, line: Callable[[str], None] = lambda text: None) 
         [sys.executable, "-m", "converters.llama_child"],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     ) as child:
-        assert child.stdin is not None
-        assert (stdout := child.stdout) is not None
-        assert child.stderr is not None
+        stdin, stdout, stderr = child.stdin, child.stdout, child.stderr
+        assert stdin is not None
+        assert stdout is not None
+        assert stderr is not None
         try:
-            child.stdin.write(msgspec.json.encode(task) + b"\n")
-            child.stdin.flush()
+            stdin.write(msgspec.json.encode(task) + b"\n")
+            stdin.flush()
             # Both pipes at once: a full one would stop the child.
             answers = deque[bytes](maxlen=1)
             reader = threading.Thread(target=lambda: answers.append(stdout.read()))
             reader.start()
-            for raw in child.stderr:
+            for raw in stderr:
                 if text := raw.decode(errors="replace").strip():
                     words.append(text)
                     line(text)
             reader.join()
-            child.stdin.close()
+            stdin.close()
             code = child.wait()
         except BaseException:
             child.kill()
             raise
     if code != 0 or not (answer := answers[0]):
         raise ConversionFailed(f"llama.cpp {_end(code)} while {what}: {'; '.join(words) or 'it said nothing'}")
-    return msgspec.json.decode(answer, type=Answer)
+    decoded: Answer = msgspec.json.decode(answer, type=Answer)
+    return decoded
 
 
 def _end(code: int) -> str:

@@ -1,8 +1,8 @@
 """What lies in safetensors files, read from their headers alone.
 
 Format: https://huggingface.co/docs/safetensors: eight bytes with the header's length, the header (JSON: name → dtype,
-shape, data_offsets), then the bytes of all tensors without gaps. The package checks it (offsets, overlaps, that the file
-is exactly as long as the header says); this module says which file it was.
+shape, data_offsets), then the bytes of all tensors without gaps. The package checks it (offsets, overlaps, that the
+file is exactly as long as the header says); this module says which file it was.
 """
 
 from __future__ import annotations
