@@ -23,10 +23,9 @@ from edged.daemon.trials import MEASURING_S, run_trial
 from edged.errors import Conflict, EdgedError
 from edged.hardware.choose import Row, chosen
 from edged.hardware.fingerprint import fingerprint
-from edged.hardware.place import places
 from edged.hardware.providers import CPU
 from edged.store.entries import Manifest
-from edged.store.ranking import activated_by_hand
+from edged.store.ranking import activated_by_hand, possible
 
 
 class Benched(Struct, frozen=True, kw_only=True):
@@ -101,18 +100,17 @@ async def _measure(found: Subject, seconds: float) -> list[str]:
         found.store, found.entry, found.facts, found.measured, trial_command=TRIAL_COMMAND, seconds=seconds, say=say,
         run=partial(run_trial, timeout_s=MEASURING_S + 60 * seconds))
     failed = []
-    for manifest in found.versions():
-        for place in places(found.facts, manifest.engine, manifest.target, require=found.entry.require,
-                            environment=found.entry.environment):
-            if place.refused is not None:
-                continue
-            try:
-                if place.provider == CPU:
-                    await proving.measure(manifest, place)
-                else:
-                    await proving.prove(manifest, place, measure=True)
-            except EdgedError as error:
-                failed.append(f"{manifest.name}@{manifest.version} on {place.provider}: {error.message}")
+    for row in possible(found.versions(), found.entry, found.facts, budget_bytes=found.budget_bytes):
+        if not row.fits:
+            continue
+        manifest, place = row.variant, row.place
+        try:
+            if place.provider == CPU:
+                await proving.measure(manifest, place)
+            else:
+                await proving.prove(manifest, place, measure=True)
+        except EdgedError as error:
+            failed.append(f"{manifest.name}@{manifest.version} on {place.provider}: {error.message}")
     return failed
 
 

@@ -106,7 +106,7 @@ def _describe(facts: Facts) -> Iterator[str]:
 def ranked(found: Subject, rows: Sequence[Row[Manifest]]) -> list[Ranked]:
     return [
         Ranked(version=row.variant.version, engine=row.engine, precision=row.variant.precision, provider=row.provider,
-               environment=row.environment, threads=row.threads, size=row.variant.size,
+               environment=row.place.environment, threads=row.place.threads, size=row.variant.size,
                active=row.variant.version == found.active, fits=row.fits, reason=row.reason, speed=row.speed)
         for row in rows
     ]

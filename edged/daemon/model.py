@@ -352,7 +352,8 @@ class Model:
             self.keep_loaded()
 
     def _died(self, ended: Exit) -> None:
-        self._seat.devices.gone(None)
+        if ended.loaded:
+            self._seat.devices.gone(None)
         name, now, reason = self.manifest.name, self._site.clock(), ended.reason
         log.error("model.died", model=self.key, reason=reason, exit_code=ended.code, loaded=ended.loaded,
                   requests=len(self.requests.active), last_lines=list(ended.last_lines))

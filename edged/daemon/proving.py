@@ -19,10 +19,10 @@ from edged.hardware.fit import bits_per_weight
 from edged.hardware.measured import Measured, Verdict
 from edged.hardware.place import Place, places
 from edged.hardware.providers import CPU, provider_of
-from edged.hardware.selftest import SAME_FORM, SISTER_FORM, Limits, compare
+from edged.hardware.selftest import SAME_FORM, SISTER_FORM, Limits, compare, sensible
 from edged.ipc.trials import Trial, TrialResult
 from edged.store import Store
-from edged.store.entries import Manifest, ModelEntry
+from edged.store.entries import HubSource, Manifest, ModelEntry
 from edged.store.lineage import ConvertedSource
 
 
@@ -34,6 +34,16 @@ def command_of(store: Store, place: Place, command: Sequence[str]) -> tuple[str,
     if place.environment is None:
         return tuple(command)
     return (str(python_of(store.home, place.environment)), "-P", *command[1:])
+
+
+def are_sisters(one: Manifest, other: Manifest) -> bool:
+    """Forms of the same weights: made of one model with the same adapters, or from one repository."""
+    match one.source, other.source:
+        case ConvertedSource() as mine, ConvertedSource() as theirs:
+            return (mine.base_digest, mine.adapters) == (theirs.base_digest, theirs.adapters)
+        case HubSource(repo=mine), HubSource(repo=theirs):
+            return mine == theirs
+    return False
 
 
 class Proving:
@@ -78,28 +88,19 @@ class Proving:
             raise
         if provider_of(device.device) != place.provider:
             return Verdict(passed=False, reason=_elsewhere(place, device))
-        found = self._reference(manifest)
-        if found is None:
-            return Verdict(passed=False, reason=f"{name} cannot be proved: no version of {manifest.name} runs on the "
-                           "processor to compare with; convert one for it, as `edged convert --recipe cpu-int8` does")
+        if (found := self._reference(manifest)) is None:
+            return sensible(device.text_logprob, device.vocabulary, name=name)
         reference, at, limits = found
         worth_it = measure and reference is manifest and self._entry.require is None
         processor = await self._try(reference, at, logits=True, measure=worth_it)
         return compare(device.positions, processor.positions, limits, name=name)
 
     def _reference(self, manifest: Manifest) -> tuple[Manifest, Place, Limits] | None:
-        """The same files on the processor; else the version made of the same model that keeps most bits there."""
+        """The same files on the processor; else the sister that keeps most bits there."""
         if (place := self._on_processor(manifest)) is not None:
             return manifest, place, SAME_FORM
-        source = manifest.source
-        if not isinstance(source, ConvertedSource):
-            return None
-        sisters = [
-            (one, place) for one in self._store.versions(manifest.name)
-            if isinstance(one.source, ConvertedSource) and not one.never_run
-            and (one.source.base_digest, one.source.adapters) == (source.base_digest, source.adapters)
-            and (place := self._on_processor(one)) is not None
-        ]
+        sisters = [(one, place) for one in self._store.versions(manifest.name)
+                   if are_sisters(one, manifest) and (place := self._on_processor(one)) is not None]
         best = max(sisters, key=lambda pair: bits_per_weight(pair[0].precision) or 0.0, default=None)
         return None if best is None else (*best, SISTER_FORM)
 

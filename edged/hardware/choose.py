@@ -52,22 +52,26 @@ F = TypeVar("F", bound=Form)
 
 @dataclass(frozen=True, slots=True)
 class Row(Generic[F]):
-    """fits: it can run there, and has memory. memory_bytes: estimate with `context` tokens of one sequence, None where
-    it cannot be estimated. weights_bytes: the part of it that each token reads. context: the usual one, or the model's,
-    or what fits, whichever is least. threads: of the processor. environment: the engine environment that it needs.
-    reason: one clause for people."""
+    """place: where it would run. fits: it can, and has memory. memory_bytes: estimate with `context` tokens of one
+    sequence, None where it cannot be estimated. weights_bytes: the part of it that each token reads. context: the usual
+    one, or the model's, or what fits, whichever is least. reason: one clause for people."""
 
     variant: F
-    engine: EngineName
-    provider: str
+    place: Place
     fits: bool
     memory_bytes: int | None
     weights_bytes: int | None
     context: int
-    threads: int
     reason: str
-    environment: str | None = None
     speed: Speed | None = None
+
+    @property
+    def engine(self) -> EngineName:
+        return self.place.engine
+
+    @property
+    def provider(self) -> str:
+        return self.place.provider
 
 
 def choose(
@@ -95,13 +99,12 @@ def choose(
         kv_bytes_per_token=kv_bytes_per_token or fit.assumed_kv_bytes_per_token(parameters),
         budget=fit.usable_bytes(facts.memory) if budget_bytes is None else budget_bytes,
     )
-    ranked = [
-        (_rank(row, place, want), row)
+    rows = [
+        _row(variant, place, want, known(variant, place.key), barred(variant))
         for variant in variants for place in places(
             facts, variant.engine, variant.target, require=require, environment=environment)
-        for row in [_row(variant, place, want, known(variant, place.key), barred(variant))]
     ]
-    return [row for _, row in sorted(ranked, key=lambda pair: pair[0])]
+    return sorted(rows, key=lambda row: _rank(row, want))
 
 
 def chosen(rows: Sequence[Row[F]]) -> F | None:
@@ -147,8 +150,7 @@ def _row(variant: F, place: Place, want: _Want, record: Record, barred: str | No
         fits, memory, reason, context = False, need, refused, want.context
     if fits and record.speed is not None:
         reason = f"measured here: {record.speed.words()}" + (f"; {reason}" if context < want.context else "")
-    return Row(variant, place.engine, place.provider, fits, memory, weights, context, place.threads, reason,
-               place.environment, record.speed)
+    return Row(variant, place, fits, memory, weights, context, reason, record.speed)
 
 
 def _failed(record: Record) -> str | None:
@@ -184,14 +186,14 @@ def _brisk(weights: int, place: Place) -> bool:
     return weights * BRISK_TOKENS_PER_S <= place.bytes_per_s
 
 
-def _rank(row: Row[F], place: Place, want: _Want) -> tuple[tuple[float, ...], str, str]:
+def _rank(row: Row[F], want: _Want) -> tuple[tuple[float, ...], str, str]:
     """Smaller is better. Measured: by its figure. Among those that have room and are brisk: more bits, up to enough;
     among the others: fewer. Bits are rounded, so that precisions of one class (Q4_K_M, int4) are parted by device, then
     by engine, then by memory."""
     bits = fit.bits_per_weight(row.variant.precision) or 0.0
     memory = row.memory_bytes
-    roomy = memory is not None and want.roomy_on(place, memory)
-    brisk = row.weights_bytes is not None and _brisk(row.weights_bytes, place)
+    roomy = memory is not None and want.roomy_on(row.place, memory)
+    brisk = row.weights_bytes is not None and _brisk(row.weights_bytes, row.place)
     order = (
         not row.fits,
         row.speed.seconds if row.speed is not None else float("inf"),
@@ -200,7 +202,7 @@ def _rank(row: Row[F], place: Place, want: _Want) -> tuple[tuple[float, ...], st
         not roomy,
         not brisk,
         -round(min(bits, ENOUGH_BITS)) if roomy and brisk else round(bits),
-        -place.bytes_per_s,
+        -row.place.bytes_per_s,
         _ENGINE_ORDER.get(row.engine, len(_ENGINE_ORDER)),
         memory or 0,
     )

@@ -19,6 +19,10 @@ from edged.hardware.measured import Verdict
 LIKELIEST = 32
 #: Of those, the ones whose log-probabilities are compared: further down they are noise even between right devices.
 COMPARED = 8
+#: Fewer positions prove nothing.
+LEAST_POSITIONS = 16
+#: A model that knows language gives a plain text so many nats a token more than chance would.
+LEAST_OVER_CHANCE = 3.0
 
 
 class Position(Struct, frozen=True, array_like=True):
@@ -50,9 +54,11 @@ SISTER_FORM = Limits(top1_agreement=0.6, mean_difference=1.5, max_difference=8.0
 
 
 def compare(device: Sequence[Position], processor: Sequence[Position], limits: Limits, *, name: str) -> Verdict:
-    """name: of the device, for the reason."""
-    if len(device) != len(processor) or not processor:
-        return _failed(name, f"it gave {len(device)} positions instead of {len(processor)}")
+    """name: of the device, for the reason. Where one of them gives logits of the last positions only, as some graphs
+    do, those are compared."""
+    if (count := min(len(device), len(processor))) < LEAST_POSITIONS:
+        return _failed(name, f"there are logits of {count} positions to compare, {LEAST_POSITIONS} is the least")
+    device, processor = device[-count:], processor[-count:]
     if not all(position.tokens for position in device):
         return _failed(name, "it gave logits that are no numbers")
     if not all(position.tokens for position in processor):
@@ -73,6 +79,17 @@ def compare(device: Sequence[Position], processor: Sequence[Position], limits: L
     reason = f"{name} answers wrongly: {told}" if told else f"{name} computes what the processor does"
     return Verdict(passed=not told, reason=reason, positions=len(processor), top1_agreement=agreement,
                    mean_difference=mean, max_difference=most)
+
+
+def sensible(logprob: float | None, vocabulary: int, *, name: str) -> Verdict:
+    """The weaker test, where no form of the model runs on the processor. logprob: of the tokens of a plain text, mean,
+    as the device has it; None where its logits were no numbers."""
+    if logprob is None:
+        return _failed(name, "it gave logits that are no numbers")
+    if (over_chance := logprob + math.log(vocabulary)) < LEAST_OVER_CHANCE:
+        return _failed(name, f"it finds a plain text {over_chance:.1f} nats a token likelier than chance would, "
+                       f"{LEAST_OVER_CHANCE:g} is the least")
+    return Verdict(passed=True, reason=f"{name} answers sensibly; no version runs on the processor to compare with")
 
 
 def _failed(name: str, what: str) -> Verdict:

@@ -29,10 +29,13 @@ class TrialFailed(Struct, frozen=True, kw_only=True):
 
 
 class TrialResult(Struct, frozen=True, kw_only=True):
-    """Either error, or device (as the engine attests it), engine_version and what was asked for."""
+    """Either error, or device (as the engine attests it), engine_version and what was asked for. text_logprob: of the
+    tokens of the fixed text that `positions` are of, mean, None where logits are no numbers; vocabulary: its size."""
 
     device: str = ""
     engine_version: str = ""
     speed: Speed | None = None
     positions: list[Position] = []
+    text_logprob: float | None = None
+    vocabulary: int = 0
     error: TrialFailed | None = None

@@ -7,11 +7,12 @@ input ends, whoever asked is gone, and so is the process.
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import msgspec
 import numpy as np
@@ -74,35 +75,50 @@ def run(trial: Trial) -> TrialResult:
     loaded = engines.load(spec, lambda fraction: None)
     generator = loaded.generator
     text = generator.vocab.tokenize(TEXT, special=False, bos=True)
+    positions, text_logprob = read(generator, text) if trial.logits else ([], None)
     return TrialResult(
-        device=loaded.facts.device, engine_version=loaded.facts.engine_version,
-        positions=logits_of(generator, text) if trial.logits else [],
+        device=loaded.facts.device, engine_version=loaded.facts.engine_version, positions=positions,
+        text_logprob=text_logprob, vocabulary=generator.vocab.size,
         speed=_speed(loaded, text, trial) if trial.seconds > 0 else None,
     )
 
 
-def logits_of(generator: Generator, text: Sequence[int]) -> list[Position]:
-    """Of the fixed text: of a prefill, all positions where the graph gives them, then of single steps."""
-    tokens = text[:generator.caps.context]
-    split = max(1, len(tokens) - DECODED)
+def read(generator: Generator, text: Sequence[int]) -> tuple[list[Position], float | None]:
+    """What the model makes of a text: its likeliest tokens after each position that it gives logits of, and the mean
+    log-probability of the tokens that really come next, None where logits are no numbers."""
+    tokens = list(text[:generator.caps.context])
     positions: list[Position] = []
-    for piece in _pieces(tokens[:split], generator.caps.step_tokens):
-        wanted = len(piece) if generator.caps.all_logits else 1
-        positions += map(_position, generator.step([RowWork(0, piece, wanted)])[0])
+    nexts: list[float] = []
+    for end, logits in _logits(generator, tokens):
+        if not np.isfinite(logits).all():
+            positions.append(Position((), ()))
+            nexts.append(math.nan)
+            continue
+        values = logits.astype(np.float64)
+        likely = values - values.max() - np.log(np.exp(values - values.max()).sum())
+        ids = top_ids(logits, LIKELIEST)
+        positions.append(Position(tuple(map(int, ids)), tuple(map(float, likely[ids]))))
+        if end < len(tokens):
+            nexts.append(float(likely[tokens[end]]))
+    mean = math.fsum(nexts) / len(nexts) if nexts else math.nan
+    return positions, mean if math.isfinite(mean) else None
+
+
+def _logits(generator: Generator, tokens: list[int]) -> Iterator[tuple[int, Logits]]:
+    """Of a prefill, all positions where the graph gives them, else the last one; then of single steps. Each with the
+    count of tokens up to it."""
+    caps = generator.caps
+    split = max(1, len(tokens) - DECODED)
+    end = 0
+    for piece in _pieces(tokens[:split], caps.step_tokens):
+        end += len(piece)
+        wanted = len(piece) if caps.all_logits else int(end == split)
+        for back, logits in enumerate(generator.step([RowWork(0, piece, wanted)])[0]):
+            yield end - wanted + back + 1, logits
     for token in tokens[split:]:
-        positions.append(_position(generator.step([RowWork(0, [token], 1)])[0][0]))
+        end += 1
+        yield end, generator.step([RowWork(0, [token], 1)])[0][0]
     generator.trim(0, 0)
-    return positions
-
-
-def _position(logits: Logits) -> Position:
-    if not np.isfinite(logits).all():
-        return Position((), ())
-    ids = top_ids(logits, LIKELIEST)
-    values = logits.astype(np.float64)
-    most = values.max()
-    likely = values[ids] - most - np.log(np.exp(values - most).sum())
-    return Position(tuple(map(int, ids)), tuple(map(float, likely)))
 
 
 def _speed(loaded: Loaded, text: Sequence[int], trial: Trial) -> Speed:

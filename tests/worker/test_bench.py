@@ -13,12 +13,12 @@ from msgspec.structs import replace
 from edged.cli import bench as command
 from edged.cli import subject
 from edged.cli.hardware import hardware
-from edged.hardware.facts import Facts, Gpu
+from edged.hardware.facts import Facts, Gpu, Memory
 from edged.hardware.fingerprint import fingerprint
 from edged.hardware.measured import Measured
 from edged.store import Store
 from edged.store.entries import Manifest
-from edged.store.lineage import Quality, QualityLimits, Target
+from edged.store.lineage import ConvertedSource, Quality, QualityLimits, Target
 from tests.worker.daemon.rig import PLAIN, install
 
 pytestmark = pytest.mark.worker
@@ -105,6 +105,27 @@ def test_the_fastest_of_bad_quality_is_not_taken_unless_its_loss_was_accepted(
         rejected = told["ranking"][-1]
         assert (rejected["version"], rejected["fits"]) == (bad.version, False)
         assert rejected["reason"] == "its gate did not pass: top-1 agreement 10 %, at least 100 %"
+
+
+def test_a_conversion_whose_quality_was_never_measured_is_not_taken(box: Box, bench: Run) -> None:
+    blind = box.install(token_ms=0.2)
+    box.store.amend(replace(blind, source=ConvertedSource(base="b", base_digest="d")))
+    good = box.install(token_ms=1)
+    told = bench()
+    assert told["active"] == good.version
+    rejected = told["ranking"][-1]
+    assert (rejected["version"], rejected["fits"]) == (blind.version, False)
+    assert "its quality was never measured" in rejected["reason"]
+
+
+def test_what_would_not_fit_into_memory_is_not_loaded_to_see(box: Box, bench: Run) -> None:
+    box.facts = replace(PLAIN, memory=Memory(total=600 << 20, available=500 << 20))
+    box.install(token_ms=1)
+    told = bench()
+    assert told["failed"] == []
+    assert [(row["fits"], row["speed"]) for row in told["ranking"]] == [(False, None)]
+    assert told["ranking"][0]["reason"].startswith("needs ")
+    assert "no version can be served here" in told["outcome"]
 
 
 def test_a_version_built_for_a_device_runs_for_the_first_time_and_then_no_longer_never_ran(

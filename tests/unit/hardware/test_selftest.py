@@ -7,7 +7,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edged.hardware.selftest import LIKELIEST, SAME_FORM, SISTER_FORM, Limits, Position, compare
+from edged.hardware.selftest import (
+    LEAST_POSITIONS,
+    LIKELIEST,
+    SAME_FORM,
+    SISTER_FORM,
+    Limits,
+    Position,
+    compare,
+    sensible,
+)
 
 pytestmark = pytest.mark.unit
 
@@ -76,9 +85,29 @@ def test_a_near_tie_may_fall_either_way() -> None:
     assert compare(other, ties, SAME_FORM, name="cuda").top1_agreement == 1.0
 
 
-@pytest.mark.parametrize("device", [[], PROCESSOR[:-1], [*PROCESSOR, PROCESSOR[0]]])
-def test_another_count_of_positions_is_refused(device: list[Position]) -> None:
+def test_a_graph_that_gives_the_last_positions_only_is_compared_there() -> None:
+    verdict = compare(PROCESSOR[-20:], PROCESSOR, SAME_FORM, name="cuda")
+    assert (verdict.passed, verdict.positions, verdict.max_difference) == (True, 20, 0.0)
+
+
+@pytest.mark.parametrize("device", [[], PROCESSOR[-LEAST_POSITIONS + 1:]])
+def test_too_few_positions_prove_nothing(device: list[Position]) -> None:
     assert not compare(device, PROCESSOR, SAME_FORM, name="cuda").passed
+
+
+def test_positions_of_another_place_in_the_text_are_refused() -> None:
+    assert not compare(PROCESSOR[:-1], PROCESSOR, SISTER_FORM, name="cuda").passed
+
+
+@pytest.mark.parametrize(
+    ("logprob", "passed"), [(-3.5, True), (-7.7, True), (-7.9, False), (-10.8, False), (-25.0, False), (None, False)])
+def test_without_another_form_to_compare_with_a_device_must_make_sense_of_a_text(
+    logprob: float | None, passed: bool
+) -> None:
+    """Of a vocabulary of 49,152, chance gives −10.8 nats a token."""
+    verdict = sensible(logprob, 49_152, name="cuda")
+    assert verdict.passed is passed
+    assert ("no version runs on the processor" if passed else "cuda answers wrongly") in verdict.reason
 
 
 def test_logits_that_are_no_numbers_are_refused_and_it_is_said_whose_they_are() -> None:
@@ -96,5 +125,5 @@ def test_nothing_compared_proves_nothing() -> None:
 @given(st.lists(st.lists(st.floats(-30, 30), min_size=2, max_size=60), min_size=1, max_size=8),
        st.sampled_from([SAME_FORM, SISTER_FORM]))
 def test_a_device_always_agrees_with_itself(logits: list[list[float]], limits: Limits) -> None:
-    positions = [position(each) for each in logits]
+    positions = [position(each) for each in logits] * LEAST_POSITIONS
     assert compare(positions, positions, limits, name="cuda").passed
