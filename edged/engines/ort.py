@@ -31,7 +31,7 @@ DEFAULT_ROWS = 8
 STEP_TOKENS = 512
 #: Masks are as wide as the longest row, in steps: for each new shape of its inputs the session plans its memory anew,
 #: and keeps the plan.
-MASK_TOKENS = 128
+MASK_TOKENS = 64
 
 _TYPES: dict[str, type[np.generic]] = {
     "tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(int8)": np.int8}
@@ -61,6 +61,7 @@ class Decode:
         self._ids = np.zeros((rows, 1), np.int64)
         self._positions = np.zeros((rows, 1), np.int64)
         self._mask = np.zeros((rows, 0), np.int64)
+        self._columns = np.arange(0)
         self._every = np.arange(rows)
         _bind(binding, names.ids, self._ids)
         if names.positions:
@@ -74,11 +75,13 @@ class Decode:
         """lengths: of each row with its token."""
         if self._mask.shape[1] != width:
             self._mask = np.zeros((len(tokens), width), np.int64)
+            self._columns = np.arange(width)
             _bind(self.binding, self._names.mask, self._mask)
-        ends = np.asarray(lengths)[:, None]
+        ends = np.array(lengths)[:, None]
         self._ids[:, 0] = tokens
-        self._positions[:] = ends - 1
-        np.less(np.arange(width), ends, out=self._mask, casting="unsafe")
+        np.less(self._columns, ends, out=self._mask, casting="unsafe")
+        if self._names.positions:
+            np.subtract(ends, 1, out=self._positions)
 
 
 class OrtGenerator:
@@ -89,6 +92,11 @@ class OrtGenerator:
         self._names = names
         self._kv = kv
         self._decodes: dict[tuple[int, int], Decode] = {}
+        # Of the last decode run: its rows in the caller's order, which of them is in which place, and where each is.
+        self._arranged: list[int] = []
+        self._current: Decode
+        self._order: list[int] = []
+        self._places: list[int] = []
         self._pieces: dict[int, Any] = {}
         self._lengths = [0] * caps.rows
         self._slots = Slots(caps.rows)
@@ -135,24 +143,32 @@ class OrtGenerator:
             self.trim(row, 0)
 
     def _decode(self, work: Sequence[RowWork]) -> list[Logits]:
-        for one, other in self._slots.gather(item.row for item in work):
+        rows = [item.row for item in work]
+        if rows != self._arranged:
+            self._arrange(rows)
+        lengths = [self._lengths[row] + 1 for row in rows]
+        tokens = [item.tokens[0] for item in work]
+        decode, order, places = self._current, self._order, self._places
+        decode.fill([tokens[index] for index in order], [lengths[index] for index in order], self._width(max(lengths)))
+        self._run(decode.binding)
+        for row, length in zip(rows, lengths, strict=True):
+            self._lengths[row] = length
+        return [decode.logits[place:place + item.logits] for place, item in zip(places, work, strict=True)]
+
+    def _arrange(self, rows: list[int]) -> None:
+        """Make the rows neighbours, and remember how they lie: mostly the next step has the same."""
+        for one, other in self._slots.gather(rows):
             # The mapping says already whose KV it is then.
             holds, held = (self._lengths[self._slots.row_in(slot)] for slot in (other, one))
             self._kv.swap(one, holds, other, held)
-        low = min(self._slots[item.row] for item in work)
-        rows = [self._slots.row_in(slot) for slot in range(low, low + len(work))]
-        token_of = {item.row: item.tokens[0] for item in work}
-        lengths = [self._lengths[row] + 1 for row in rows]
-        decode = self._decodes.get((low, low + len(work)))
-        if decode is None:
-            decode = self._decodes[low, low + len(work)] = Decode(
-                self._bound(low, low + len(work)), self._names, self._logits[: len(work)])
-        decode.fill([token_of[row] for row in rows], lengths, self._width(max(lengths)))
-        self._run(decode.binding)
-        for row in rows:
-            self._lengths[row] += 1
-        places = (self._slots[item.row] - low for item in work)
-        return [decode.logits[place:place + item.logits] for place, item in zip(places, work, strict=True)]
+        slots = [self._slots[row] for row in rows]
+        low, high = min(slots), max(slots) + 1
+        if (low, high) not in self._decodes:
+            self._decodes[low, high] = Decode(self._bound(low, high), self._names, self._logits[: high - low])
+        self._current = self._decodes[low, high]
+        self._order = sorted(range(len(rows)), key=slots.__getitem__)
+        self._places = [slot - low for slot in slots]
+        self._arranged = rows
 
     def _piece(self, item: RowWork) -> Logits:
         slot, count = self._slots[item.row], len(item.tokens)
