@@ -50,8 +50,9 @@ def bench(
                                     negative="")] = False,
     home: Home = None, json: Json = False,
 ) -> int:
-    """Measure every installed version of a model on each device of this machine that can run it, one at a time, and
-    keep the figures. Devices are also tested for whether they compute what the processor does.
+    """Measure every installed version of a model on each device that can run it.
+
+    One at a time; the figures are kept. Devices are also tested for whether they compute what the processor does.
 
     The choice follows the figures: the fastest version whose quality is good is activated, unless somebody activated
     one by hand.

@@ -52,8 +52,9 @@ def hardware(
     name: Annotated[str | None, Parameter(help="Rank the installed versions of this model.")] = None, /, *,
     home: Home = None, json: Json = False,
 ) -> int:
-    """Show what this machine has that can compute a model and, with NAME, where each version of it could run: the
-    choice first, the rejected ones too, each with the reason.
+    """Show what this machine has that can compute a model.
+
+    With NAME, where each version of it could run: the choice first, the rejected ones too, each with the reason.
 
     As in:
 
