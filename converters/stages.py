@@ -117,11 +117,12 @@ def activate(work: Work, tell: Tell) -> Activated:
     version = _sourced(work).made or work.value("publish", Published).version
     manifest = store.manifest(spec.name, version)
     conversion, quality = manifest.conversion, manifest.quality
-    if conversion is not None and work.is_done("gate"):
+    if work.is_done("gate"):
         quality = work.value("gate", Quality)
-        ended = (*(stage for stage in conversion.stages if stage.name not in ("publish", "gate")),
-                 work.record("publish"), work.record("gate"))
-        conversion = msgspec.structs.replace(conversion, stages=ended)
+    if conversion is not None and work.is_done("publish"):
+        ended = [stage for stage in conversion.stages if stage.name not in ("publish", "gate")]
+        ended += [work.record(name) for name in ("publish", "gate") if work.is_done(name)]
+        conversion = msgspec.structs.replace(conversion, stages=tuple(ended))
     if quality is not None and not quality.passed and spec.accept_loss:
         quality = msgspec.structs.replace(quality, accepted_loss=True)
     if (conversion, quality) != (manifest.conversion, manifest.quality):

@@ -109,6 +109,19 @@ def test_an_installed_gguf_is_dequantized_and_said_to_be(store: Store, tiny_hf: 
     assert "chat_template.jinja" in {entry.path for entry in manifest.files}
 
 
+def test_what_is_built_for_a_device_that_is_not_here_is_kept_and_marked(
+    store: Store, tiny_hf: Path, tmp_path: Path,
+) -> None:
+    recipe = tmp_path / "mine.toml"
+    recipe.write_text('base = "cpu-fp32"\ntarget = "cuda"\nprecision = "fp16"\npositions = false\n')
+    manifest, progress = converted(store, ConversionSpec(name="card", source=str(tiny_hf), recipe=str(recipe)))
+    assert (manifest.target, manifest.never_run, manifest.quality) == ("cuda", True, None)
+    assert manifest.conversion is not None
+    assert [stage.name for stage in manifest.conversion.stages] == ["source", "convert", "publish"]
+    assert "card" not in store.names()
+    assert "built for cuda, never run" in (progress[-2].note or "")
+
+
 def test_the_tokenizer_out_of_a_gguf_cuts_text_as_llama_cpp_does(smollm2: LoadSpec, tmp_path: Path) -> None:
     from transformers import AutoTokenizer
 
