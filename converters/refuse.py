@@ -14,7 +14,6 @@ from typing import Any
 from converters.tensors import INDEX, WHOLE, TensorInfo
 from edged.errors import RefusedFile
 from edged.store import kinds
-from edged.store.paths import checked_relative
 
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
@@ -128,18 +127,6 @@ def check_fits(adapter: Mapping[str, TensorInfo], base: Mapping[str, TensorInfo]
             raise RefusedFile(_other_model(title, inner, tensor.shape, weight.shape))
     if any(_LORA.fullmatch(name.removeprefix(_WRAPPER)) for name in adapter) and not known:
         raise RefusedFile(f"the adapter {title} was trained for another model: none of its layers is in this base")
-
-
-def shard_names(index: bytes) -> set[str]:
-    """The files that an index of shards names. Raises RefusedFile for names that lead elsewhere."""
-    try:
-        named = {str(name) for name in json.loads(index)["weight_map"].values()}
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise RefusedFile(f"{INDEX} is damaged; get the model again") from error
-    for name in named:
-        if "/" in checked_relative(name):
-            raise RefusedFile(f"{INDEX} names {name[:80]}, which is not beside it")
-    return named
 
 
 def _goes_along(name: str) -> bool:
