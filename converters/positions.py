@@ -17,7 +17,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edged.engines.genai_config import POSITIONS_GRAPH, POSITIONS_INPUT, read_config
+from edged.engines.genai_config import CONTEXT_PROPERTY, POSITIONS_GRAPH, POSITIONS_INPUT, read_config
 from edged.errors import LoadFailed
 
 if TYPE_CHECKING:
@@ -39,6 +39,8 @@ def gather_positions(folder: Path) -> None:
     model = onnx.load(folder / decoder.filename, load_external_data=False)
     _insert(model.graph, decoder.outputs.get("logits", "logits"))
     _keep_whole_context(model.graph)
+    if (tokens := _one_table_tokens(model.graph)) is not None:
+        onnx.helper.set_model_props(model, {CONTEXT_PROPERTY: str(tokens)})
     unfinished = folder / f"{POSITIONS_GRAPH}.part"
     with unfinished.open("wb") as file:
         file.write(model.SerializeToString())
@@ -79,6 +81,20 @@ def _keep_whole_context(graph: GraphProto) -> None:
     for node in graph.node:
         if (ring := next((one for one in node.attribute if one.name == "sliding_window_cache"), None)) is not None:
             node.attribute.remove(ring)
+
+
+def _one_table_tokens(graph: GraphProto) -> int | None:
+    """Beyond how many tokens the graph turns to other rotary tables: Greater(tokens, limit) → If, as the builder makes
+    it for positions scaled by `longrope`. None where there is one table."""
+    from onnx import numpy_helper
+
+    maker = {output: node for node in graph.node for output in node.output}
+    for node in graph.node:
+        condition = maker.get(node.input[0]) if node.op_type == "If" else None
+        if condition is not None and condition.op_type == "Greater":
+            limit = maker[condition.input[1]]
+            return int(numpy_helper.to_array(next(one.t for one in limit.attribute if one.name == "value")))
+    return None
 
 
 def _head(graph: GraphProto, logits: str) -> tuple[NodeProto, set[str]]:

@@ -18,8 +18,11 @@ from edged.errors import LoadFailed
 POSITIONS_GRAPH = "edged.onnx"
 POSITIONS_INPUT = "edged_positions"
 
-#: Families whose graphs turn to other rotary tables beyond this many tokens, for the keys before as well. A row would
-#: have to be computed anew there, and a longer one beside it would spoil it.
+#: A property of that graph: tokens a row may hold where rotary tables change beyond them, see `Model.context`.
+CONTEXT_PROPERTY = "edged_context"
+
+#: Families whose graphs turn to other rotary tables beyond this many tokens. KV of the tokens before would have to be
+#: computed anew there, and one longer row would spoil the others of its run.
 _ONE_TABLE_TOKENS = {"phi3": 4096, "phimoe": 4096, "phi3small": 8192}
 
 
@@ -48,7 +51,7 @@ class Model(msgspec.Struct, frozen=True):
 
     @property
     def context(self) -> int:
-        """Tokens that one row may hold, for any engine."""
+        """Tokens that one row may hold, as far as the description tells; the graph may know better."""
         return min(self.context_length, _ONE_TABLE_TOKENS.get(self.type, self.context_length))
 
 

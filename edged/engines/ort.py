@@ -19,7 +19,14 @@ from numpy.typing import NDArray
 
 from edged.engines.base import Capabilities, EngineError, Facts, Loaded, Logits, Progress, RowWork, State, Vocab
 from edged.engines.context import affordable_context
-from edged.engines.genai_config import POSITIONS_GRAPH, POSITIONS_INPUT, Decoder, GenaiConfig, read_config
+from edged.engines.genai_config import (
+    CONTEXT_PROPERTY,
+    POSITIONS_GRAPH,
+    POSITIONS_INPUT,
+    Decoder,
+    GenaiConfig,
+    read_config,
+)
 from edged.engines.hf_vocab import HfVocab
 from edged.engines.kv_buffers import KvBuffers, Layer
 from edged.engines.slots import Slots
@@ -248,7 +255,9 @@ def load(spec: LoadSpec, progress: Progress) -> Loaded:
     weights_bytes = sum(file.stat().st_size for file in folder.iterdir() if file.name.endswith((".onnx", ".onnx.data")))
     rows = spec.rows or DEFAULT_ROWS
     per_token = sum(layer.bytes_per_token for layer in layers)
-    context = affordable_context(spec, config.model.context, rows * per_token, weights_bytes)
+    known = session.get_modelmeta().custom_metadata_map.get(CONTEXT_PROPERTY)
+    trained = min(config.model.context_length, int(known)) if known else config.model.context
+    context = affordable_context(spec, trained, rows * per_token, weights_bytes)
     caps = Capabilities(
         rows=rows, context=context, kv_tokens=rows * context, mixed_step=False, multi_token_rows=1,
         step_tokens=STEP_TOKENS, state_bytes_per_token=per_token, all_logits=names.wanted is not None

@@ -4,7 +4,6 @@ that onnxruntime-genai's builder makes of it (fp32). Seconds, no download."""
 from __future__ import annotations
 
 import io
-import json
 from contextlib import redirect_stdout
 from pathlib import Path
 
@@ -45,10 +44,9 @@ def make_hf(folder: Path) -> Path:
 
 
 def make_onnx(hf: Path, folder: Path, **extra: str) -> Path:
-    """genai's builder at fp32 for CPU. extra: its `extra_options`, such as prune_lm_head="true"."""
+    """onnxruntime-genai's builder at fp32 for CPU. extra: its `extra_options`, such as prune_lm_head="true"."""
     with redirect_stdout(io.StringIO()):
         options = builder.parse_extra_options(
             "", str(hf), str(folder), "fp32", "cpu", str(folder / "cache"), [f"{k}={v}" for k, v in extra.items()])
         builder.create_model("", str(hf), str(folder), "fp32", "cpu", str(folder / "cache"), **options)
-    assert json.loads((folder / "genai_config.json").read_text())["model"]["vocab_size"] == 512
     return folder
