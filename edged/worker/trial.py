@@ -7,12 +7,14 @@ input ends, whoever asked is gone, and so is the process.
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
+import statistics
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import msgspec
 import numpy as np
@@ -149,12 +151,8 @@ def _prefill_rate(generator: Generator, text: Sequence[int], seconds: float) -> 
         _prefill(generator, _repeated(text, min(count, context)))
         rate = count / max(time.monotonic() - began_s, 1e-9)
     count = min(PROMPT_TOKENS, context, _affordable(rate, seconds))
-    prompt, rounds, began_s = _repeated(text, count), 0, time.monotonic()
-    while True:
-        _prefill(generator, prompt)
-        rounds += 1
-        if (took_s := time.monotonic() - began_s) >= seconds:
-            return rounds * count / max(took_s, 1e-9)
+    prompt = _repeated(text, count)
+    return count / _typical_s(lambda: _prefill(generator, prompt), seconds, least=1, most=sys.maxsize)
 
 
 def _affordable(tokens_per_s: float, seconds: float) -> int:
@@ -174,16 +172,27 @@ def _fill(generator: Generator, row: int, tokens: Sequence[int]) -> None:
 def _decode_rate(generator: Generator, text: Sequence[int], rows: int, seconds: float) -> float:
     """Tokens a second of the first `rows` rows together, which have their beginning already."""
     caps = generator.caps
-    most = min(caps.context, caps.kv_tokens // rows) - min(BEGINNING_TOKENS, caps.context // 2) - 1
-    steps, began_s = -1, time.monotonic()
-    while steps < most:
-        generator.step([RowWork(row, [text[(steps + row) % len(text)]], 1) for row in range(rows)])
-        steps += 1
-        if steps == 0:
-            began_s = time.monotonic()
-        elif time.monotonic() - began_s >= seconds and steps >= LEAST_STEPS:
-            break
-    return max(1, steps) * rows / max(time.monotonic() - began_s, 1e-9)
+    room = min(caps.context, caps.kv_tokens // rows) - min(BEGINNING_TOKENS, caps.context // 2)
+    tokens = itertools.cycle(text)
+
+    def step() -> None:
+        generator.step([RowWork(row, [next(tokens)], 1) for row in range(rows)])
+
+    step()
+    return rows / _typical_s(step, seconds, least=LEAST_STEPS, most=max(1, room - 1))
+
+
+def _typical_s(do: Callable[[], None], seconds: float, *, least: int, most: int) -> float:
+    """The median of how long it takes, repeated for `seconds`: what else the machine is at for a moment does not
+    count."""
+    times: list[float] = []
+    began_s = time.monotonic()
+    until_s = began_s + seconds
+    while len(times) < most and (len(times) < least or began_s < until_s):
+        began_s = time.monotonic()
+        do()
+        times.append(time.monotonic() - began_s)
+    return max(statistics.median(times), 1e-9)
 
 
 def _repeated(text: Sequence[int], count: int) -> list[int]:
