@@ -59,6 +59,7 @@ def main() -> None:
     def log(_level: int, text: bytes, _data: Any) -> None:
         os.write(2, text)
 
+    os.environ["GGML_NO_BACKTRACE"] = "1"
     lib.llama_log_set(log, ctypes.c_void_p(0))
     lib.llama_backend_init()
     answer = _tokenize(lib, task) if isinstance(task, Tokenize) else _quantize(lib, task)

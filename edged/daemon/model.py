@@ -366,7 +366,7 @@ class Model:
         if ended.loaded:
             self._error = refusals.died(name, reason)
         else:
-            self._error = refusals.died_loading(name, reason)
+            self._error = refusals.died_loading(name, self.manifest.file, reason)
             self._loaders.fail(self._error)
         if self.breaker.open:
             self.give_up(refusals.kept_failing(name, self._error))

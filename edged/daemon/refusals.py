@@ -70,8 +70,9 @@ def died(name: str, reason: str) -> WorkerDied:
     return WorkerDied(f"the worker of {name} died: {reason}")
 
 
-def died_loading(name: str, reason: str) -> LoadFailed:
-    return LoadFailed(f"the worker of {name} died while it loaded the model: {reason}")
+def died_loading(name: str, file: str, reason: str) -> LoadFailed:
+    return LoadFailed(f"the worker of {name} died while it loaded {file}: {reason}; if the file is damaged, `edged "
+                      "verify` tells, and pulling the model again mends it")
 
 
 def device_lost(name: str, provider: str, reason: str) -> DeviceUnavailable:

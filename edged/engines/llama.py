@@ -7,6 +7,7 @@ what the others leave, or split, each row with its own; see `_split`.
 from __future__ import annotations
 
 import ctypes
+import os
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -286,8 +287,17 @@ def _load_model(file: Path, device: LlamaDevice | None, progress: Progress, *, m
         params.load_mode = lib.LLAMA_LOAD_MODE_MLOCK
     model = lib.llama_model_load_from_file(str(file).encode(), params)
     if not model:
-        raise LoadFailed(f"llama.cpp cannot load {file.name}: {_last_words()}")
+        raise LoadFailed(f"llama.cpp cannot load {file.name}: {_cause(file)}; if the file is damaged, `edged verify` "
+                         "tells, and pulling the model again mends it")
     return model
+
+
+def _cause(file: Path) -> str:
+    """What llama.cpp says when it gives up on a file, without the path; it says several times that it failed."""
+    with _log_lock:
+        said = [line.replace(str(file), file.name) for line in _log_lines]
+    telling = [line for line in said if not line.endswith(("failed to load model", f"from {file.name}"))]
+    return "; ".join(line.partition("error loading model: ")[2] or line for line in telling[-2:]) or "it said nothing"
 
 
 def load(spec: LoadSpec, progress: Progress) -> Loaded:
@@ -295,6 +305,8 @@ def load(spec: LoadSpec, progress: Progress) -> Loaded:
         options = msgspec.convert(spec.options, Options)
     except msgspec.ValidationError as error:
         raise LoadFailed(f"options of {spec.name}: {error}") from error
+    # It would start gdb, where there is one, to tell of a failed assertion.
+    os.environ["GGML_NO_BACKTRACE"] = "1"
     lib.llama_log_set(_log, ctypes.c_void_p(0))
     lib.llama_backend_init()
     device = device_of(spec.provider, devices())
