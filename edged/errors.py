@@ -226,8 +226,8 @@ class ConfigError(EdgedError):
 
     def __init__(
         self, message: str, *, file: str | None = None, line: int | None = None, column: int | None = None,
-        key: str | None = None,
+        key: str | None = None, param: str | None = None, code: str | None = None,
     ) -> None:
         where = ":".join(str(part) for part in (file, line, column) if part is not None)
-        super().__init__(": ".join(part for part in (where, key, message) if part))
+        super().__init__(": ".join(part for part in (where, key, message) if part), param=param, code=code)
         self.file, self.line, self.column, self.key = file, line, column, key

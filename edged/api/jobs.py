@@ -83,6 +83,13 @@ def _awaited(job: Job) -> ASGIApp:
     return wait  # type: ignore[return-value]
 
 
+def _told(job: Job) -> ASGIApp:
+    async def tell(scope: HTTPScope, receive: Receive, send: Send) -> None:
+        await send_json(send, job.status())
+
+    return tell  # type: ignore[return-value]
+
+
 def routes(services: Services) -> list[HTTPRouteHandler]:
     jobs = services.jobs
 
@@ -94,7 +101,7 @@ def routes(services: Services) -> list[HTTPRouteHandler]:
         return _followed(job, services) if body.get("stream", False) else _awaited(job)
 
     @post("/convert", status_code=200)
-    async def convert(request: Request[Any, Any, Any]) -> ASGIApp | JobEvent:
+    async def convert(request: Request[Any, Any, Any]) -> ASGIApp:
         """Joins the same conversion that runs already. With `stream` its moments, with `wait` only its end; else it is
         begun and told of."""
         body = accept(
@@ -103,7 +110,7 @@ def routes(services: Services) -> list[HTTPRouteHandler]:
         job = await jobs.convert(specify(**body))
         if stream:
             return _followed(job, services)
-        return _awaited(job) if wait else job.status()
+        return _awaited(job) if wait else _told(job)
 
     @get("/jobs", sync_to_thread=False)
     def list_jobs() -> JobList:
