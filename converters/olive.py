@@ -14,6 +14,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
+from converters.positions import gather_positions
 from converters.quiet import quietly
 from converters.recipe import Recipe
 from edged.errors import EdgedError, InvalidRequest
@@ -35,7 +38,7 @@ _ACCELERATORS = {
     "openvino": ("npu", "OpenVINOExecutionProvider"),
 }
 #: Our own passes, as Olive's registry wants them.
-_PASSES = {"EdgedGraph": "converters.olive_graph.EdgedGraph"}
+_PASSES = {name: f"converters.olive_graph.{name}" for name in ("EdgedGraph", "EdgedWeights")}
 _NEEDED = ("genai_config.json", "model.onnx", "tokenizer.json", "tokenizer_config.json")
 
 
@@ -66,6 +69,8 @@ def convert(
     try:
         made = _run(hf_folder, recipe, calibration, work, progress)
         _check(made, recipe)
+        if recipe.positions:
+            gather_positions(made)
         made.replace(out)
     finally:
         shutil.rmtree(work, ignore_errors=True)
@@ -78,9 +83,10 @@ def _run(
     """Returns the folder of the last pass."""
     steps = [dict(step) for step in recipe.passes]
     steps.append({
-        "type": "EdgedGraph", "precision": recipe.precision, "builder": recipe.builder,
-        "half_scales": recipe.half_scales, "positions": recipe.positions,
-    })
+        "type": "EdgedGraph", "precision": "fp32" if recipe.weights else recipe.precision, "builder": recipe.builder})
+    if recipe.weights:
+        steps.append({
+            "type": "EdgedWeights", "rules": msgspec.to_builtins(recipe.weights), "smooth": recipe.smooth})
     done = 0
 
     def receive(line: str) -> None:

@@ -26,14 +26,29 @@ Option = str | bool | int | float
 Format = Literal["onnx", "gguf"]
 
 
+class WeightRule(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The first rule that fits a matrix is its; one that none fits stays in 32 bits.
+
+    match: a regular expression, found in the name of its node (`/model/layers.0/mlp/up_proj/MatMul`). layers: `middle`
+    leaves out the first and the last eighth of the layers, which bear less. bits: 32 leaves the weights as they are.
+    block: weights that share a scale.
+    """
+
+    bits: Literal[4, 8, 32]
+    block: Literal[16, 32, 64, 128] = 32
+    match: str = ""
+    layers: Literal["all", "middle"] = "all"
+
+
 class Recipe(Struct, frozen=True, kw_only=True):
     """name: of the file, without `.toml`. precision: of the weights (`int4`, `Q4_K_M`), a name for people and manifests
     too. calibrates: it needs a text. refused: why nothing can be made by it here, None where it can.
 
     Of ONNX: passes: Olive's passes over the Hugging Face model before the graph is built, in order, each a table of
-    `type` and its configuration. builder: extra options of onnxruntime-genai's builder. half_scales: scales of
-    quantized weights are stored in 16 bits, and widened when the model is loaded. positions: the graph gives logits at
-    the wanted positions only (`converters.positions`).
+    `type` and its configuration. builder: extra options of onnxruntime-genai's builder. weights: what becomes of each
+    matrix once the graph is built, in 32 bits then; without it the builder makes `precision`. smooth: make channels
+    more alike before (`converters.graph_smooth`). positions: a second graph that gives logits at the wanted positions
+    only (`converters.positions`).
 
     Of GGUF: imatrix: weigh each weight by the activations it meets in the calibration text.
     """
@@ -48,7 +63,8 @@ class Recipe(Struct, frozen=True, kw_only=True):
     refused: str | None = None
     passes: tuple[dict[str, Any], ...] = ()
     builder: dict[str, Option] = {}
-    half_scales: bool = False
+    weights: tuple[WeightRule, ...] = ()
+    smooth: bool = False
     positions: bool = False
     imatrix: bool = False
 
@@ -77,7 +93,8 @@ class _RecipeTable(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     refused: _Text | None = None
     passes: tuple[dict[str, Any], ...] = ()
     builder: dict[str, Option] = {}
-    half_scales: bool = False
+    weights: tuple[WeightRule, ...] = ()
+    smooth: bool = False
     positions: bool = False
     imatrix: bool = False
 
