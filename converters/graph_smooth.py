@@ -18,6 +18,8 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from converters.positions import keep_whole_context
+
 Values = NDArray[np.float32]
 #: Of onnx_ir, whose types leave open what this asks at each step: whether there is a name, a shape, a constant.
 Graph: TypeAlias = Any
@@ -91,6 +93,8 @@ def sizes(folder: Path, config: Any, wanted: list[Channels]) -> dict[str, Values
     from onnx import TensorProto, helper
 
     model = onnx.load(folder / config.decoder.filename, load_external_data=False)
+    # A ring takes a past of its own size only; here there is none.
+    keep_whole_context(model.graph)
     _drop_head(model.graph, config.decoder.outputs.get("logits", "logits"))
     model.graph.initializer.append(helper.make_tensor("edged/axes", TensorProto.INT64, [2], [0, 1]))
     for number, one in enumerate(wanted):

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from converters import graph_smooth
 from converters.graph_smooth import Graph, Node, Value
-from converters.nearest import Grid, nearest
+from converters.nearest import nearest
 from converters.recipe import WeightRule
 from edged.engines.genai_config import Model, read_config
 
@@ -55,6 +55,8 @@ def quantize(
     for node in list(model.graph):
         if node.op_type == "MatMul":
             work.matrix(node, tell)
+        elif node.op_type == "MatMulNBits":
+            work.narrow(node)
     for node in list(model.graph):
         if node.op_type == "Gather":
             work.embedding(node)
@@ -108,6 +110,13 @@ class _Work:
         }
         operands = [node.inputs[0], stored.values, stored.scales, *([stored.zeros] if stored.zeros else [])]
         self._replace(node, "MatMulNBits", operands, attributes)
+
+    def narrow(self, node: Node) -> None:
+        """Scales of a matrix that was quantized before the graph was built, into 16 bits."""
+        scales = node.inputs[2]
+        if scales.const_value is not None and scales.dtype == ir.DataType.FLOAT:
+            half = scales.const_value.numpy().astype(np.float16)
+            node.replace_input_with(2, self._widened(f"{scales.name}.half", half))
 
     def embedding(self, node: Node) -> None:
         """Of the tokens; other Gathers have other inputs."""
@@ -163,17 +172,17 @@ class _Work:
         grid = nearest(padded.view(rows, blocks, rule.block), rule.bits)
         stored = _Stored(
             rule.bits, rule.block, self._initializer(f"{name}.values", _packed(grid.values, rule.bits)),
-            self._scales(name, grid),
+            self._widened(f"{name}.scales", grid.scales.numpy()),
             None if grid.zeros is None
             else self._initializer(f"{name}.zeros", _packed(grid.zeros, rule.bits)),
         )
         self._stored[name] = stored
         return stored
 
-    def _scales(self, name: str, grid: Grid) -> Value:
-        """In 16 bits; onnxruntime widens them once, when it loads the graph."""
-        half = self._initializer(f"{name}.scales", grid.scales.numpy())
-        cast = ir.node("Cast", [half], attributes={"to": ir.DataType.FLOAT.value}, name=f"/{name}.scales/Cast")
+    def _widened(self, name: str, half: NDArray[np.float16]) -> Value:
+        """Stored in 16 bits; onnxruntime widens them once, when it loads the graph."""
+        cast = ir.node("Cast", [self._initializer(name, half)], attributes={"to": ir.DataType.FLOAT.value},
+                       name=f"/{name}/Cast")
         self._graph.append(cast)
         return cast.outputs[0]
 

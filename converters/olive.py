@@ -38,7 +38,9 @@ _ACCELERATORS = {
     "openvino": ("npu", "OpenVINOExecutionProvider"),
 }
 #: Our own passes, as Olive's registry wants them.
-_PASSES = {name: f"converters.olive_graph.{name}" for name in ("EdgedGraph", "EdgedWeights")}
+_PASSES = {name: f"converters.olive_passes.{name}" for name in ("EdgedBits", "EdgedGraph", "EdgedWeights")}
+#: Passes of Olive that want a data set.
+_CALIBRATING = ("Gptq",)
 _NEEDED = ("genai_config.json", "model.onnx", "tokenizer.json", "tokenizer_config.json")
 
 
@@ -55,15 +57,13 @@ def convert(
     """Makes `out`, a folder as onnxruntime-genai's builder writes it: genai_config.json, model.onnx, model.onnx.data,
     tokenizer, chat template. It appears whole, by a rename, or not at all.
 
-    hf_folder: safetensors only. calibration: a text, needed where the recipe calibrates. work: a folder on the same
-    file system as `out`, for what lies between; gone at the end. progress: called with 0 … 1 and what is being done.
-    Blocks, in a process of its own: `converters.quiet` changes it. Raises ConversionFailed, and
-    InvalidRequest where the recipe is refused or lacks its text.
+    hf_folder: safetensors only. calibration: a text of the user's, for a recipe that calibrates; None for the one that
+    ships. work: a folder on the same file system as `out`, for what lies between; gone at the end. progress: called
+    with 0 … 1 and what is being done. Blocks, in a process of its own: `converters.quiet` changes it. Raises
+    ConversionFailed, InvalidRequest where the recipe is refused, and ConfigError for a mistake in the text.
     """
     if recipe.refused is not None:
         raise InvalidRequest(f"recipe {recipe.name} is not for here: {recipe.refused}")
-    if recipe.calibrates and calibration is None:
-        raise InvalidRequest(f"recipe {recipe.name} calibrates: give it a text with --calibration")
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
     try:
@@ -82,8 +82,8 @@ def _run(
 ) -> Path:
     """Returns the folder of the last pass."""
     steps = [dict(step) for step in recipe.passes]
-    steps.append({
-        "type": "EdgedGraph", "precision": "fp32" if recipe.weights else recipe.precision, "builder": recipe.builder})
+    precision = "fp32" if recipe.weights and not recipe.passes else recipe.precision
+    steps.append({"type": "EdgedGraph", "precision": precision, "builder": recipe.builder})
     if recipe.weights:
         steps.append({
             "type": "EdgedWeights", "rules": msgspec.to_builtins(recipe.weights), "smooth": recipe.smooth})
@@ -98,11 +98,17 @@ def _run(
         from olive.model import HfModelHandler
 
         accelerator = AcceleratorSpec(*_ACCELERATORS[recipe.target])
+        if recipe.calibrates:
+            from converters import olive_text
+
+            for step in steps:
+                if step["type"] in _CALIBRATING:
+                    step["data_config"] = olive_text.data_config(hf_folder, calibration)
         model: OliveModelHandler = HfModelHandler(model_path=str(hf_folder))
         for done, step in enumerate(steps):
             model = _run_pass(step.pop("type"), step, model, work / f"{done}", accelerator=accelerator)
             if done:
-                shutil.rmtree(work / f"{done - 1}")
+                shutil.rmtree(work / f"{done - 1}", ignore_errors=True)
     return work / f"{done}"
 
 

@@ -5,7 +5,8 @@ a small model a third of all work of a prefill, whose logits nobody reads but th
 `prune_lm_head` of onnxruntime-genai's builder leaves that last one alone, which the gate, echo and speculation cannot
 use. So the wanted positions are an input here.
 
-And layers with a sliding window keep the KV of the whole context: the builder's rings cannot be trimmed or forked.
+And layers with a sliding window keep the KV of the whole context: the builder's rings must be as large as the window,
+and lose what a trim would go back to.
 
 The graph is `edged.onnx` beside the plain one and names the same external data, so it costs its nodes (some hundred
 kilobytes) and no weights; the plain one stays what other runtimes load.
@@ -38,7 +39,7 @@ def gather_positions(folder: Path) -> None:
     decoder = read_config(folder).model.decoder
     model = onnx.load(folder / decoder.filename, load_external_data=False)
     _insert(model.graph, decoder.outputs.get("logits", "logits"))
-    _keep_whole_context(model.graph)
+    keep_whole_context(model.graph)
     if (tokens := _one_table_tokens(model.graph)) is not None:
         onnx.helper.set_model_props(model, {CONTEXT_PROPERTY: str(tokens)})
     unfinished = folder / f"{POSITIONS_GRAPH}.part"
@@ -77,7 +78,8 @@ def _insert(graph: GraphProto, logits: str) -> None:
     graph.value_info.extend(kept)
 
 
-def _keep_whole_context(graph: GraphProto) -> None:
+def keep_whole_context(graph: GraphProto) -> None:
+    """Layers with a sliding window read as much as before, but of KV that is not a ring."""
     for node in graph.node:
         if (ring := next((one for one in node.attribute if one.name == "sliding_window_cache"), None)) is not None:
             node.attribute.remove(ring)

@@ -8,6 +8,7 @@ for each target and precision; a user's own is a TOML file anywhere, which may b
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -42,11 +43,12 @@ class WeightRule(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
 class Recipe(Struct, frozen=True, kw_only=True):
     """name: of the file, without `.toml`. precision: of the weights (`int4`, `Q4_K_M`), a name for people and manifests
-    too. calibrates: it needs a text. refused: why nothing can be made by it here, None where it can.
+    too. calibrates: it reads text. refused: why nothing can be made by it here, None where it can.
 
     Of ONNX: passes: Olive's passes over the Hugging Face model before the graph is built, in order, each a table of
     `type` and its configuration. builder: extra options of onnxruntime-genai's builder. weights: what becomes of each
-    matrix once the graph is built, in 32 bits then; without it the builder makes `precision`. smooth: make channels
+    matrix that is still in 32 bits once the graph is built; without it, and after passes, the builder makes
+    `precision`. smooth: make channels
     more alike before (`converters.graph_smooth`). positions: a second graph that gives logits at the wanted positions
     only (`converters.positions`).
 
@@ -141,6 +143,12 @@ def _with_bases(file: TomlFile, above: list[Path]) -> dict[str, Any]:
     for number, one in enumerate(file.values.get("passes", ())):
         if not isinstance(one.get("type"), str):
             raise file.mistake(("passes", number), "lacks type, the name of a pass of Olive")
+    for number, rule in enumerate(file.values.get("weights", ())):
+        try:
+            re.compile(rule.get("match", ""))
+        except re.error as error:
+            raise file.mistake(
+                ("weights", number, "match"), f"not a regular expression: {error}", at_value=True) from None
     values = {key: value for key, value in file.values.items() if key != "base"}
     if (base := file.values.get("base")) is None:
         return values
