@@ -97,7 +97,8 @@ def read_config(folder: Path) -> Any:
     try:
         return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CorruptFile(f"config.json is missing, damaged or of an unknown model ({str(error)[:300]})") from error
+        said = str(error).replace(f"{folder}/", "")
+        raise CorruptFile(f"config.json is missing, damaged or of an unknown model ({said[:300]})") from error
 
 
 def tensor_names(config: Any, family: Family) -> gguf.TensorNameMap:

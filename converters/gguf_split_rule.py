@@ -33,6 +33,7 @@ PROBES = (
     "    def sum_of(numbers: list[int]) -> int:\n        return sum(numbers)  # 0x1F == 31\n\n\n"
     "\tif x>=10:\r\n\t\tpass",
     "12 345 6789 0000000 3.14159e-10 v1.2.3 2024-02-29T23:59:59Z",
+    "a list:\n\n1. one\n\n2. two\n\n\n10. ten; x  11   222  3\t\t4 \n 5",
     " leading,  double   triple    and trailing   ",
     "Žluťoučký kůň, façade, ÀÉÎ, straße, naïve — “quoted” … ‘so’",
     "Привет, мир! Γειά σου Κόσμε. שלום עולם مرحبا بالعالم",
