@@ -8,7 +8,6 @@ one token, or one row of many.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,16 +18,10 @@ from numpy.typing import NDArray
 
 from edged.engines.base import Capabilities, EngineError, Facts, Loaded, Logits, Progress, RowWork, State, Vocab
 from edged.engines.context import affordable_context
-from edged.engines.genai_config import (
-    CONTEXT_PROPERTY,
-    POSITIONS_GRAPH,
-    POSITIONS_INPUT,
-    Decoder,
-    GenaiConfig,
-    read_config,
-)
+from edged.engines.genai_config import CONTEXT_PROPERTY, read_config
 from edged.engines.hf_vocab import HfVocab
-from edged.engines.kv_buffers import KvBuffers, Layer
+from edged.engines.kv_buffers import KvBuffers
+from edged.engines.ort_graph import Names, choose_graph, gives_all_logits, precision_of, read_graph
 from edged.engines.slots import Slots
 from edged.errors import DeviceUnavailable, LoadFailed
 from edged.hardware.probe import probe
@@ -40,20 +33,7 @@ STEP_TOKENS = 512
 #: and keeps the plan.
 MASK_TOKENS = 64
 
-_TYPES: dict[str, type[np.generic]] = {
-    "tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(int8)": np.int8}
 Ids = NDArray[np.int64]
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Names:
-    """Of the graph's inputs and outputs. positions, wanted: None where the graph has no such input."""
-
-    ids: str
-    mask: str
-    logits: str
-    positions: str | None
-    wanted: str | None
 
 
 class Decode:
@@ -247,11 +227,11 @@ def load(spec: LoadSpec, progress: Progress) -> Loaded:
             f"{spec.name}: this engine keeps KV in the machine's memory and runs on cpu; for {spec.provider} there is "
             f"the engine genai")
     config = read_config(folder)
-    graph = _graph(folder, config)
+    graph = choose_graph(folder, config)
     progress(0.0)
     session = _session(folder / graph, spec.threads or probe().cpu.threads)
     progress(0.9)
-    names, layers = _read(session, config.model.decoder, graph)
+    names, layers = read_graph(session, config.model.decoder, graph)
     weights_bytes = sum(file.stat().st_size for file in folder.iterdir() if file.name.endswith((".onnx", ".onnx.data")))
     rows = spec.rows or DEFAULT_ROWS
     per_token = sum(layer.bytes_per_token for layer in layers)
@@ -261,30 +241,20 @@ def load(spec: LoadSpec, progress: Progress) -> Loaded:
     caps = Capabilities(
         rows=rows, context=context, kv_tokens=rows * context, mixed_step=False, multi_token_rows=1,
         step_tokens=STEP_TOKENS, state_bytes_per_token=per_token, all_logits=names.wanted is not None
-        or _all_logits(session, names, layers),
+        or gives_all_logits(session, names, layers),
     )
     vocab = HfVocab(folder, config.model.vocab_size, config.model.end)
     generator = OrtGenerator(session, names, KvBuffers(layers, rows, context), caps, vocab)
-    generator.warm()
+    try:
+        generator.warm()
+    except EngineError as error:
+        raise LoadFailed(f"{graph} does not run: {error}") from error
     progress(1.0)
     return Loaded(generator, Facts(
         engine_version=f"onnxruntime {onnxruntime.__version__}",
         device=session.get_providers()[0].removesuffix("ExecutionProvider").lower(),
-        precision=_precision(layers), weights_bytes=weights_bytes, kv_bytes=caps.kv_tokens * per_token,
+        precision=precision_of(layers), weights_bytes=weights_bytes, kv_bytes=caps.kv_tokens * per_token,
     ))
-
-
-def _graph(folder: Path, config: GenaiConfig) -> str:
-    """The graph to load. Raises LoadFailed where attention cannot work on buffers of the whole context."""
-    if (folder / POSITIONS_GRAPH).exists():
-        return POSITIONS_GRAPH
-    if not config.search.past_present_share_buffer:
-        raise LoadFailed("this graph makes new KV tensors in each run, which is not served by this engine; serve it "
-                         "with `engine = \"genai\"`, or convert the model with edged")
-    if (config.model.decoder.sliding_window or {}).get("layers"):
-        raise LoadFailed("this graph keeps the KV of its sliding windows in rings, which cannot be shared or trimmed; "
-                         "serve it with `engine = \"genai\"`, or convert the model with edged")
-    return config.model.decoder.filename
 
 
 def _session(graph: Path, threads: int) -> Any:
@@ -294,58 +264,11 @@ def _session(graph: Path, threads: int) -> Any:
     try:
         return onnxruntime.InferenceSession(str(graph), settings, providers=["CPUExecutionProvider"])
     except Exception as error:
-        raise LoadFailed(f"onnxruntime cannot load {graph.name}: {error}") from error
+        raise LoadFailed(f"onnxruntime cannot load {graph.name}: {_reason(error, graph)}; if a file is damaged, `edged "
+                         "verify` tells, and pulling the model again mends it") from error
 
 
-def _read(session: Any, decoder: Decoder, graph: str) -> tuple[Names, list[Layer]]:
-    """Raises LoadFailed where the graph has inputs that this engine does not know, or lacks those it needs."""
-    inputs = {one.name: one for one in session.get_inputs()}
-    outputs = {one.name: one for one in session.get_outputs()}
-    positions = decoder.inputs.get("position_ids", "position_ids")
-    names = Names(
-        ids=decoder.inputs.get("input_ids", "input_ids"), mask=decoder.inputs.get("attention_mask", "attention_mask"),
-        logits=decoder.outputs.get("logits", "logits"), positions=positions if positions in inputs else None,
-        wanted=POSITIONS_INPUT if POSITIONS_INPUT in inputs else None,
-    )
-    pairs = [
-        (decoder.inputs.get(f"past_{part}_names", f"past_key_values.%d.{part}") % index,
-         decoder.outputs.get(f"present_{part}_names", f"present.%d.{part}") % index)
-        for index in range(decoder.num_hidden_layers) for part in ("key", "value")
-    ]
-    known = {names.ids, names.mask, names.positions, names.wanted, *(past for past, _ in pairs)}
-    needed = [names.ids, names.mask, *(past for past, _ in pairs)]
-    if missing := [name for name in needed if name not in inputs] + [
-            name for name in (names.logits, *(present for _, present in pairs)) if name not in outputs]:
-        raise LoadFailed(f"{graph} has no {missing[0]}: it is not a graph with KV that this engine can run")
-    if unknown := [name for name in inputs if name not in known]:
-        raise LoadFailed(f"{graph} has the input {unknown[0]}, which this engine cannot fill")
-    if outputs[names.logits].type != "tensor(float)" or any(inputs[past].type not in _TYPES for past, _ in pairs):
-        raise LoadFailed(f"{graph}: this engine reads logits in 32 bits and keeps KV in 32, 16 or 8; convert the model "
-                         f"for cpu")
-    return names, [
-        Layer(past, present, _TYPES[inputs[past].type],
-              heads=_known(inputs[past].shape[1], decoder.num_key_value_heads),
-              size=_known(inputs[past].shape[3], decoder.head_size))
-        for past, present in pairs
-    ]
-
-
-def _known(dimension: int | str, otherwise: int) -> int:
-    """A graph's dimension may be a name."""
-    return dimension if isinstance(dimension, int) else otherwise
-
-
-def _all_logits(session: Any, names: Names, layers: list[Layer]) -> bool:
-    """Whether a run of two tokens gives logits for both: not where the graph was built with prune_lm_head."""
-    feeds: dict[str, NDArray[Any]] = {names.ids: np.zeros((1, 2), np.int64), names.mask: np.ones((1, 2), np.int64)}
-    if names.positions:
-        feeds[names.positions] = np.arange(2, dtype=np.int64)[None]
-    for layer in layers:
-        feeds[layer.past] = np.zeros((1, layer.heads, 0, layer.size), layer.kind)
-    positions: int = session.run([names.logits], feeds)[0].shape[1]
-    return positions == 2
-
-
-def _precision(layers: list[Layer]) -> str:
-    """From the graph's inputs all that can be told is the type of activations; the manifest knows the weights'."""
-    return "fp16" if layers[0].kind is np.float16 else "fp32"
+def _reason(error: Exception, graph: Path) -> str:
+    """The innermost of its messages, without paths and the C++ that it went through."""
+    said = str(error).replace(f"{graph.parent}/", "").strip()
+    return said.rpartition("[ONNXRuntimeError] : ")[2][:400]

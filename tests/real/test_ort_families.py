@@ -53,9 +53,9 @@ def greedy_of_genai(folder: Path) -> list[list[int]]:
     return texts
 
 
-def greedy(generator: Generator, prompts: Sequence[list[int]]) -> list[list[int]]:
-    """All rows decode in one batch, each after a prefill in pieces. Ending tokens are passed over, as the peer does
-    below its min_length."""
+def greedy(generator: Generator, prompts: Sequence[list[int]], *, kept: int = 0) -> list[list[int]]:
+    """All rows decode in one batch, each after a prefill in pieces. kept: tokens that they have already. Ending tokens
+    are passed over, as the peer does below its min_length."""
     forbidden = sorted(generator.vocab.end)
 
     def best(logits: np.ndarray) -> int:
@@ -65,7 +65,7 @@ def greedy(generator: Generator, prompts: Sequence[list[int]]) -> list[list[int]
 
     texts = []
     for row, prompt in enumerate(prompts):
-        for first in range(0, len(prompt), PIECE_TOKENS):
+        for first in range(kept, len(prompt), PIECE_TOKENS):
             piece = prompt[first:first + PIECE_TOKENS]
             [logits] = generator.step([RowWork(row, piece, first + len(piece) == len(prompt))])
         texts.append([best(logits)])
@@ -102,6 +102,9 @@ def test_twenty_greedy_texts_in_one_ragged_batch_are_those_of_onnxruntime_genai(
     narrowed = loaded(family.spec)
     assert narrowed.caps.all_logits
     assert greedy(narrowed, PROMPTS) == family.texts
+    # Behind every window: what a ring would have thrown away.
+    assert [narrowed.trim(row, 3) for row in range(len(PROMPTS))] == [3] * len(PROMPTS)
+    assert greedy(narrowed, PROMPTS, kept=3) == family.texts
 
 
 def test_a_batch_of_eight_rows_of_different_lengths_equals_each_row_alone(tiny_positions: LoadSpec) -> None:
@@ -115,6 +118,18 @@ def test_a_batch_of_eight_rows_of_different_lengths_equals_each_row_alone(tiny_p
         alone += greedy(generator, [prompt])
         generator.trim(0, 0)
     assert together == alone
+
+
+def test_a_context_smaller_than_the_sliding_window_is_served(tmp_path: Path) -> None:
+    """The builder's rings have to be as large as the window; edged's graph has none."""
+    hf = make(tmp_path / "hf", FAMILIES["gemma 2"]())
+    folder = make_onnx(hf, tmp_path / "onnx")
+    gather_positions(folder)
+    wide, narrow = (loaded(spec("ort", folder, "genai_config.json", context=context, rows=1)) for context in (64, 12))
+    for generator in (wide, narrow):
+        generator.step([RowWork(0, [7, 8, 9], 0)])
+    one, other = (generator.step([RowWork(0, [10], 1)])[0] for generator in (wide, narrow))
+    np.testing.assert_allclose(one, other, atol=1e-4)
 
 
 def test_the_graph_with_wanted_positions_gives_the_logits_of_the_plain_one(
