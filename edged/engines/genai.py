@@ -184,10 +184,16 @@ def _model(spec: LoadSpec, folder: Path) -> Any:
 
 def _probe(make: Callable[[], Any], logits: str) -> tuple[bool, str]:
     """Whether two tokens give logits for both (not where the graph was built with prune_lm_head), and the precision
-    of the graph's logits."""
-    generator = make()
-    generator.append_tokens(np.zeros(2, np.int32))
-    found = np.asarray(generator.get_output(logits))
+    of the graph's logits. Raises LoadFailed where the graph loads and does not run: half precision on a processor fails
+    at the first token after the prompt."""
+    try:
+        generator = make()
+        generator.append_tokens(np.zeros(2, np.int32))
+        found = np.asarray(generator.get_output(logits))
+        generator.append_tokens(np.zeros(1, np.int32))
+        generator.get_logits()
+    except Exception as error:
+        raise LoadFailed(f"the graph loads but does not run: {_without_paths(error)}") from error
     return found.shape[1] == 2, {"float16": "fp16", "float32": "fp32"}.get(found.dtype.name, found.dtype.name)
 
 
