@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import subprocess
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -105,7 +104,7 @@ def _run(
 
     run = report.Run(
         when=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"), workloads=digest(frozen), rounds=rounds,
-        commit=_commit(), machine=machine.describe(), quick=quick, complaints=bench.complaints,
+        commit=servers.commit(), machine=machine.describe(), quick=quick, complaints=bench.complaints,
         settings={"model": f"{model}, {gguf.name if gguf else 'of the given servers'}", "threads": str(threads),
                   "rows": str(ROWS), "context of a row": str(CONTEXT_TOKENS)},
         sides={side.name: side.facts for side in sides},
@@ -163,13 +162,6 @@ def _sides(
         launch = ours.start
     given = peers[:1] if peer_url else peers
     return [Side("edged", launch), *(llama_server(PEERS.get(kind, kind), kind) for kind in given)]
-
-
-def _commit() -> str:
-    asked = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    return asked.stdout.strip() or "unknown"
 
 
 if __name__ == "__main__":

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -24,7 +24,8 @@ WIDTH = 160
 @dataclass(frozen=True)
 class Run:
     """Everything about one run but its figures. machine and sides hold only what may be published: no paths, names of
-    hosts or addresses. sides: facts of each side by name, the subject's first."""
+    hosts or addresses. sides: facts of each side by name, the subject's first. goals: of ratios by peer and metric, for
+    peers that are not measured by the goals of METRICS."""
 
     when: str
     workloads: str
@@ -35,9 +36,12 @@ class Run:
     sides: dict[str, dict[str, str]]
     quick: bool
     complaints: list[str]
+    goals: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
 
-def comparisons(samples: Sequence[Sample], subject: str) -> dict[str, list[Comparison]]:
+def comparisons(
+    samples: Sequence[Sample], subject: str, goals: Mapping[str, Mapping[str, float]] | None = None,
+) -> dict[str, list[Comparison]]:
     """By peer, metrics in the order of METRICS; only those of which both sides have the same rounds."""
     found: dict[str, list[Comparison]] = {}
     peers = dict.fromkeys(sample.side for sample in samples if sample.side != subject)
@@ -46,7 +50,8 @@ def comparisons(samples: Sequence[Sample], subject: str) -> dict[str, list[Compa
             mine, theirs = (_series(samples, metric.name, side) for side in (subject, peer))
             shared = sorted(mine.keys() & theirs.keys())
             if shared:
-                pair = compare(metric, [mine[turn] for turn in shared], [theirs[turn] for turn in shared])
+                aimed = replace(metric, goal=goals[peer].get(metric.name)) if goals and peer in goals else metric
+                pair = compare(aimed, [mine[turn] for turn in shared], [theirs[turn] for turn in shared])
                 found.setdefault(peer, []).append(pair)
     return found
 
@@ -93,7 +98,7 @@ def remarks(run: Run, samples: Sequence[Sample]) -> list[str]:
             f"DISTURBED: during {heard['disturbed samples']} of {heard['timed samples']} measurements others used more "
             f"than {FOREIGN_CORES:g} cores; absolute figures mean little, ratios are rough"
         ))
-    rows = [row for rows in comparisons(samples, next(iter(run.sides))).values() for row in rows]
+    rows = [row for rows in comparisons(samples, next(iter(run.sides)), run.goals).values() for row in rows]
     least = min((row.confidence for row in rows), default=1.0)
     if least < CONFIDENCE:
         said.insert(0, f"FEW ROUNDS: intervals hold the true ratio with {least:.1%} only; five rounds give 93.8%")
@@ -104,7 +109,7 @@ def remarks(run: Run, samples: Sequence[Sample]) -> list[str]:
 
 def show(console: Console, run: Run, samples: Sequence[Sample]) -> None:
     subject = next(iter(run.sides))
-    for peer, rows in comparisons(samples, subject).items():
+    for peer, rows in comparisons(samples, subject, run.goals).items():
         table = Table(title=f"{subject} ÷ {peer}", title_justify="left")
         for head in HEAD:
             table.add_column(
@@ -127,7 +132,7 @@ def document(run: Run, samples: Sequence[Sample]) -> dict[str, Any]:
     subject = next(iter(run.sides))
     rows = {
         peer: [asdict(row) | {"verdict": row.verdict} for row in rows]
-        for peer, rows in comparisons(samples, subject).items()
+        for peer, rows in comparisons(samples, subject, run.goals).items()
     }
     return asdict(run) | {
         "noise": noise(samples), "comparisons": rows,
@@ -147,7 +152,7 @@ def section(run: Run, samples: Sequence[Sample]) -> str:
     subject = next(iter(run.sides))
     lines = [f"## {run.when}, commit {run.commit}", ""]
     lines += [f"**{remark}**\n" for remark in remarks(run, samples)]
-    for peer, rows in comparisons(samples, subject).items():
+    for peer, rows in comparisons(samples, subject, run.goals).items():
         head = [column.format(subject=subject, peer=peer) for column in HEAD]
         lines += ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
         lines += ["| " + " | ".join(cells(row)) + " |" for row in rows]

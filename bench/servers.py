@@ -113,18 +113,18 @@ def _status(port: int, path: str) -> int | None:
         connection.close()
 
 
-def peer_python() -> Path:
-    """The interpreter of the peer's environment, which is made if it is missing or holds another version."""
-    folder = BUILD / "bench-venv"
+def peer_python(environment: str = "bench-venv", package: str = PEER_PACKAGE) -> Path:
+    """The interpreter of a peer's environment, which is made if it is missing or holds another version."""
+    folder = BUILD / environment
     python = folder / "bin" / "python"
-    name, version = PEER_PACKAGE.split("==")
+    name, version = package.split("==")
     wanted = f"import importlib.metadata as m, sys; sys.exit(m.version({name!r}) != {version!r})"
     if not python.exists():
         subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
     if subprocess.run([str(python), "-c", wanted], stderr=subprocess.DEVNULL, check=False).returncode != 0:
-        installed = subprocess.run([str(python), "-m", "pip", "install", "--quiet", PEER_PACKAGE], check=False)
+        installed = subprocess.run([str(python), "-m", "pip", "install", "--quiet", package], check=False)
         if installed.returncode != 0:
-            raise BenchError(f"pip could not install {PEER_PACKAGE}; give a running llama-server with --peer URL")
+            raise BenchError(f"pip could not install {package}; leave that peer out, or name one that runs already")
     return python
 
 
@@ -164,22 +164,31 @@ def attach(url: str, model: str) -> Running:
 class Edged:
     """edged of this environment over a home of the bench's own, so that no user's store or settings take part.
 
-    rows, context and threads are what the peer gets, written into a models.toml over the shipped catalog.
+    rows, context and threads are what the peer gets, written into a models.toml over the shipped catalog. build: facts
+    of the engine; by default those of llama-cpp-python.
     """
 
-    def __init__(self, model: str, *, rows: int, context: int, threads: int) -> None:
+    def __init__(
+        self, model: str, *, rows: int, context: int, threads: int, home: str = "bench-home",
+        build: dict[str, str] | None = None,
+    ) -> None:
         self.model = model
-        self.home = BUILD / "bench-home"
+        self.home = BUILD / home
         self.home.mkdir(parents=True, exist_ok=True)
         # what the console script runs, without asking where it was installed
         self._command = [sys.executable, "-c", "import sys; from edged.cli.main import main; sys.exit(main())"]
-        models, config = BUILD / "bench-models.toml", BUILD / "bench-edged.toml"
+        models, config = BUILD / f"{home}-models.toml", BUILD / "bench-edged.toml"
         models.write_text(f"[models.{model}]\nrows = {rows}\ncontext = {context}\nthreads = {threads}\n")
         config.write_text("# every setting at its default\n")
         self._env = {name: value for name, value in os.environ.items() if not name.startswith("EDGED_")}
         self._env |= {"EDGED_HOME": str(self.home), "EDGED_MODELS": str(models), "EDGED_CONFIG": str(config)}
         # Asked before anything is timed: it takes a process that loads llama.cpp.
-        self._build = edged_build()
+        self._build = edged_build() if build is None else build
+
+    def take(self, folder: Path) -> None:
+        """Put a folder into the bench's store, under its own name."""
+        if self._run("pull", str(folder)).returncode != 0:
+            raise BenchError(f"`edged pull` of the folder {folder.name} failed; its message is above")
 
     def _run(self, *arguments: str) -> subprocess.CompletedProcess[bytes]:
         command = [*self._command, *arguments]
@@ -217,3 +226,10 @@ def edged_build() -> dict[str, str]:
         return {"version": "llama-cpp-python is not installed"}
     version, flags = asked.stdout.strip().split("\n")[-2:]
     return {"version": f"llama-cpp-python {version}", "cpu flags": flags}
+
+
+def commit() -> str:
+    asked = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    return asked.stdout.strip() or "unknown"
