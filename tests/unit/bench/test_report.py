@@ -34,6 +34,15 @@ def test_the_table_has_both_medians_the_ratio_its_interval_and_the_goal() -> Non
         assert cell in row
 
 
+def test_a_peer_with_goals_of_its_own_is_measured_by_them_alone() -> None:
+    own = shown(run(goals={"llama-server": {"decode": 1.5}}), PAIR)
+    assert "≥ 1.5" in own
+    assert "missed" in own
+    assert "0.97" not in own
+    assert "goal" in shown(run(goals={"llama-server": {}}), PAIR)
+    assert "≥" not in shown(run(goals={"llama-server": {}}), PAIR)
+
+
 def test_no_cell_is_lost_where_the_output_is_not_a_terminal() -> None:
     console = Console(file=StringIO(), soft_wrap=True, width=report.WIDTH)
     report.show(console, run(), PAIR)
