@@ -28,7 +28,7 @@ Value: TypeAlias = Any
 
 #: s = size ** STRENGTH; 0.5 shares the trouble between activations and weights.
 STRENGTH = 0.5
-_ROWS, _TOKENS = 4, 512
+_RUNS, _TOKENS = 4, 512
 _NORMS = {
     "SimplifiedLayerNormalization": (1,), "LayerNormalization": (1, 2), "SkipSimplifiedLayerNormalization": (2,),
     "SkipLayerNormalization": (2, 3),
@@ -38,11 +38,13 @@ _NORMS = {
 @dataclass(frozen=True, slots=True)
 class Channels:
     """One tensor whose channels can be scaled. made: initializers to divide along their last axis; read: of MatMul,
-    [channels, …], to multiply along their first."""
+    [channels, …], to multiply along their first. lookups: nodes that look tokens up in a table tied to `read`, which
+    give channels to divide again."""
 
     tensor: str
     made: tuple[str, ...]
     read: tuple[str, ...]
+    lookups: tuple[Node, ...] = ()
 
 
 def channels(graph: Graph) -> list[Channels]:
@@ -56,11 +58,26 @@ def channels(graph: Graph) -> list[Channels]:
         readers = [use.node for use in value.uses()]
         if any(reader.op_type != "MatMul" or reader.inputs[0] is not value for reader in readers):
             continue
-        read = [_own_initializer(reader, 1) for reader in readers]
         made = _made(value)
+        read = [_own_initializer(reader, 1) for reader in readers]
+        lookups: tuple[Node, ...] = ()
+        if read == [None]:
+            lookups = _lookups(readers[0].inputs[1])
+            read = [readers[0].inputs[1].name] if lookups else read
         if made and None not in read:
-            found[value.name] = Channels(value.name, made, tuple(name for name in read if name is not None))
+            found[value.name] = Channels(value.name, made, tuple(name for name in read if name is not None), lookups)
     return list(found.values())
+
+
+def _lookups(weight: Value) -> tuple[Node, ...]:
+    """Where a weight of the head is the table of embeddings too, transposed: the nodes that look up in it."""
+    if weight is None or weight.const_value is None or not weight.is_initializer():
+        return ()
+    others = [use.node for use in weight.uses() if use.node.op_type != "MatMul"]
+    if len(weight.uses()) != len(others) + 1 or any(node.op_type != "Transpose" for node in others):
+        return ()
+    lookups = [use.node for node in others for use in node.outputs[0].uses()]
+    return tuple(lookups) if all(node.op_type == "Gather" for node in lookups) else ()
 
 
 def _made(value: Value) -> tuple[str, ...]:
@@ -107,12 +124,14 @@ def sizes(folder: Path, config: Any, wanted: list[Channels]) -> dict[str, Values
         onnx.save(model, file)
         settings = onnxruntime.SessionOptions()
         settings.log_severity_level = 4
+        # Weights stay in their file, mapped: this is one short run.
+        settings.add_session_config_entry("session.disable_prepacking", "1")
+        settings.enable_cpu_mem_arena = False
         session = onnxruntime.InferenceSession(str(file), settings, providers=["CPUExecutionProvider"])
-        sums = session.run(None, _feeds(session, config))
-        del session
+        sums = [sum(parts) for parts in zip(*(
+            session.run(None, _feeds(session, config, seed)) for seed in range(_RUNS)), strict=True)]
     finally:
         file.unlink(missing_ok=True)
-    # Only how they compare matters, so the count of tokens is left out.
     return {one.tensor: np.sqrt(total) for one, total in zip(wanted, sums, strict=True)}
 
 
@@ -126,9 +145,9 @@ def _drop_head(graph: Any, logits: str) -> None:
     del graph.output[:]
 
 
-def _feeds(session: Any, config: Any) -> dict[str, NDArray[Any]]:
+def _feeds(session: Any, config: Any, seed: int) -> dict[str, NDArray[Any]]:
     tokens = min(_TOKENS, config.context_length)
-    ids = np.random.default_rng(0).integers(0, config.vocab_size, (_ROWS, tokens))
+    ids = np.random.default_rng(seed).integers(0, config.vocab_size, (1, tokens))
     feeds: dict[str, NDArray[Any]] = {}
     for one in session.get_inputs():
         if one.name == config.decoder.inputs.get("input_ids", "input_ids"):
@@ -138,8 +157,7 @@ def _feeds(session: Any, config: Any) -> dict[str, NDArray[Any]]:
         elif one.name == config.decoder.inputs.get("position_ids", "position_ids"):
             feeds[one.name] = np.broadcast_to(np.arange(tokens), ids.shape).copy()
         else:
-            shape = [_ROWS, *(size if isinstance(size, int) else 0 for size in one.shape[1:])]
-            feeds[one.name] = np.zeros([*shape[:2], 0, config.decoder.head_size], np.float32)
+            feeds[one.name] = np.zeros([1, one.shape[1], 0, config.decoder.head_size], np.float32)
     return feeds
 
 

@@ -91,6 +91,18 @@ class _Work:
                     self._columns[name] = np.float32(1) / factors
             for name in one.read:
                 self._rows[name] = factors
+            for lookup in one.lookups:
+                self._divide(lookup, factors)
+
+    def _divide(self, lookup: Node, factors: NDArray[np.float32]) -> None:
+        """Channels of what a node gives."""
+        given = lookup.outputs[0]
+        parts = self._initializer(f"{lookup.name[1:]}.parts", np.float32(1) / factors)
+        divided = ir.node("Mul", [given, parts], name=f"{lookup.name}/Mul")
+        divided.outputs[0].shape, divided.outputs[0].type = given.shape, given.type
+        ir.convenience.replace_all_uses_with(given, divided.outputs[0])
+        divided.replace_input_with(0, given)
+        self._graph.insert_after(lookup, divided)
 
     def matrix(self, node: Node, tell: Callable[[str], None]) -> None:
         weights = node.inputs[1]
@@ -152,11 +164,14 @@ class _Work:
         return rule if rule is not None and rule.bits < 32 else None
 
     def _read(self, weights: Value) -> NDArray[np.float32]:
-        values: NDArray[np.float32] = weights.const_value.numpy()
+        stored = weights.const_value
+        values: NDArray[np.float32] = np.array(stored.numpy())
+        if isinstance(stored, ir.ExternalTensor):
+            stored.release()
         if (rows := self._rows.get(weights.name)) is not None:
-            values = values * rows[:, None]
+            values *= rows[:, None]
         if (columns := self._columns.get(weights.name)) is not None:
-            values = values * columns
+            values *= columns
         return values
 
     def _scale(self, weights: Value) -> None:

@@ -8,6 +8,7 @@ exit code 0 and no model). What a pass made is looked at here: all files are the
 
 from __future__ import annotations
 
+import gc
 import re
 import shutil
 from collections.abc import Callable
@@ -107,6 +108,7 @@ def _run(
         model: OliveModelHandler = HfModelHandler(model_path=str(hf_folder))
         for done, step in enumerate(steps):
             model = _run_pass(step.pop("type"), step, model, work / f"{done}", accelerator=accelerator)
+            gc.collect()
             if done:
                 shutil.rmtree(work / f"{done - 1}", ignore_errors=True)
     return work / f"{done}"

@@ -88,8 +88,9 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_hf(tmp_path_factory.mktemp("tiny") / "hf")
 
 
-def test_smoothing_changes_nothing_of_what_is_computed_in_32_bits(tmp_path: Path) -> None:
-    hf = make(tmp_path / "hf", FAMILIES["phi 3, long"]())
+@pytest.mark.parametrize("family", ["phi 3, long", "qwen 2", "gemma 3"])
+def test_smoothing_changes_nothing_of_what_is_computed_in_32_bits(family: str, tmp_path: Path) -> None:
+    hf = make(tmp_path / "hf", FAMILIES[family]())
     file = tmp_path / "kept.toml"
     file.write_text('base = "cpu-int8"\n[[weights]]\nbits = 32\n')
     convert(hf, load_recipe(str(file)), tmp_path / "out")
