@@ -38,13 +38,11 @@ _NORMS = {
 @dataclass(frozen=True, slots=True)
 class Channels:
     """One tensor whose channels can be scaled. made: initializers to divide along their last axis; read: of MatMul,
-    [channels, …], to multiply along their first. lookups: nodes that look tokens up in a table tied to `read`, which
-    give channels to divide again."""
+    [channels, …], to multiply along their first."""
 
     tensor: str
     made: tuple[str, ...]
     read: tuple[str, ...]
-    lookups: tuple[Node, ...] = ()
 
 
 def channels(graph: Graph) -> list[Channels]:
@@ -60,24 +58,9 @@ def channels(graph: Graph) -> list[Channels]:
             continue
         made = _made(value)
         read = [_own_initializer(reader, 1) for reader in readers]
-        lookups: tuple[Node, ...] = ()
-        if read == [None]:
-            lookups = _lookups(readers[0].inputs[1])
-            read = [readers[0].inputs[1].name] if lookups else read
         if made and None not in read:
-            found[value.name] = Channels(value.name, made, tuple(name for name in read if name is not None), lookups)
+            found[value.name] = Channels(value.name, made, tuple(name for name in read if name is not None))
     return list(found.values())
-
-
-def _lookups(weight: Value) -> tuple[Node, ...]:
-    """Where a weight of the head is the table of embeddings too, transposed: the nodes that look up in it."""
-    if weight is None or weight.const_value is None or not weight.is_initializer():
-        return ()
-    others = [use.node for use in weight.uses() if use.node.op_type != "MatMul"]
-    if len(weight.uses()) != len(others) + 1 or any(node.op_type != "Transpose" for node in others):
-        return ()
-    lookups = [use.node for node in others for use in node.outputs[0].uses()]
-    return tuple(lookups) if all(node.op_type == "Gather" for node in lookups) else ()
 
 
 def _made(value: Value) -> tuple[str, ...]:

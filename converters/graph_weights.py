@@ -91,18 +91,6 @@ class _Work:
                     self._columns[name] = np.float32(1) / factors
             for name in one.read:
                 self._rows[name] = factors
-            for lookup in one.lookups:
-                self._divide(lookup, factors)
-
-    def _divide(self, lookup: Node, factors: NDArray[np.float32]) -> None:
-        """Channels of what a node gives."""
-        given = lookup.outputs[0]
-        parts = self._initializer(f"{lookup.name[1:]}.parts", np.float32(1) / factors)
-        divided = ir.node("Mul", [given, parts], name=f"{lookup.name}/Mul")
-        divided.outputs[0].shape, divided.outputs[0].type = given.shape, given.type
-        ir.convenience.replace_all_uses_with(given, divided.outputs[0])
-        divided.replace_input_with(0, given)
-        self._graph.insert_after(lookup, divided)
 
     def matrix(self, node: Node, tell: Callable[[str], None]) -> None:
         weights = node.inputs[1]
