@@ -1,7 +1,7 @@
 """One conversion's folder, `jobs/<id>/`: what was asked, what each stage has made, and which stages have ended.
 
-A stage works in `<stage>/work/` and leaves what it made in `<stage>/out/`; `<stage>/done.json` is written last, by
-rename, and is the only thing that says it has ended. A folder without it is what a killed one left, and goes.
+In the folder of a stage, `work` is for what it needs meanwhile and `out` for what it makes; `done.json` is written last,
+by rename, and is the only thing that says it has ended. A folder without it is what a killed one left, and goes.
 """
 
 from __future__ import annotations

@@ -6,13 +6,13 @@ import sys
 import time
 from collections.abc import Callable
 from types import TracebackType
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, Self
 
 from edged.cli.output import answer_json, colours, duration, say, size
 from edged.store.entries import JobLine, JobProgress
 
 if TYPE_CHECKING:
-    from rich.progress import Progress
+    from rich.progress import Progress, ProgressColumn
 
 #: Without a terminal, a line at least this far apart.
 LINE_INTERVAL_S = 5.0
@@ -86,65 +86,58 @@ class Lines:
         return line
 
 
-class Bar:
+class _Terminal:
+    """What the bars of a terminal have in common. description: of the task before its first moment."""
+
+    def __init__(self, description: str, *columns: ProgressColumn) -> None:
+        from rich.console import Console
+        from rich.progress import Progress
+
+        console = Console(stderr=True, no_color=not colours(sys.stderr))
+        self._progress: Progress = Progress(*columns, console=console, transient=True)
+        self._task = self._progress.add_task(description, total=None)
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._progress.stop()
+
+    def _show(self, moment: JobProgress, file: str, *, completed: float, total: float | None) -> None:
+        if moment.note is not None:
+            self._progress.console.print(f"note: {moment.note}", markup=False, highlight=False)
+        self._progress.update(
+            self._task, description=f"{moment.stage} {file}".rstrip().replace("[", "\\["), completed=completed,
+            total=total)
+
+
+class Bar(_Terminal):
     """Bytes of the whole pull, their rate and the time left."""
 
     def __init__(self) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+        from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn
         from rich.progress import TransferSpeedColumn as SpeedColumn
 
-        console = Console(stderr=True, no_color=not colours(sys.stderr))
-        self._progress: Progress = Progress(
-            TextColumn("{task.description}"), BarColumn(), DownloadColumn(), SpeedColumn(), TimeRemainingColumn(),
-            console=console, transient=True,
-        )
-        self._task = self._progress.add_task("resolving", total=None)
-
-    def __enter__(self) -> Bar:
-        self._progress.start()
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self._progress.stop()
+        super().__init__("resolving", TextColumn("{task.description}"), BarColumn(), DownloadColumn(), SpeedColumn(),
+                         TimeRemainingColumn())
 
     def __call__(self, moment: JobProgress) -> None:
-        if moment.note is not None:
-            self._progress.console.print(f"note: {moment.note}", markup=False, highlight=False)
-        name = (moment.file or "").rpartition("/")[2]
-        self._progress.update(
-            self._task, description=f"{moment.stage} {name}".rstrip().replace("[", "\\["),
-            completed=moment.done_bytes, total=moment.total_bytes,
-        )
+        self._show(moment, (moment.file or "").rpartition("/")[2], completed=moment.done_bytes,
+                   total=moment.total_bytes)
 
 
-class StageBar:
+class StageBar(_Terminal):
     """The stage, how much of it is done, and the time since the job began."""
 
     def __init__(self) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+        from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
-        console = Console(stderr=True, no_color=not colours(sys.stderr))
-        self._progress: Progress = Progress(
-            TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn(),
-            console=console, transient=True,
-        )
-        self._task = self._progress.add_task("starting", total=None)
-
-    def __enter__(self) -> StageBar:
-        self._progress.start()
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self._progress.stop()
+        super().__init__("starting", TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(),
+                         TimeElapsedColumn())
 
     def __call__(self, moment: JobProgress) -> None:
-        if moment.note is not None:
-            self._progress.console.print(f"note: {moment.note}", markup=False, highlight=False)
         fraction = moment.fraction
         if fraction is None and moment.total_bytes:
             fraction = moment.done_bytes / moment.total_bytes
-        self._progress.update(
-            self._task, description=f"{moment.stage} {moment.file or ''}".rstrip().replace("[", "\\["),
-            completed=fraction or 0.0, total=1.0 if fraction is not None else None)
+        self._show(moment, moment.file or "", completed=fraction or 0.0, total=1.0 if fraction is not None else None)
