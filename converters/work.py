@@ -1,6 +1,6 @@
 """One conversion's folder, `jobs/<id>/`: what was asked, what each stage has made, and which stages have ended.
 
-In the folder of a stage, `work` is for what it needs meanwhile and `out` for what it makes; `done.json` is written last,
+In the folder of a stage, `work` is for what it needs meanwhile, `out` for what it makes; `done.json` is written last,
 by rename, and is the only thing that says it has ended. A folder without it is what a killed one left, and goes.
 """
 
