@@ -7,7 +7,7 @@ from typing import Any, Literal
 from msgspec import Struct
 
 EngineName = Literal["llama", "ort", "genai", "fake"]
-FinishReason = Literal["stop", "length"]
+FinishReason = Literal["stop", "length", "tool_calls"]
 
 
 class SamplingParams(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -43,16 +43,81 @@ DEFAULT_SAMPLING = SamplingParams(
 )
 
 
+class JsonObject(Struct, frozen=True, tag="json_object", tag_field="kind"):
+    """Any JSON object."""
+
+
+class JsonSchema(Struct, frozen=True, tag="json_schema", tag_field="kind"):
+    """schema: a JSON Schema as JSON text, its properties in the order in which they are to be written."""
+
+    schema: str
+
+
+class Regex(Struct, frozen=True, tag="regex", tag_field="kind"):
+    """The whole answer matches it, as llguidance writes regular expressions (Rust's, without look-around)."""
+
+    pattern: str
+
+
+class Lark(Struct, frozen=True, tag="lark", tag_field="kind"):
+    """A grammar in llguidance's variant of Lark."""
+
+    grammar: str
+
+
+class Gbnf(Struct, frozen=True, tag="gbnf", tag_field="kind"):
+    """A grammar as llama.cpp writes it."""
+
+    grammar: str
+
+
+#: What an answer must be, enforced token by token; never the reasoning before it.
+Constraint = JsonObject | JsonSchema | Regex | Lark | Gbnf
+
+
+class ToolFunction(Struct, frozen=True, kw_only=True):
+    """parameters: a JSON Schema as JSON text, None for a function without arguments. strict: arguments are held to it;
+    else to JSON objects only."""
+
+    name: str
+    description: str = ""
+    parameters: str | None = None
+    strict: bool = False
+
+
+class ToolUse(Struct, frozen=True, kw_only=True):
+    """Functions that the answer may call. choice: `none` shows them to the model and forbids calls, `auto` leaves it to
+    the model, `required` makes it call at least one; one name in `allowed` with `required` is a named choice. allowed:
+    names that may be called, empty for all. parallel: more than one call in an answer."""
+
+    functions: list[ToolFunction]
+    choice: Literal["none", "auto", "required"] = "auto"
+    allowed: tuple[str, ...] = ()
+    parallel: bool = True
+
+
+class Reasoning(Struct, frozen=True, kw_only=True):
+    """How much a model may think before it answers. effort: `none` (no thinking at all), `minimal`, `low`, `medium`,
+    `high`, for its template; None leaves it to the template. budget: tokens of thinking at most, after which the
+    answer is made to begin."""
+
+    effort: Literal["none", "minimal", "low", "medium", "high"] | None = None
+    budget: int | None = None
+
+
 class ChatPrompt(Struct, frozen=True, tag="chat", tag_field="kind"):
-    """`messages` and `tools` are plain JSON values in OpenAI's chat shape, already validated by the adapter."""
+    """`messages` are plain JSON values in OpenAI's chat shape, already validated by the adapter: content as a string,
+    arguments of calls as an object where they are one, the result of a call in a message of role `tool`."""
 
     messages: list[dict[str, Any]]
-    tools: list[dict[str, Any]] | None = None
     template_kwargs: dict[str, Any] = {}
 
 
 class TextPrompt(Struct, frozen=True, tag="text", tag_field="kind"):
+    """suffix: what comes after the answer, for models with fill-in-the-middle tokens."""
+
     text: str
+    suffix: str | None = None
 
 
 class TokenPrompt(Struct, frozen=True, tag="tokens", tag_field="kind"):
@@ -67,7 +132,8 @@ class GenerateRequest(Struct, frozen=True, kw_only=True):
 
     id: unique in the daemon. client: key of fairness between clients. max_tokens None: to the end of the context.
     n choices share one prefill of the prompt. logprobs None: off; k ≥ 0: the chosen token's and the k most likely.
-    echo: the prompt's tokens come back as the first text of each choice, with their logprobs if asked for.
+    echo: the prompt's tokens come back as the first text of each choice, with their logprobs if asked for. tools and
+    reasoning: of chats. adapter: name of a LoRA of the loaded model, to compute prompt and answer with.
     """
 
     id: str
@@ -78,6 +144,10 @@ class GenerateRequest(Struct, frozen=True, kw_only=True):
     n: int = 1
     logprobs: int | None = None
     echo: bool = False
+    constraint: Constraint | None = None
+    tools: ToolUse | None = None
+    reasoning: Reasoning | None = None
+    adapter: str | None = None
     client: str = ""
 
 
@@ -94,9 +164,12 @@ class TokenLogprob(Struct, frozen=True, array_like=True):
 
 
 class Usage(Struct, frozen=True, array_like=True):
+    """completion_tokens: reasoning included."""
+
     prompt_tokens: int
     completion_tokens: int
     cached_tokens: int = 0
+    reasoning_tokens: int = 0
 
 
 class Started(Struct, frozen=True, tag="started", tag_field="kind"):
@@ -108,15 +181,28 @@ class Started(Struct, frozen=True, tag="started", tag_field="kind"):
     queued_s: float
 
 
+class CallPiece(Struct, frozen=True, array_like=True):
+    """A piece of a tool call. call: its number within the choice, from 0. The first piece of each has id and name, the
+    others neither; `arguments` joined are its arguments as JSON text."""
+
+    call: int
+    arguments: str
+    id: str = ""
+    name: str = ""
+
+
 class Delta(Struct, frozen=True, tag="delta", tag_field="kind"):
     """Text that may be shown now: whole characters only, stop strings already held back. `tokens` counts the tokens
-    that this event accounts for (0 to many)."""
+    that this event accounts for (0 to many). reasoning: text of thinking, which comes before `text`; calls: pieces of
+    tool calls, after it."""
 
     id: str
     index: int
     text: str
     tokens: int = 1
     logprobs: list[TokenLogprob] = []
+    reasoning: str = ""
+    calls: list[CallPiece] = []
 
 
 class ChoiceEnd(Struct, frozen=True, tag="choice_end", tag_field="kind"):
@@ -148,6 +234,15 @@ class Failed(Struct, frozen=True, tag="failed", tag_field="kind"):
 Event = Started | Delta | ChoiceEnd | Finished | Failed
 
 
+class AdapterSpec(Struct, frozen=True, kw_only=True):
+    """A LoRA that a worker is to have beside its model. path: its folder or file, in the engine's own form."""
+
+    name: str
+    digest: str
+    path: str
+    scale: float = 1.0
+
+
 class LoadSpec(Struct, frozen=True, kw_only=True):
     """All a worker needs to load one model. `path` is the model's folder in the store; `file` the engine's entry
     file in it. context, rows, threads None: the engine chooses within memory_bytes (0: no bound). provider: what must
@@ -167,6 +262,7 @@ class LoadSpec(Struct, frozen=True, kw_only=True):
     chat_template: str | None = None
     sampling: SamplingParams = SamplingParams()
     options: dict[str, Any] = {}
+    adapters: tuple[AdapterSpec, ...] = ()
     log_prompts: bool = False
 
 

@@ -1,6 +1,6 @@
 """From a parsed call to its answer: accept, render, and end the generation exactly once, whatever happens.
 
-    accepted ──▶ events ──▶ SSE chunks or one JSON body
+    accepted ──▶ events ──▶ chunks of a stream or one JSON body
 A client that goes away cancels the task that answers it, in the queue, while loading, in prefill and in mid-stream
 alike; the task's `finally` frees the rows.
 """
@@ -68,23 +68,25 @@ async def _collect(call: Call, exchange: Exchange, services: Services, send: Sen
 
 
 async def _stream(call: Call, exchange: Exchange, services: Services, send: Send) -> None:
-    stream = sse.EventStream(send, services.settings.heartbeat_s, _ignored(call))
+    wire = exchange.wire
+    stream = sse.EventStream(send, wire, services.settings.heartbeat_s, _ignored(call))
     heart = asyncio.create_task(stream.beat())
+    streamed: sse.Streamed | None = None
     try:
         async with _events(call, exchange, services) as (served, events):
             streamed = call.streamed(served)
             async for prompt, event in events:
                 if isinstance(event, Started):
                     await stream.open(_told(served, exchange))
-                if chunk := sse.data(streamed.chunks(prompt, event)):
+                if chunk := sse.framed(wire, streamed.chunks(prompt, event)):
                     await stream.write(chunk)
-            last = sse.data(streamed.closing()) + sse.DONE
+            last = sse.framed(wire, streamed.closing()) + wire.done
     except Exception as error:
         if not stream.started:
             raise
         failure = known(error)
         exchange.status = failure.status
-        last = sse.error_event(failure)
+        last = sse.framed(wire, streamed.failed(failure) if streamed is not None else [wire.error(failure)])
     finally:
         heart.cancel()
         await asyncio.wait({heart})

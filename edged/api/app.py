@@ -28,6 +28,7 @@ from edged.api.errors import known, rendered
 from edged.api.exchange import Exchange, Services, exchange_of, request_id
 from edged.api.hosts import Hosts
 from edged.api.limits import check_headers, limits_of
+from edged.api.wire import wire_of
 
 if TYPE_CHECKING:
     from edged.daemon.jobs import Jobs
@@ -80,7 +81,8 @@ def create_routes(services: Services) -> Litestar:
 
 
 def _exception(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
-    answer = rendered(known(error, method=request.method, path=request.scope["path"]))
+    failure = known(error, method=request.method, path=request.scope["path"])
+    answer = rendered(failure, exchange_of(request.scope).wire)
     headers = {name.decode(): value.decode() for name, value in answer.headers}
     return Response(answer.body, status_code=answer.status, headers=headers, media_type="application/json")
 
@@ -105,7 +107,7 @@ class Gate:
             await send({"type": "websocket.close", "code": 1008, "reason": "There are no websockets here."})
 
     async def _answer(self, scope: HTTPScope, receive: Receive, send: Send) -> None:
-        exchange = Exchange(request_id(scope))
+        exchange = Exchange(request_id(scope), wire_of(scope["path"]))
         scope.setdefault("state", {})["exchange"] = exchange
         id_header = (b"x-request-id", exchange.request_id.encode())
 
@@ -126,7 +128,7 @@ class Gate:
                 failure = known(error)
                 exchange.status = failure.status
                 if not exchange.started:
-                    answer = rendered(failure)
+                    answer = rendered(failure, exchange.wire)
                     await send_with_id({
                         "type": "http.response.start", "status": answer.status, "headers": answer.headers,
                     })

@@ -34,6 +34,8 @@ from edged.api.logprobs import ChatToken, chat_tokens
 from edged.api.messages import messages
 from edged.api.request import max_tokens, sampling, top_logprobs, usage_wanted
 from edged.api.usage import UsageBody, fingerprint, usage_body
+from edged.api.wire import OPENAI
+from edged.errors import EdgedError
 from edged.types import ChatPrompt, ChoiceEnd, Delta, Event, Finished, GenerateRequest, Started, TokenLogprob, Usage
 
 if TYPE_CHECKING:
@@ -178,6 +180,9 @@ class ChatStream:
     def closing(self) -> Iterator[Struct]:
         if self._no_usage is None and self._usage is not None:
             yield Chunk(*self._head, self._model, self._fingerprint, [], usage=usage_body(self._usage))
+
+    def failed(self, error: EdgedError) -> Iterator[Struct]:
+        yield OPENAI.error(error)
 
 
 class Message(Struct, frozen=True):

@@ -31,7 +31,8 @@ from edged.api.limits import read_json
 from edged.api.logprobs import OldLogprobs, TextLogprobs
 from edged.api.request import sampling, usage_wanted
 from edged.api.usage import UsageBody, fingerprint, usage_body
-from edged.errors import InvalidRequest
+from edged.api.wire import OPENAI
+from edged.errors import EdgedError, InvalidRequest
 from edged.types import (
     ChoiceEnd,
     Delta,
@@ -201,6 +202,9 @@ class CompletionStream:
     def closing(self) -> Iterator[Struct]:
         if self._no_usage is None:
             yield Completion(*self._begin, [], usage=usage_body(self._sum.usage))
+
+    def failed(self, error: EdgedError) -> Iterator[Struct]:
+        yield OPENAI.error(error)
 
 
 class CompletionAnswer:

@@ -11,6 +11,7 @@ import structlog
 from litestar.exceptions import HTTPException, MethodNotAllowedException
 from litestar.exceptions import NotFoundException as RouteNotFound
 
+from edged.api.wire import OPENAI, Wire
 from edged.errors import EdgedError, Internal, InvalidRequest, NotFound
 
 log = structlog.get_logger(__name__)
@@ -22,17 +23,6 @@ Headers = list[tuple[bytes, bytes]]
 class MethodNotAllowed(InvalidRequest):
     status = 405
     default_code = "method_not_allowed"
-
-
-class Detail(msgspec.Struct, frozen=True):
-    message: str
-    type: str
-    param: str | None
-    code: str | None
-
-
-class Body(msgspec.Struct, frozen=True):
-    error: Detail
 
 
 class Rendered(NamedTuple):
@@ -56,18 +46,10 @@ def known(error: BaseException, *, method: str = "", path: str = "") -> EdgedErr
     return Internal("Something went wrong inside edged. Its log has the details under this answer's x-request-id.")
 
 
-def detail(error: EdgedError) -> Body:
-    return Body(Detail(error.message, error.type, error.param, error.code))
-
-
-def json_body(error: EdgedError) -> bytes:
-    return _encoder.encode(detail(error))
-
-
-def rendered(error: EdgedError) -> Rendered:
+def rendered(error: EdgedError, wire: Wire = OPENAI) -> Rendered:
     """Retry-After in whole seconds, rounded up. x-should-retry: false where the official clients would retry the
     status on their own (408, 409, 429, 5xx) and that cannot help."""
-    body = json_body(error)
+    body = _encoder.encode(wire.error(error))
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
     if error.retry_after_s is not None:
         headers.append((b"retry-after", str(max(1, math.ceil(error.retry_after_s))).encode()))

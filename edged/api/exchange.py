@@ -14,6 +14,7 @@ from litestar.types import HTTPScope, Scope
 
 from edged.api.auth import NOBODY, Caller
 from edged.api.limits import Limits, header
+from edged.api.wire import OPENAI, Wire
 
 if TYPE_CHECKING:
     from edged.daemon.jobs import Jobs
@@ -44,6 +45,7 @@ class Exchange:
     a stream sets it after the 200 has gone out. `model` is an installed model's name or empty."""
 
     request_id: str
+    wire: Wire = OPENAI
     received_at: float = field(default_factory=time.monotonic)
     caller: Caller = NOBODY
     model: str = ""

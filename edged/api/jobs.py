@@ -16,6 +16,7 @@ from edged.api.connection import send_json, unless_gone
 from edged.api.exchange import Services, exchange_of
 from edged.api.fields import Table, accept, boolean, items, served, text
 from edged.api.limits import ClientGone, read_json
+from edged.api.wire import OPENAI
 from edged.daemon.job import JobEvent
 from edged.store.conversion import specify
 
@@ -54,11 +55,11 @@ def _followed(job: Job, services: Services) -> ASGIApp:
         exchange = exchange_of(scope)
 
         async def write() -> None:
-            stream = sse.EventStream(send, services.settings.heartbeat_s, [])
+            stream = sse.EventStream(send, OPENAI, services.settings.heartbeat_s, [])
             heart = asyncio.create_task(stream.beat())
             try:
                 async for event in job.events():
-                    await stream.write(sse.data([event]))
+                    await stream.write(sse.framed(OPENAI, [event]))
             finally:
                 heart.cancel()
                 await asyncio.wait({heart})

@@ -1,5 +1,5 @@
-"""One stream of events, rendered as server-sent events or collected: both are fed the same events in the same order,
-so that streamed and plain text cannot differ."""
+"""One stream of events, rendered in chunks or collected: both are fed the same events in the same order, so that
+streamed and plain text cannot differ."""
 
 from __future__ import annotations
 
@@ -10,19 +10,12 @@ from typing import Protocol
 import msgspec
 from litestar.types import Send
 
-from edged.api.errors import Headers, json_body
+from edged.api.errors import Headers
+from edged.api.wire import Wire
 from edged.errors import EdgedError
 from edged.types import Event
 
-_encoder = msgspec.json.Encoder()
-
-DONE = b"data: [DONE]\n\n"
-COMMENT = b": still working\n\n"
-_HEADERS: Headers = [
-    (b"content-type", b"text/event-stream; charset=utf-8"),
-    (b"cache-control", b"no-cache"),
-    (b"x-accel-buffering", b"no"),
-]
+_HEADERS: Headers = [(b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]
 
 
 class Streamed(Protocol):
@@ -32,6 +25,10 @@ class Streamed(Protocol):
 
     def closing(self) -> Iterable[msgspec.Struct]: ...
 
+    def failed(self, error: EdgedError) -> Iterable[msgspec.Struct]:
+        """Instead of what is still to come."""
+        ...
+
 
 class Collected(Protocol):
     def add(self, prompt: int, event: Event) -> None: ...
@@ -39,22 +36,19 @@ class Collected(Protocol):
     def answer(self) -> msgspec.Struct: ...
 
 
-def data(chunks: Iterable[msgspec.Struct]) -> bytes:
-    return b"".join(b"data: %b\n\n" % _encoder.encode(chunk) for chunk in chunks)
-
-
-def error_event(error: EdgedError) -> bytes:
-    return b"data: %b\n\n" % json_body(error)
+def framed(wire: Wire, chunks: Iterable[msgspec.Struct]) -> bytes:
+    return b"".join(map(wire.frame, chunks))
 
 
 class EventStream:
-    """A 200 whose headers are held until there is something to tell, and comments while there is nothing.
+    """A 200 whose headers are held until there is something to tell, and heartbeats while there is nothing.
 
     `beat` runs beside the writer; the lock keeps the headers before everything else.
     """
 
-    def __init__(self, send: Send, heartbeat_s: float, headers: Headers) -> None:
+    def __init__(self, send: Send, wire: Wire, heartbeat_s: float, headers: Headers) -> None:
         self._send = send
+        self._wire = wire
         self._heartbeat_s = heartbeat_s
         self._headers = headers
         self._lock = asyncio.Lock()
@@ -67,9 +61,8 @@ class EventStream:
         async with self._lock:
             if not self.started:
                 self.started = True
-                await self._send({
-                    "type": "http.response.start", "status": 200, "headers": [*_HEADERS, *self._headers, *headers],
-                })
+                told = [(b"content-type", self._wire.content_type), *_HEADERS, *self._headers, *headers]
+                await self._send({"type": "http.response.start", "status": 200, "headers": told})
 
     async def write(self, body: bytes, *, more: bool = True) -> None:
         """Returns when the transport wants more: a client that reads slowly holds its writer here."""
@@ -79,9 +72,9 @@ class EventStream:
             await self._send({"type": "http.response.body", "body": body, "more_body": more})
 
     async def beat(self) -> None:
-        """For ever: a comment after each heartbeat_s in which nothing was written."""
+        """For ever: a heartbeat after each heartbeat_s in which nothing was written."""
         while True:
             self._silent = True
             await asyncio.sleep(self._heartbeat_s)
             if self._silent:
-                await self.write(COMMENT)
+                await self.write(self._wire.heartbeat)

@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
+import msgspec
 import structlog
 
 from edged.engines.base import Capabilities, Vocab
 from edged.errors import ContextLengthExceeded, InvalidRequest, UnsupportedParameter
-from edged.types import DEFAULT_SAMPLING, ChatPrompt, GenerateRequest, LoadSpec, SamplingParams, TextPrompt
+from edged.types import (
+    DEFAULT_SAMPLING,
+    ChatPrompt,
+    GenerateRequest,
+    LoadSpec,
+    SamplingParams,
+    TextPrompt,
+    ToolFunction,
+)
 from edged.worker.template import Template
 
 log = structlog.get_logger("worker")
@@ -69,7 +79,8 @@ class Prepare:
                     "this model has no chat template; use /v1/completions, or set its `chat_template` in models.toml",
                     param="messages",
                 )
-            text = self._template.render(prompt.messages, prompt.tools, prompt.template_kwargs)
+            tools = None if request.tools is None else [_shown(function) for function in request.tools.functions]
+            text = self._template.render(prompt.messages, tools, prompt.template_kwargs)
             self._log(request, text)
             return self._vocab.tokenize(text, special=True, bos=False)
         if isinstance(prompt, TextPrompt):
@@ -101,6 +112,14 @@ class Prepare:
                 param=_prompt_field(request),
             )
         return context if request.max_tokens is None else prompt_tokens + request.max_tokens
+
+
+def _shown(function: ToolFunction) -> dict[str, Any]:
+    """As templates expect it, which is OpenAI's shape."""
+    told: dict[str, Any] = {"name": function.name, "description": function.description}
+    if function.parameters is not None:
+        told["parameters"] = msgspec.json.decode(function.parameters)
+    return {"type": "function", "function": told}
 
 
 def _prompt_field(request: GenerateRequest) -> str:
