@@ -2,7 +2,8 @@
 to be slow, to crash, to hang and to leak. It keeps the real tokens of every row, so wrong bookkeeping above the seam
 (a trim forgotten, a fork of the wrong length) changes the text.
 
-The entry file is `fake.json`; its keys are the fields of `Knobs`, and a model's `options` override them.
+The entry file is `fake.json`; its keys are the fields of `Knobs`, and a model's `options` override them. A message can
+tell it what to say, tool calls and thoughts included: see `fake_script`.
 """
 
 from __future__ import annotations
@@ -33,15 +34,11 @@ from edged.engines.base import (
     State,
     Vocab,
 )
+from edged.engines.fake_script import CHAT_TEMPLATE, left_to_say
 from edged.errors import InsufficientMemory, LoadFailed
 from edged.types import LoadSpec
 
 ENGINE_VERSION = "fake-1"
-
-CHAT_TEMPLATE = (
-    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
 
 _SPECIAL = ["<|bos|>", "<|eos|>", "<|im_start|>", "<|im_end|>"]
 _BOS, _EOS, _IM_START, _IM_END = range(256, 260)
@@ -59,7 +56,11 @@ _PIECES: list[bytes] = [
     *(half for pair in _SPLIT for half in pair),
 ]
 _FIRST_WORD = 260
+#: So far above all others that no temperature reaches them.
+_SCRIPTED_LOGIT = 100.0
 _FIRST_SPLIT = len(_PIECES) - 2 * len(_SPLIT)
+_TOKENS_BY_PIECE = {piece: token for token, piece in enumerate(_PIECES) if piece}
+_LONGEST_PIECE = max(map(len, _PIECES))
 _SPECIAL_PATTERN = re.compile("(" + "|".join(re.escape(text) for text in _SPECIAL) + ")")
 
 
@@ -189,7 +190,8 @@ class FakeGenerator:
         """Words get scores of 0 … 8 by a hash of all tokens before; bytes are far below. A sentence has two words."""
         logits = np.full(self.vocab.size, -30.0, np.float32)
         last = row[end - 1]
-        if last >= _FIRST_SPLIT and (last - _FIRST_SPLIT) % 2 == 0:
+        scripted = _scripted(row[:end])
+        if scripted is None and last >= _FIRST_SPLIT and (last - _FIRST_SPLIT) % 2 == 0:
             logits[last + 1] = 10.0
             return logits
         digest = zlib.crc32(array("H", row[:end]).tobytes())
@@ -199,6 +201,8 @@ class FakeGenerator:
         two_words = min(row[max(end - 2, 0):end]) >= _FIRST_WORD
         if self._knobs.end_chance and digest % self._knobs.end_chance == 0 and two_words:
             logits[_IM_END] = 12.0
+        if scripted is not None:
+            logits[scripted] = _SCRIPTED_LOGIT
         if self._knobs.noise:
             # Of numbers that depend on the text alone: a wrong device is wrong in the same way each time.
             off = np.random.Generator(np.random.Philox(digest + 1)).random(self.vocab.size, np.float32)
@@ -240,11 +244,27 @@ class FakeGenerator:
         if knobs.crash_on_text is not None:
             needle = knobs.crash_on_text.encode()
             for item in work:
-                text = b"".join(_PIECES[token] for token in [*self._rows[item.row], *item.tokens])
+                text = _bytes([*self._rows[item.row], *item.tokens])
                 if needle in text:
                     os.kill(os.getpid(), signal.SIGSEGV)
         if knobs.leak_bytes_per_step:
             self._leak.append(bytearray(os.urandom(1) * knobs.leak_bytes_per_step))
+
+
+def _scripted(row: list[int]) -> int | None:
+    """The next token of the text that the last message told, if it did."""
+    starts = [at for at, token in enumerate(row) if token == _IM_START][-2:]
+    if len(starts) < 2:
+        return None
+    left = left_to_say(_bytes(row[starts[0]:starts[1]]).removesuffix(b"\n"), _bytes(row[starts[1]:]))
+    if left is None:
+        return None
+    lengths = range(min(_LONGEST_PIECE, len(left)), 0, -1)
+    return next((_TOKENS_BY_PIECE[left[:length]] for length in lengths if left[:length] in _TOKENS_BY_PIECE), _IM_END)
+
+
+def _bytes(tokens: Sequence[int]) -> bytes:
+    return b"".join(_PIECES[token] for token in tokens)
 
 
 def load(spec: LoadSpec, progress: Progress) -> Loaded:
