@@ -114,10 +114,12 @@ class ChatPrompt(Struct, frozen=True, tag="chat", tag_field="kind"):
 
 
 class TextPrompt(Struct, frozen=True, tag="text", tag_field="kind"):
-    """suffix: what comes after the answer, for models with fill-in-the-middle tokens."""
+    """suffix: what comes after the answer, for models with fill-in-the-middle tokens. bos: after the model's beginning
+    token, if it was trained with one."""
 
     text: str
     suffix: str | None = None
+    bos: bool = True
 
 
 class TokenPrompt(Struct, frozen=True, tag="tokens", tag_field="kind"):
@@ -133,7 +135,8 @@ class GenerateRequest(Struct, frozen=True, kw_only=True):
     id: unique in the daemon. client: key of fairness between clients. max_tokens None: to the end of the context.
     n choices share one prefill of the prompt. logprobs None: off; k ≥ 0: the chosen token's and the k most likely.
     echo: the prompt's tokens come back as the first text of each choice, with their logprobs if asked for. tools and
-    reasoning: of chats. adapter: name of a LoRA of the loaded model, to compute prompt and answer with.
+    reasoning: of chats. adapter: name of a LoRA of the loaded model, to compute prompt and answer with. prompt_only:
+    nothing is generated; the one event before Finished is `Rendered`.
     """
 
     id: str
@@ -148,6 +151,7 @@ class GenerateRequest(Struct, frozen=True, kw_only=True):
     tools: ToolUse | None = None
     reasoning: Reasoning | None = None
     adapter: str | None = None
+    prompt_only: bool = False
     client: str = ""
 
 
@@ -179,6 +183,16 @@ class Started(Struct, frozen=True, tag="started", tag_field="kind"):
     prompt_tokens: int
     cached_tokens: int
     queued_s: float
+
+
+class Rendered(Struct, frozen=True, tag="rendered", tag_field="kind"):
+    """The prompt as the model reads it, of any length. text: what the template made of messages, the text that was
+    sent, or that of tokens. pieces: the bytes that each token stands for, control tokens too (`<|im_end|>`)."""
+
+    id: str
+    tokens: list[int]
+    text: str
+    pieces: list[bytes]
 
 
 class CallPiece(Struct, frozen=True, array_like=True):
@@ -231,7 +245,7 @@ class Failed(Struct, frozen=True, tag="failed", tag_field="kind"):
     retry: bool = True
 
 
-Event = Started | Delta | ChoiceEnd | Finished | Failed
+Event = Started | Rendered | Delta | ChoiceEnd | Finished | Failed
 
 
 class AdapterSpec(Struct, frozen=True, kw_only=True):

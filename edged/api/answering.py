@@ -23,7 +23,7 @@ from edged.api.exchange import Exchange, Services
 from edged.api.fields import header_value
 from edged.api.limits import ClientGone
 from edged.errors import DeadlineExceeded, EdgedError
-from edged.types import Event, GenerateRequest, Started
+from edged.types import Event, GenerateRequest, Rendered, Started
 
 if TYPE_CHECKING:
     from edged.daemon.generation import Generation
@@ -61,7 +61,7 @@ async def _collect(call: Call, exchange: Exchange, services: Services, send: Sen
     async with _events(call, exchange, services) as (served, events):
         collected = call.collected(served)
         async for prompt, event in events:
-            if isinstance(event, Started):
+            if isinstance(event, Started | Rendered):
                 told = told or _told(served, exchange)
             collected.add(prompt, event)
     await send_json(send, collected.answer(), [*_ignored(call), *told])

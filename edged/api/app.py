@@ -21,7 +21,7 @@ from litestar.plugins import PluginProtocol
 from litestar.plugins.core import MsgspecDIPlugin
 from litestar.types import ASGIApp, HTTPScope, LifeSpanScope, Message, Receive, Scope, Send
 
-from edged.api import admin, chat, completions, health, models, storage, versions
+from edged.api import admin, chat, completions, health, models, storage, tokens, versions
 from edged.api import jobs as job_routes
 from edged.api.auth import Keys, require_admin
 from edged.api.errors import known, rendered
@@ -48,7 +48,7 @@ def create_app(
     return Gate(create_routes(services), services)
 
 
-_MODULES = (chat, completions, models, health)
+_MODULES = (chat, completions, tokens, models, health)
 
 
 def _admin_only(connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHandler) -> None:

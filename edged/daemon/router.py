@@ -144,7 +144,7 @@ class Router:
             return await self._model(resolved.manifest).accept(request).taken()
         served = self._succession.answering(resolved.manifest)
         rollout = self._rollouts.under_way(served.manifest)
-        if rollout is None:
+        if rollout is None or request.prompt_only:
             return await served.accept(request, _untold).taken()
         if rollout.spread.take():
             try:

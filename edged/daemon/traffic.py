@@ -53,7 +53,7 @@ class Traffic:
                     generation.later_tokens += tokens
                     self._between_tokens.observe((now - generation.last_token_at) / tokens)
                 generation.last_token_at = now
-            case Finished():
+            case Finished() if not generation.request.prompt_only:
                 self._whole.observe(now - generation.accepted_at)
                 self._served(generation, now)
             case Failed():

@@ -82,6 +82,10 @@ class Vocab(Protocol):
         """The exact bytes a token adds to the text; may be part of a character. b"" for control tokens."""
         ...
 
+    def written(self, token: int) -> bytes:
+        """As `piece`, and of control tokens the text that stands for them (`<|im_end|>`)."""
+        ...
+
     def strips_first_space(self) -> bool:
         """True where the tokenizer adds a space before a text, which decoding must take away again."""
         ...

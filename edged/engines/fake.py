@@ -121,6 +121,10 @@ class FakeVocab:
     def piece(self, token: int) -> bytes:
         return _PIECES[token]
 
+    def written(self, token: int) -> bytes:
+        special = token - 256
+        return _SPECIAL[special].encode() if 0 <= special < len(_SPECIAL) else _PIECES[token]
+
     def strips_first_space(self) -> bool:
         return True
 

@@ -83,6 +83,10 @@ class HfVocab:
             known = self._pieces[token] = self._read_piece(token)
         return known
 
+    def written(self, token: int) -> bytes:
+        added = self._added.get(token)
+        return self.piece(token) if added is None else str(added["content"]).encode()
+
     def strips_first_space(self) -> bool:
         return self._strips
 

@@ -65,15 +65,20 @@ class LlamaVocab:
     def piece(self, token: int) -> bytes:
         if (known := self._pieces.get(token)) is not None:
             return known
-        size = 64
-        while True:
-            buffer = ctypes.create_string_buffer(size)
-            length = lib.llama_token_to_piece(self._vocab, token, buffer, size, 0, False)
-            if length >= 0:
-                break
-            size = -length
-        piece = self._pieces[token] = buffer.raw[:length]
+        piece = self._pieces[token] = self._read_piece(token, special=False)
         return piece
+
+    def written(self, token: int) -> bytes:
+        return self._read_piece(token, special=True)
 
     def strips_first_space(self) -> bool:
         return self._adds_space
+
+    def _read_piece(self, token: int, *, special: bool) -> bytes:
+        size = 64
+        while True:
+            buffer = ctypes.create_string_buffer(size)
+            length = lib.llama_token_to_piece(self._vocab, token, buffer, size, 0, special)
+            if length >= 0:
+                return bytes(buffer.raw[:length])
+            size = -length

@@ -15,6 +15,7 @@ from edged.types import (
     ChatPrompt,
     GenerateRequest,
     LoadSpec,
+    Rendered,
     SamplingParams,
     TextPrompt,
     ToolFunction,
@@ -62,16 +63,22 @@ class Prepare:
                 "this model's graph gives no log-probabilities of the prompt; leave out `echo` or `logprobs`",
                 param="logprobs",
             )
-        tokens = self._tokens(request)
+        tokens, _ = self._prompt(request)
         if not tokens:
             raise InvalidRequest("the prompt is empty; send at least one token", param=_prompt_field(request))
         return Prepared(request, tokens, sampling, self._max_length(request, len(tokens)))
+
+    def rendered(self, request: GenerateRequest) -> Rendered:
+        """For a request that wants its prompt only: whether an answer would have room is not asked."""
+        tokens, text = self._prompt(request)
+        return Rendered(request.id, tokens, text, [self._vocab.written(token) for token in tokens])
 
     def close(self) -> None:
         if self._template is not None:
             self._template.close()
 
-    def _tokens(self, request: GenerateRequest) -> list[int]:
+    def _prompt(self, request: GenerateRequest) -> tuple[list[int], str]:
+        """Its tokens, and the text that they are."""
         prompt = request.prompt
         if isinstance(prompt, ChatPrompt):
             if self._template is None:
@@ -82,18 +89,19 @@ class Prepare:
             tools = None if request.tools is None else [_shown(function) for function in request.tools.functions]
             text = self._template.render(prompt.messages, tools, prompt.template_kwargs)
             self._log(request, text)
-            return self._vocab.tokenize(text, special=True, bos=False)
+            return self._vocab.tokenize(text, special=True, bos=False), text
         if isinstance(prompt, TextPrompt):
             self._log(request, prompt.text)
-            return self._vocab.tokenize(prompt.text, special=True, bos=True)
+            return self._vocab.tokenize(prompt.text, special=True, bos=prompt.bos), prompt.text
         for token in prompt.tokens:
             if not 0 <= token < self._vocab.size:
                 raise InvalidRequest(
                     f"the prompt holds token {token}; this model's tokens are 0 to {self._vocab.size - 1}",
                     param="prompt",
                 )
-        self._log(request, b"".join(map(self._vocab.piece, prompt.tokens)).decode(errors="replace"))
-        return list(prompt.tokens)
+        text = b"".join(map(self._vocab.written, prompt.tokens)).decode(errors="replace")
+        self._log(request, text)
+        return list(prompt.tokens), text
 
     def _log(self, request: GenerateRequest, prompt: str) -> None:
         if self._log_prompts:

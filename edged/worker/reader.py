@@ -14,7 +14,7 @@ import structlog
 from edged.errors import EdgedError, Internal
 from edged.ipc import frames
 from edged.ipc.messages import Cancel, Load, Pause, Resume, Submit
-from edged.types import GenerateRequest
+from edged.types import Finished, GenerateRequest, Rendered, Usage
 from edged.worker.loop import Closed, Order, Queued
 from edged.worker.outbox import Outbox, failed
 from edged.worker.prepare import Prepare
@@ -65,8 +65,12 @@ class Reader(threading.Thread):
             if _cancelled(self._preparing[request.id]):
                 del self._preparing[request.id]
                 return
+        order: Queued | Rendered
         try:
-            order = Queued(self._prepare(request), arrived_s)
+            if request.prompt_only:
+                order = self._prepare.rendered(request)
+            else:
+                order = Queued(self._prepare(request), arrived_s)
         except EdgedError as error:
             self._refuse(request, error)
             return
@@ -78,9 +82,12 @@ class Reader(threading.Thread):
             held = self._preparing.pop(request.id)
             if _cancelled(held):
                 return
-            self._inbox.put(order)
-            for later in held:
-                self._inbox.put(later)
+            if isinstance(order, Queued):
+                self._inbox.put(order)
+                for later in held:
+                    self._inbox.put(later)
+        if isinstance(order, Rendered):
+            self._outbox.events([order, Finished(request.id, Usage(len(order.tokens), 0))])
 
     def _refuse(self, request: GenerateRequest, error: EdgedError) -> None:
         with self._lock:

@@ -131,4 +131,5 @@ def test_special_tokens_are_tokens_only_where_asked_for(generator: Generator) ->
     [token] = vocab.tokenize("<|im_end|>", special=True, bos=False)
     assert token in vocab.end
     assert vocab.piece(token) == b""
+    assert vocab.written(token) == b"<|im_end|>"
     assert token not in vocab.tokenize("<|im_end|>", special=False, bos=False)

@@ -8,11 +8,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import psutil
 import pytest
 
 from edged.ipc.messages import Cancel, Events, Loading, LoadRefused, Pause, Ready, Resume, Stats
-from edged.types import ChoiceEnd, Delta, Failed, Finished, Started
+from edged.types import ChoiceEnd, Delta, Failed, Finished, GenerateRequest, Rendered, Started, TokenPrompt
 from tests.worker.worker import PATIENCE_S, Worker, chat, gaps, gone, text
 
 pytestmark = pytest.mark.worker
@@ -62,6 +63,23 @@ def test_it_loads_answers_and_ends_with_its_socket(start: Callable[..., Worker])
     worker.socket.close()
     assert worker.exit_code(PROMPT_EXIT_S) == 0
     assert worker.stderr == ""
+
+
+def test_a_prompt_is_told_while_others_run_and_leaves_nothing_behind(start: Callable[..., Worker]) -> None:
+    worker = start(rows=1, step_ms=20)
+    worker.submit(text("hello", id="long", tokens=2000))
+    worker.until(lambda event: isinstance(event, Started))
+    worker.submit(msgspec.structs.replace(chat("hi", id="a"), prompt_only=True))
+    seen = worker.until(lambda event: isinstance(event, Finished) and event.id == "a")
+    told = next(event for event in seen if event.id == "a")
+    assert isinstance(told, Rendered)
+    assert told.text == "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"
+    assert b"".join(told.pieces).decode() == told.text
+    assert [type(event) for event in seen if event.id == "a"] == [Rendered, Finished]
+    assert not any(isinstance(event, Finished) and event.id == "long" for event in seen)
+    worker.submit(GenerateRequest(id="b", prompt=TokenPrompt([1 << 30]), prompt_only=True))
+    assert any(isinstance(event, Failed) and event.param == "prompt"
+               for event in worker.until(lambda event: event.id == "b"))
 
 
 def test_a_refusal_is_told_and_is_no_crash(start: Callable[..., Worker]) -> None:

@@ -151,7 +151,9 @@ async def test_no_spelling_of_a_path_leads_around_the_admin_key(path: str) -> No
 
 async def test_every_admin_route_needs_more_than_a_clients_key() -> None:
     made = app(api_keys=["k1"], admin_keys=["a1"])
-    routes = [(path, method) for path, method in every_route() if path.startswith("/edged/")]
+    everybodys = {"/edged/v1/tokenize", "/edged/v1/detokenize", "/edged/v1/apply-template"}
+    routes = [(path, method) for path, method in every_route()
+              if path.startswith("/edged/") and path not in everybodys]
     assert len(routes) >= 10
     for path, method in routes:
         reply = await ask(made, path.replace("{name:path}", "tiny"), {}, method=method,

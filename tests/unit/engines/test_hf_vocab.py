@@ -146,6 +146,8 @@ def test_one_beginning_token_where_there_is_one_in_the_text_already(made: dict[s
 def test_special_tokens_have_no_text_and_added_words_have_theirs(made: dict[str, Kind], kind: str) -> None:
     tokenizer, vocab = made[kind]
     assert [vocab.piece(token) for token in (0, 1, 2)] == [b"", b"", b""]
+    assert [vocab.written(token) for token in (0, 1, 2)] == [b"<unk>", b"<s>", b"</s>"]
+    assert vocab.written(tokenizer.token_to_id("<tool>") or 0) == b"<tool>"
     assert vocab.piece(tokenizer.token_to_id("<tool>") or 0) == b"<tool>"
     assert vocab.piece(vocab.size - 1) == b""  # the model's vocabulary is larger than the tokenizer's
 

@@ -104,3 +104,19 @@ def test_texts_are_logged_only_where_asked_for(log_prompts: bool, prompt: Prompt
         prepare(log_prompts=log_prompts)(request(prompt))
     assert entries == (
         [{"event": "prompt", "log_level": "info", "request_id": "r", "prompt": "my secret"}] if log_prompts else [])
+
+
+def test_a_prompt_alone_is_told_whatever_its_length() -> None:
+    long = "ab" * CONTEXT
+    told = prepare().rendered(request(TextPrompt(long), max_tokens=50))
+    assert (told.tokens, told.text) == ([256, *long.encode()], long)
+    assert told.pieces[:3] == [b"<|bos|>", b"a", b"b"]
+    assert prepare().rendered(request(TextPrompt("ab", bos=False))).tokens == [*b"ab"]
+
+
+def test_tokens_alone_are_told_as_text_with_the_special_ones() -> None:
+    told = prepare().rendered(request(TokenPrompt([258, 104, 0xE2, 259])))
+    assert told.text == "<|im_start|>h\ufffd<|im_end|>"
+    assert b"".join(told.pieces) == b"<|im_start|>h\xe2<|im_end|>"
+    with pytest.raises(InvalidRequest, match="-1"):
+        prepare().rendered(request(TokenPrompt([-1])))

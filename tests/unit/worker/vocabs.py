@@ -24,5 +24,8 @@ class ByteVocab:
     def piece(self, token: int) -> bytes:
         return self._pieces[token]
 
+    def written(self, token: int) -> bytes:
+        return self._pieces[token]
+
     def strips_first_space(self) -> bool:
         return self._strips
