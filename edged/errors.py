@@ -13,7 +13,8 @@
     ├── ForbiddenHost             403
     ├── AdminKeyRequired          403
     ├── NotFound                  404
-    │   └── ModelNotFound         404
+    │   ├── ModelNotFound         404
+    │   └── AdapterNotFound       404  the model has no adapter of that name
     ├── Conflict                  409→422, see the class
     ├── RequestTooLarge           413
     ├── UnsupportedMediaType      415
@@ -36,6 +37,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import ClassVar
 
 
@@ -117,6 +119,18 @@ class NotFound(InvalidRequest):
 
 class ModelNotFound(NotFound):
     default_code = "model_not_found"
+
+
+class AdapterNotFound(NotFound):
+    default_code = "adapter_not_found"
+
+    def __init__(self, model: str, adapter: str, known: Iterable[str]) -> None:
+        here = ", ".join(known)
+        super().__init__(
+            f"{model} has no adapter {adapter[:80]!r}; "
+            + (f"it has {here}. " if here else "it has none. ")
+            + f"`edged pull ./folder --adapter-of {model}` installs one, and without `adapter` the model answers as it "
+              "is", param="adapter")
 
 
 class Conflict(InvalidRequest):

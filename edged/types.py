@@ -249,7 +249,8 @@ Event = Started | Rendered | Delta | ChoiceEnd | Finished | Failed
 
 
 class AdapterSpec(Struct, frozen=True, kw_only=True):
-    """A LoRA that a worker is to have beside its model. path: its folder or file, in the engine's own form."""
+    """A LoRA that a worker is to have beside its model. digest: sha256 of its file; path: of it, in the engine's own
+    form."""
 
     name: str
     digest: str
@@ -298,7 +299,8 @@ class ModelInfo(Struct, frozen=True, kw_only=True):
 
 
 class WorkerStats(Struct, frozen=True, kw_only=True):
-    """Sent about once a second and when the step loop goes idle. Counters grow for the life of the worker."""
+    """Sent about once a second and when the step loop goes idle. Counters grow for the life of the worker.
+    adapter_switches: steps that computed with another adapter than the one before them."""
 
     running: int = 0
     waiting: int = 0
@@ -309,4 +311,5 @@ class WorkerStats(Struct, frozen=True, kw_only=True):
     prefix_query_tokens: int = 0
     prefix_hit_tokens: int = 0
     preemptions: int = 0
+    adapter_switches: int = 0
     resident_bytes: int = 0

@@ -99,6 +99,7 @@ def parse(body: dict[str, Any], exchange: Exchange, unknown: Unknown) -> Call:
         stop=said.get("stop", ()),
         n=said.get("n", 1),
         logprobs=top_logprobs(said),
+        adapter=said.get("adapter"),
         client=exchange.caller.client,
     )
     with_usage = usage_wanted(said, ignored)

@@ -117,6 +117,7 @@ def parse(body: dict[str, Any], exchange: Exchange, unknown: Unknown) -> Call:
             n=n,
             logprobs=said.get("logprobs"),
             echo=said.get("echo", False),
+            adapter=said.get("adapter"),
             client=exchange.caller.client,
         )
         for prompt in said["prompt"]

@@ -239,6 +239,7 @@ SAMPLING: Table = {
 
 MAX_CHOICES = 16
 MAX_TOKENS = 2**31 - 1
+MAX_ADAPTER_NAME = 100
 
 GENERATION: Table = SAMPLING | {
     "model": served(text(512, min_length=1), required=True),
@@ -253,6 +254,6 @@ GENERATION: Table = SAMPLING | {
     "safety_identifier": inert(text()),
     "prompt_cache_key": inert(text()),
     "service_tier": inert(text()),
-    "adapter": later(),
+    "adapter": served(text(MAX_ADAPTER_NAME, min_length=1)),
     "grammar": later(),
 }

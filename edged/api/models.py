@@ -38,6 +38,7 @@ def model_body(status: ModelStatus, quality: Quality | None) -> ModelBody:
             "state": status.state, "engine": status.engine, "device": status.device, "context": status.context,
             "size": status.size, "digest": status.digest, "version": status.version, "precision": status.precision,
             "parameters": status.parameters, "alias_of": status.alias_of, "quality": quality,
+            "adapters": status.adapters,
         },
     )
 

@@ -82,6 +82,8 @@ def _print_version(manifest: Manifest, *, active: bool) -> None:
         "pulled as": manifest.reference, "from": source.pop("from") + " " + _source(source),
         "made": _moment(manifest.created), "quality": _quality(manifest.quality),
     })
+    for adapter in manifest.adapters:
+        answer(f"  adapter      {adapter.name}  from {adapter.reference}")
     for entry in manifest.files:
         answer(f"  file         {entry.path}  {size(entry.size)}  sha256:{entry.sha256}")
 

@@ -23,7 +23,7 @@ from edged.daemon.stay import Stay
 from edged.daemon.suspects import Identity
 from edged.daemon.traffic import Traffic
 from edged.daemon.waiters import Waiters
-from edged.errors import EdgedError, InsufficientMemory, Internal
+from edged.errors import AdapterNotFound, EdgedError, InsufficientMemory, Internal
 from edged.ipc.messages import Cancel, Pause, Resume, Submit
 from edged.store.entries import Manifest, ModelEntry
 from edged.types import Event, Failed, Finished, GenerateRequest, ModelInfo, Started, WorkerStats
@@ -57,6 +57,10 @@ class Model:
     @property
     def entry(self) -> ModelEntry:
         return self._site.catalog.current.models.get(self.manifest.name) or ModelEntry(name=self.manifest.name)
+
+    @property
+    def adapters(self) -> tuple[str, ...]:
+        return tuple(adapter.name for adapter in self.manifest.adapters)
 
     @property
     def ready(self) -> bool:
@@ -112,14 +116,16 @@ class Model:
             load_s=info.load_s if info else None, rows=info.rows if info else None, restarts=self._restarts,
             alias_of=alias_of, created=manifest.created, error=self._error.message if self._error else None,
             reason=devices.reason if info else None, engine_version=info.engine_version if info else None,
-            environment=devices.environment if info else None,
+            environment=devices.environment if info else None, adapters=self.adapters,
         )
 
     # What callers ask
 
     def accept(self, request: GenerateRequest, routed: Routed | None = None) -> Generation:
         """It waits for a worker from now on. routed: it named no version. Raises QueueFull, ModelUnavailable,
-        SuspectRequest."""
+        SuspectRequest, AdapterNotFound."""
+        if request.adapter is not None and request.adapter not in self.adapters:
+            raise AdapterNotFound(self.manifest.name, request.adapter, self.adapters)
         if self.breaker.open and self.state is ModelState.ABSENT:
             raise refusals.kept_failing(self.manifest.name, self._error)
         if self._site.suspects and self._site.suspects.refuses(self._identity(request), self._site.clock()):

@@ -135,20 +135,24 @@ class Router:
     async def generate(self, model: str, request: GenerateRequest) -> Generation:
         """Loads the model if needed, which may take minutes. Cancel the call to take the request back.
 
-        Raises ModelNotFound, CorruptFile, QueueFull, InsufficientMemory, LoadFailed, ModelUnavailable, ShuttingDown,
-        SuspectRequest, WorkerDied.
+        Raises ModelNotFound, AdapterNotFound, CorruptFile, QueueFull, InsufficientMemory, LoadFailed, ModelUnavailable,
+        ShuttingDown, SuspectRequest, WorkerDied.
         """
         self._refuse_draining()
         resolved = self._resolve(model)
         if not resolved.plain:
             return await self._model(resolved.manifest).accept(request).taken()
         served = self._succession.answering(resolved.manifest)
+        if request.adapter is not None and request.adapter not in served.adapters:
+            # It may have come with the version that is just being loaded.
+            served = self._model(resolved.manifest)
         rollout = self._rollouts.under_way(served.manifest)
         if rollout is None or request.prompt_only:
             return await served.accept(request, _untold).taken()
-        if rollout.spread.take():
+        candidate = self._model(rollout.candidate)
+        # Adapters belong to a version: the candidate may have none of that name.
+        if (request.adapter is None or request.adapter in candidate.adapters) and rollout.spread.take():
             try:
-                candidate = self._model(rollout.candidate)
                 generation = candidate.accept(request, partial(self._rollouts.saw, rollout, rollout.candidate.version))
             except EdgedError:
                 self._rollouts.refused(rollout)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from edged.hardware.place import Place
 from edged.store.entries import Manifest, ModelEntry
-from edged.types import LoadSpec
+from edged.types import AdapterSpec, LoadSpec
 
 
 def load_spec(
@@ -15,5 +15,11 @@ def load_spec(
         name=manifest.name, version=manifest.version, digest=manifest.digest, engine=place.engine, path=folder,
         file=manifest.file, context=entry.context, rows=entry.rows, threads=entry.threads or place.threads,
         provider=place.provider, memory_bytes=memory_bytes, chat_template=entry.chat_template,
-        sampling=entry.sampling, options=entry.options, log_prompts=log_prompts,
+        sampling=entry.sampling, options=entry.options, adapters=_adapters(manifest, folder), log_prompts=log_prompts,
     )
+
+
+def _adapters(manifest: Manifest, folder: str) -> tuple[AdapterSpec, ...]:
+    sha256 = {entry.path: entry.sha256 for entry in manifest.files}
+    return tuple(AdapterSpec(name=adapter.name, digest=sha256[adapter.file], path=f"{folder}/{adapter.file}")
+                 for adapter in manifest.adapters)

@@ -34,7 +34,7 @@ class ModelStatus(Struct, frozen=True, kw_only=True):
     waiting: accepted and not yet running. restarts: deaths nobody asked for. created: seconds since 1970. share: of the
     requests for its plain name, while a rollout is under way; candidate: it is the one that is tried. reason: why it
     runs on that device; engine_version: as the build that serves attests it, both None unless loaded. environment: the
-    engine environment that it serves from, None for edged's own."""
+    engine environment that it serves from, None for edged's own. adapters: names that requests may use."""
 
     name: str
     version: str
@@ -65,3 +65,4 @@ class ModelStatus(Struct, frozen=True, kw_only=True):
     reason: str | None = None
     engine_version: str | None = None
     environment: str | None = None
+    adapters: tuple[str, ...] = ()

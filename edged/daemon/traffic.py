@@ -26,6 +26,7 @@ class Traffic:
         self._lost = metrics.device_lost.labels(model)
         self._prefix_query = metrics.prefix_cache_query_tokens.labels(model)
         self._prefix_hit = metrics.prefix_cache_hit_tokens.labels(model)
+        self._adapter_switches = metrics.adapter_switches.labels(model)
         self._batch = metrics.batch_size.labels(model)
         self._service_s: float | None = None
 
@@ -65,6 +66,7 @@ class Traffic:
         """Two reports of one worker, the first of a life against zeros."""
         self._prefix_query.inc(max(0, after.prefix_query_tokens - before.prefix_query_tokens))
         self._prefix_hit.inc(max(0, after.prefix_hit_tokens - before.prefix_hit_tokens))
+        self._adapter_switches.inc(max(0, after.adapter_switches - before.adapter_switches))
         if (steps := after.steps - before.steps) > 0:
             self._batch.set((after.step_rows - before.step_rows) / steps)
 

@@ -29,7 +29,8 @@ class Capabilities:
     hold. mixed_step: one step may hold rows of one token and rows of many. multi_token_rows: how many rows of one step
     may have more than one token. step_tokens: tokens in one step at most. state_bytes_per_token: size of stashed KV.
     all_logits: False where the graph gives logits for the last position only. moves_kv: False where KV cannot leave its
-    row: fork and unstash keep nothing, stash raises EngineError.
+    row: fork and unstash keep nothing, stash raises EngineError. adapters: names of those that are loaded beside the
+    model.
     """
 
     rows: int
@@ -41,15 +42,18 @@ class Capabilities:
     state_bytes_per_token: int
     all_logits: bool = True
     moves_kv: bool = True
+    adapters: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class RowWork:
-    """Tokens to append to one row. logits: how many of the last positions want logits, 0 … len(tokens)."""
+    """Tokens to append to one row. logits: how many of the last positions want logits, 0 … len(tokens). adapter: the
+    one to compute with, the same in all work of a step and for all that a row holds; None is the model as it is."""
 
     row: int
     tokens: Sequence[int]
     logits: int
+    adapter: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

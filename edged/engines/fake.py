@@ -1,6 +1,6 @@
 """An engine without a model: a small word vocabulary, text that depends on nothing but the tokens before it, and knobs
-to be slow, to crash, to hang and to leak. It keeps the real tokens of every row, so wrong bookkeeping above the seam
-(a trim forgotten, a fork of the wrong length) changes the text.
+to be slow, to crash, to hang and to leak. It keeps the real tokens of every row, and the adapter that each was computed
+with, so wrong bookkeeping above the seam (a trim forgotten, a fork of the wrong length) changes the text.
 
 The entry file is `fake.json`; its keys are the fields of `Knobs`, and a model's `options` override them. A message can
 tell it what to say, tool calls and thoughts included: see `fake_script`.
@@ -15,7 +15,7 @@ import threading
 import time
 import zlib
 from array import array
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ from edged.engines.base import (
 )
 from edged.engines.fake_script import CHAT_TEMPLATE, left_to_say
 from edged.errors import InsufficientMemory, LoadFailed
-from edged.types import LoadSpec
+from edged.types import AdapterSpec, LoadSpec
 
 ENGINE_VERSION = "fake-1"
 
@@ -55,6 +55,8 @@ _PIECES: list[bytes] = [
     *(f" {word}".encode() for word in _WORDS), b".", b",", b"\n",
     *(half for pair in _SPLIT for half in pair),
 ]
+_TOKEN_BITS = 16
+_TOKEN = (1 << _TOKEN_BITS) - 1
 _FIRST_WORD = 260
 #: So far above all others that no temperature reaches them.
 _SCRIPTED_LOGIT = 100.0
@@ -130,15 +132,21 @@ class FakeVocab:
 
 
 class FakeGenerator:
-    def __init__(self, knobs: Knobs) -> None:
+    def __init__(self, knobs: Knobs, adapters: Mapping[str, int] | None = None) -> None:
+        """adapters: by name, a number from 1 to 65535 that its texts depend on."""
         self.vocab: Vocab = FakeVocab()
         kv_tokens = knobs.kv_tokens or knobs.rows * knobs.context
         self.caps = Capabilities(
             rows=knobs.rows, context=min(knobs.context, kv_tokens), kv_tokens=kv_tokens,
             mixed_step=knobs.mixed_step, multi_token_rows=knobs.rows if knobs.mixed_step else 1,
             step_tokens=knobs.step_tokens, state_bytes_per_token=4, all_logits=knobs.all_logits,
+            adapters=tuple(adapters or ()),
         )
         self._knobs = knobs
+        self._adapters: dict[str | None, int] = {None: 0}
+        self._adapters.update(adapters or {})
+        # Tokens, and above their 16 bits the number of the adapter that each was computed with: as KV does, they keep
+        # what they were computed with, whatever comes after.
         self._rows: list[list[int]] = [[] for _ in range(knobs.rows)]
         self._decode_steps = 0
         self._leak: list[bytearray] = []
@@ -153,7 +161,8 @@ class FakeGenerator:
         results = []
         for item in work:
             row = self._rows[item.row]
-            row.extend(item.tokens)
+            adapter = self._adapters[item.adapter] << _TOKEN_BITS
+            row.extend(token | adapter for token in item.tokens)
             ends = range(len(row) - item.logits + 1, len(row) + 1)
             results.append(np.stack([self._logits(row, end) for end in ends]) if item.logits
                            else np.empty((0, self.vocab.size), np.float32))
@@ -193,16 +202,19 @@ class FakeGenerator:
     def _logits(self, row: list[int], end: int) -> Logits:
         """Words get scores of 0 … 8 by a hash of all tokens before; bytes are far below. A sentence has two words."""
         logits = np.full(self.vocab.size, -30.0, np.float32)
-        last = row[end - 1]
-        scripted = _scripted(row[:end])
+        tokens = [cell & _TOKEN for cell in row[:end]] if self.caps.adapters else row[:end]
+        last = tokens[-1]
+        scripted = _scripted(tokens)
         if scripted is None and last >= _FIRST_SPLIT and (last - _FIRST_SPLIT) % 2 == 0:
             logits[last + 1] = 10.0
             return logits
-        digest = zlib.crc32(array("H", row[:end]).tobytes())
+        digest = zlib.crc32(array("H", tokens).tobytes())
+        if self.caps.adapters and max(row[:end]) > _TOKEN:
+            digest = zlib.crc32(array("I", row[:end]).tobytes())
         scores = np.random.Generator(np.random.Philox(digest)).random(self.vocab.size - _FIRST_WORD, np.float32) * 8
         logits[_FIRST_WORD:] = scores
         logits[_FIRST_SPLIT + 1::2] = -30.0
-        two_words = min(row[max(end - 2, 0):end]) >= _FIRST_WORD
+        two_words = min(tokens[-2:]) >= _FIRST_WORD
         if self._knobs.end_chance and digest % self._knobs.end_chance == 0 and two_words:
             logits[_IM_END] = 12.0
         if scripted is not None:
@@ -217,6 +229,8 @@ class FakeGenerator:
         tokens = sum(len(item.tokens) for item in work)
         if len({item.row for item in work}) < len(work):
             raise EngineError("a row is in the step twice")
+        if len({item.adapter for item in work}) > 1 or any(item.adapter not in self._adapters for item in work):
+            raise EngineError("this engine computes a step with one adapter, one that it has")
         if tokens > self.caps.step_tokens:
             raise EngineError(f"a step of {tokens} tokens; {self.caps.step_tokens} is the most")
         if not self.caps.mixed_step and len(work) > 1 and any(len(item.tokens) > 1 for item in work):
@@ -248,7 +262,7 @@ class FakeGenerator:
         if knobs.crash_on_text is not None:
             needle = knobs.crash_on_text.encode()
             for item in work:
-                text = _bytes([*self._rows[item.row], *item.tokens])
+                text = _bytes([*(cell & _TOKEN for cell in self._rows[item.row]), *item.tokens])
                 if needle in text:
                     os.kill(os.getpid(), signal.SIGSEGV)
         if knobs.leak_bytes_per_step:
@@ -269,6 +283,14 @@ def _scripted(row: list[int]) -> int | None:
 
 def _bytes(tokens: Sequence[int]) -> bytes:
     return b"".join(_PIECES[token] for token in tokens)
+
+
+def _number(adapter: AdapterSpec) -> int:
+    """Of a file of any content. Raises LoadFailed."""
+    try:
+        return zlib.crc32(Path(adapter.path).read_bytes()) % _TOKEN + 1
+    except OSError as error:
+        raise LoadFailed(f"the adapter {adapter.name} cannot be read: {error.strerror}") from error
 
 
 def load(spec: LoadSpec, progress: Progress) -> Loaded:
@@ -297,7 +319,7 @@ def load(spec: LoadSpec, progress: Progress) -> Loaded:
         noise=knobs.noise if on_device else 0, lost_at_token=knobs.lost_at_token if on_device else None,
         token_ms=knobs.device_token_ms if on_device and knobs.device_token_ms is not None else knobs.token_ms,
     )
-    generator = FakeGenerator(knobs)
+    generator = FakeGenerator(knobs, {adapter.name: _number(adapter) for adapter in spec.adapters})
     device = knobs.device or (f"{spec.provider} (fake)" if on_device else "cpu")
     return Loaded(generator, Facts(
         engine_version=ENGINE_VERSION, device=device, precision="fake", weights_bytes=file.stat().st_size,

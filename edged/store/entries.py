@@ -108,13 +108,25 @@ class FileEntry(Struct, frozen=True, kw_only=True):
     sha256: str
 
 
+class Adapter(Struct, frozen=True, kw_only=True):
+    """A LoRA that requests may name, made for the model it stands beside. file: of the version's files, in the engine's
+    own form; graph: another of them, the graph that takes adapters, for engines whose model must be made for that.
+    reference: as the user named it; sha256: of the weights it was made from, by which the same one is known again."""
+
+    name: str
+    file: str
+    reference: str
+    sha256: str
+    graph: str | None = None
+
+
 class Manifest(Struct, frozen=True, kw_only=True):
     """One version of one model, whole. digest: sha256 over the sorted (path, sha256) pairs of `files`, 64 hex digits;
     version: its first 12 digits. file: the engine's entry file, one of `files`. source: where it came from, revision
     pinned. created: seconds since 1970, for people to read only. target: the device it was built for. never_run: it was
-    built for a device that is not here, and nothing has run it yet. conversion: how it was made, where it was made on
-    this machine; quality: what its gate measured. Speeds belong to a machine, not to a model: `edged.hardware.measured`
-    keeps them."""
+    built for a device that is not here, and nothing has run it yet. adapters: what was added to the model's own
+    files, which makes another version of it. conversion: how it was made, where it was made on this machine; quality:
+    what its gate measured. Speeds belong to a machine, not to a model: `edged.hardware.measured` keeps them."""
 
     name: str
     version: str
@@ -130,6 +142,7 @@ class Manifest(Struct, frozen=True, kw_only=True):
     license: str | None = None
     target: Target = "cpu"
     never_run: bool = False
+    adapters: tuple[Adapter, ...] = ()
     conversion: Conversion | None = None
     quality: Quality | None = None
     schema: int = MANIFEST_SCHEMA
@@ -137,6 +150,12 @@ class Manifest(Struct, frozen=True, kw_only=True):
     @property
     def size(self) -> int:
         return sum(entry.size for entry in self.files)
+
+    @property
+    def base_files(self) -> tuple[FileEntry, ...]:
+        """Of the model alone: what it was pulled or converted as."""
+        added = {path for adapter in self.adapters for path in (adapter.file, adapter.graph)}
+        return tuple(entry for entry in self.files if entry.path not in added)
 
 
 #: unknown: by an edged that kept no history.

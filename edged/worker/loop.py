@@ -68,6 +68,9 @@ class Loop:
         self._process = psutil.Process()
         self._stats_due_s = 0.0
         self._steps = self._step_rows = self._prefix_query = self._prefix_hit = 0
+        #: Of the last step.
+        self._adapter: str | None = None
+        self._switches = 0
 
     def run(self) -> None:
         """Returns when the connection is closed. Raises DeviceLost: nothing that runs can be answered any more."""
@@ -121,7 +124,8 @@ class Loop:
             self._outbox.events([failed(request.id, error)])
             return
         sequences = [
-            Sequence(request.id, index, request.client, list(prepared.tokens), prepared.max_length)
+            Sequence(request.id, index, request.client, list(prepared.tokens), prepared.max_length,
+                     adapter=request.adapter)
             for index in range(request.n)
         ]
         leader = sequences[0]
@@ -163,6 +167,9 @@ class Loop:
         seconds = time.monotonic() - began_s
         self._steps += 1
         self._step_rows += len(step)
+        if work[0].adapter != self._adapter:
+            self._adapter = work[0].adapter
+            self._switches += 1
         if any(piece.count > 1 for piece in step):
             self._pace.observe(sum(piece.count for piece in step), seconds)
         self._scheduler.advance(step)
@@ -241,7 +248,8 @@ class Loop:
             kv_used_tokens=self._rows.used_tokens, kv_tokens=self._generator.caps.kv_tokens,
             steps=self._steps, step_rows=self._step_rows,
             prefix_query_tokens=self._prefix_query, prefix_hit_tokens=self._prefix_hit,
-            preemptions=self._scheduler.preemptions, resident_bytes=self._process.memory_info().rss,
+            preemptions=self._scheduler.preemptions, adapter_switches=self._switches,
+            resident_bytes=self._process.memory_info().rss,
         )))
 
 
@@ -249,4 +257,4 @@ def _row_work(piece: Piece) -> RowWork:
     sequence = piece.sequence
     assert sequence.row is not None
     tokens = sequence.tokens[sequence.length:sequence.length + piece.count]
-    return RowWork(sequence.row, tokens, piece.logits)
+    return RowWork(sequence.row, tokens, piece.logits, sequence.adapter)

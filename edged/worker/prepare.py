@@ -9,7 +9,7 @@ import msgspec
 import structlog
 
 from edged.engines.base import Capabilities, Vocab
-from edged.errors import ContextLengthExceeded, InvalidRequest, UnsupportedParameter
+from edged.errors import AdapterNotFound, ContextLengthExceeded, InvalidRequest, UnsupportedParameter
 from edged.types import (
     DEFAULT_SAMPLING,
     ChatPrompt,
@@ -39,6 +39,7 @@ class Prepare:
     """Thread-safe; raises an EdgedError for a request that cannot run."""
 
     def __init__(self, spec: LoadSpec, caps: Capabilities, vocab: Vocab) -> None:
+        self._name = spec.name
         self._caps = caps
         self._vocab = vocab
         self._log_prompts = spec.log_prompts
@@ -51,6 +52,9 @@ class Prepare:
         return self._template is not None
 
     def __call__(self, request: GenerateRequest) -> Prepared:
+        if request.adapter is not None and request.adapter not in self._caps.adapters:
+            # It may have waited for another version of the model.
+            raise AdapterNotFound(self._name, request.adapter, self._caps.adapters)
         sampling = request.sampling.over(self._defaults)
         for token in sampling.logit_bias or ():
             if not 0 <= token < self._vocab.size:

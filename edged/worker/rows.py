@@ -28,10 +28,12 @@ class RowStore(Protocol):
 
 @dataclass(slots=True)
 class _Row:
-    """tokens[:length] has KV. A busy row's list is the sequence's own, which grows."""
+    """tokens[:length] has KV, all of it computed with `adapter`. A busy row's list is the sequence's own, which
+    grows."""
 
     tokens: list[int] = field(default_factory=list)
     length: int = 0
+    adapter: str | None = None
     busy: bool = False
     used_at: int = 0
 
@@ -55,23 +57,23 @@ class Rows:
     def busy(self) -> int:
         return sum(row.busy for row in self._rows)
 
-    def take(self, tokens: list[int], *, reuse: bool) -> tuple[int, int] | None:
+    def take(self, tokens: list[int], *, reuse: bool, adapter: str | None = None) -> tuple[int, int] | None:
         """A row for this sequence: (row, length of KV it already has), or None when all are busy.
 
-        At least one token is left to compute, for its logits.
+        At least one token is left to compute, for its logits. The same tokens have other KV under another adapter.
         """
-        source, common = self._longest_prefix(tokens) if reuse else (None, 0)
+        source, common = self._longest_prefix(tokens, adapter) if reuse else (None, 0)
         if source is None:
-            return None if (target := self._vacate(sparing=None)) is None else self._occupy(target, tokens, 0)
+            return None if (target := self._vacate(sparing=None)) is None else self._occupy(target, tokens, 0, adapter)
         owner = self._rows[source]
         if not owner.busy and common == owner.length:
-            return self._occupy(source, tokens, common)
+            return self._occupy(source, tokens, common, adapter)
         if (target := self._vacate(sparing=source)) is not None:
             owner.used_at = self._next_use()
-            return self._occupy(target, tokens, self._store.fork(source, target, common))
+            return self._occupy(target, tokens, self._store.fork(source, target, common), adapter)
         if owner.busy:
             return None
-        return self._occupy(source, tokens, self._store.trim(source, common))
+        return self._occupy(source, tokens, self._store.trim(source, common), adapter)
 
     def grow(self, row: int, count: int) -> None:
         """The engine appended `count` tokens to a busy row."""
@@ -98,14 +100,14 @@ class Rows:
         self.discard(row)
         return state
 
-    def unstash(self, tokens: list[int], state: State) -> tuple[int, int] | None:
+    def unstash(self, tokens: list[int], state: State, *, adapter: str | None = None) -> tuple[int, int] | None:
         """Like `take`, with the sequence's own KV, for which idle rows make room."""
         row = self._vacate(sparing=None)
         if row is None:
             return None
         while self.used_tokens + state.tokens > self._store.caps.kv_tokens and self.drop_idle():
             pass
-        return self._occupy(row, tokens, self._store.unstash(row, state))
+        return self._occupy(row, tokens, self._store.unstash(row, state), adapter)
 
     def drop_every_idle(self) -> None:
         """What idle rows hold is not trusted any more."""
@@ -120,8 +122,8 @@ class Rows:
         self.discard(min(idle, key=lambda number: self._rows[number].used_at))
         return True
 
-    def _occupy(self, number: int, tokens: list[int], length: int) -> tuple[int, int]:
-        self._rows[number] = _Row(tokens, length, busy=True, used_at=self._next_use())
+    def _occupy(self, number: int, tokens: list[int], length: int, adapter: str | None) -> tuple[int, int]:
+        self._rows[number] = _Row(tokens, length, adapter, busy=True, used_at=self._next_use())
         return number, length
 
     def _next_use(self) -> int:
@@ -138,12 +140,12 @@ class Rows:
             self.discard(number)
         return number
 
-    def _longest_prefix(self, tokens: list[int]) -> tuple[int | None, int]:
+    def _longest_prefix(self, tokens: list[int], adapter: str | None) -> tuple[int | None, int]:
         """Of equal ones the row that can be taken over without a fork, then an idle one."""
         best: tuple[int, bool, bool] = (MIN_PREFIX_TOKENS, False, False)
         source = None
         for number, row in enumerate(self._rows):
-            if row.length < best[0]:
+            if row.length < best[0] or row.adapter != adapter:
                 continue
             common = common_prefix(row.tokens, tokens, min(row.length, len(tokens) - 1))
             found = (common, not row.busy and common == row.length, not row.busy)

@@ -14,6 +14,7 @@ class Sequence:
 
     order: arrival, for FIFO. siblings: the other choices of the request, admitted once this one's prompt has KV.
     prompt_logits: every position of the prompt needs logits, so no prefix may be reused. max_length: tokens at most.
+    adapter: what all its KV is computed with.
     """
 
     request: str
@@ -23,6 +24,7 @@ class Sequence:
     max_length: int
     order: int = 0
     prompt_logits: bool = False
+    adapter: str | None = None
     siblings: list[Sequence] = field(default_factory=list)
 
     prompt_length: int = 0

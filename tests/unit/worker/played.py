@@ -38,16 +38,20 @@ from edged.worker.sampler import Sampler
 
 SPEC = LoadSpec(name="fake", version="1", digest="0", engine="fake", path="", file="fake.json")
 LARGE_STASH_BYTES = 1 << 30
+#: That every engine here has, with what its texts depend on.
+ADAPTERS = {"pirate": 7, "poet": 8}
 _numbers = itertools.count(1)
 
 
 def request(
     tokens: Sequence[int], *, max_tokens: int | None = 8, temperature: float = 0.0, seed: int = 1, id: str = "",
     n: int = 1, stop: tuple[str, ...] = (), echo: bool = False, logprobs: int | None = None, client: str = "",
+    adapter: str | None = None,
 ) -> GenerateRequest:
     return GenerateRequest(
         id=id or f"r{next(_numbers)}", prompt=TokenPrompt(list(tokens)), max_tokens=max_tokens, n=n, stop=stop,
         sampling=SamplingParams(temperature=temperature, seed=seed), echo=echo, logprobs=logprobs, client=client,
+        adapter=adapter,
     )
 
 
@@ -119,7 +123,7 @@ class CountingGenerator(FakeGenerator):
     """`steps` holds the count of tokens of each row of each step. Orders that are due come in while a step runs."""
 
     def __init__(self, knobs: Knobs, due: dict[int, list[Order]], inbox: list[Loop]) -> None:
-        super().__init__(knobs)
+        super().__init__(knobs, ADAPTERS)
         self.steps: list[list[int]] = []
         self.stashes = 0
         self._due, self._loop = due, inbox
@@ -228,14 +232,14 @@ class Expected:
 @lru_cache(maxsize=4096)
 def alone(
     prompt: tuple[int, ...], *, max_tokens: int | None, temperature: float, seed: int, index: int,
-    stop: tuple[str, ...], echo: bool, context: int,
+    stop: tuple[str, ...], echo: bool, context: int, adapter: str | None = None,
 ) -> Expected:
     """What one choice must say, without scheduler, rows, pieces, deltas: each token from the whole text so far."""
     vocab = _WITHOUT_TEMPLATE
-    engine = FakeGenerator(Knobs(context=context, rows=1))
+    engine = FakeGenerator(Knobs(context=context, rows=1), ADAPTERS)
     params = SamplingParams(temperature=temperature, seed=seed).over(DEFAULT_SAMPLING)
     sampler = Sampler(params, seed=seed, choice=index, prompt=prompt, vocab_size=vocab.size)
-    logits = engine.step([RowWork(0, prompt, len(prompt))])[0]
+    logits = engine.step([RowWork(0, prompt, len(prompt), adapter)])[0]
     scores: list[tuple[int, float | None]] = [(prompt[0], None)] if echo else []
     if echo:
         scores += [(token, token_logprobs(row, token, 0)[0]) for token, row in zip(prompt[1:], logits, strict=False)]
@@ -254,7 +258,7 @@ def alone(
         # An echoed prompt and its answer are one text, whose first space the tokenizer put there.
         data += vocab.piece(token).removeprefix(b" ") if echo and not data else vocab.piece(token)
         matched = first_stop(whole(data)[len(echoed):], stop)
-        logits = engine.step([RowWork(0, [token], 1)])[0] if count < limit and matched is None else logits
+        logits = engine.step([RowWork(0, [token], 1, adapter)])[0] if count < limit and matched is None else logits
     text = shown(data)
     if matched is not None:
         reason, (end, matched_text) = "stop", matched

@@ -63,7 +63,7 @@ def cases(draw: st.DrawFn, number: int) -> Case:
         n=draw(st.sampled_from([1, 1, 2, 3])),
         stop=tuple(draw(st.lists(st.sampled_from([" the", "e", "ox e", "🙂", "語.", " is it", "."]), max_size=2))),
         echo=draw(st.booleans()), logprobs=draw(st.sampled_from([None, None, 0, 3])),
-        client=draw(st.sampled_from("ab")),
+        client=draw(st.sampled_from("ab")), adapter=draw(st.sampled_from([None, None, "pirate", "poet"])),
     )
     at = draw(steps)
     late = st.one_of(st.none(), st.none(), st.integers(at, 80))
@@ -103,6 +103,7 @@ def drawn(random: Random, number: int) -> Case:
         temperature=random.choice([0.0, 0.7, 1.5]), seed=random.randint(0, 2), n=random.choice([1, 1, 2, 3, 5]),
         stop=tuple(random.sample([" the", "e", "ox e", "🙂", "語.", " is it"], random.choice([0, 0, 1, 2]))),
         echo=random.random() < 0.3, logprobs=random.choice([None, 0, 3]), client=random.choice("abc"),
+        adapter=random.choice([None, "pirate", "poet"]),
     )
     at = random.randint(0, 40)
     pause = at + random.randint(0, 30) if random.random() < 0.3 else None
@@ -138,7 +139,7 @@ def expected(one: GenerateRequest, index: int = 0, context: int = CONTEXT) -> Ex
     assert sampling.seed is not None
     return alone(
         tuple(one.prompt.tokens), max_tokens=one.max_tokens, temperature=sampling.temperature, seed=sampling.seed,
-        index=index, stop=one.stop, echo=one.echo, context=context)
+        index=index, stop=one.stop, echo=one.echo, context=context, adapter=one.adapter)
 
 
 def check(one: GenerateRequest, outcome: Outcome, context: int = CONTEXT) -> None:

@@ -9,7 +9,7 @@ from structlog.testing import capture_logs
 
 from edged.engines.base import Capabilities
 from edged.engines.fake import FakeGenerator, Knobs
-from edged.errors import ContextLengthExceeded, InvalidRequest, UnsupportedParameter
+from edged.errors import AdapterNotFound, ContextLengthExceeded, InvalidRequest, UnsupportedParameter
 from edged.types import ChatPrompt, GenerateRequest, LoadSpec, Prompt, SamplingParams, TextPrompt, TokenPrompt
 from edged.worker.prepare import Prepare
 
@@ -37,6 +37,12 @@ def request(prompt: Prompt, *, max_tokens: int | None = None, echo: bool = False
 
 def test_a_text_becomes_tokens_after_the_beginning_token() -> None:
     assert prepare()(request(TextPrompt("hi"))).tokens == [256, *b"hi"]
+
+
+def test_an_adapter_that_is_not_loaded_is_refused_by_name() -> None:
+    with pytest.raises(AdapterNotFound) as caught:
+        prepare()(GenerateRequest(id="r", prompt=TextPrompt("hi"), adapter="pirate"))
+    assert (caught.value.status, caught.value.param) == (404, "adapter")
 
 
 def test_tokens_are_taken_as_they_are() -> None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from edged.engines.base import EngineError, RowWork, State
 from edged.engines.fake import FakeGenerator, Knobs
 from edged.worker.rows import MIN_PREFIX_TOKENS, Rows, common_prefix
-from tests.unit.worker.played import words
+from tests.unit.worker.played import ADAPTERS, words
 
 pytestmark = pytest.mark.unit
 
@@ -21,7 +21,7 @@ class Store(FakeGenerator):
     """Keeps what was done to rows."""
 
     def __init__(self, rows: int, kv_tokens: int | None = None) -> None:
-        super().__init__(Knobs(rows=rows, context=100, kv_tokens=kv_tokens))
+        super().__init__(Knobs(rows=rows, context=100, kv_tokens=kv_tokens), ADAPTERS)
         self.forks: list[tuple[int, int, int]] = []
         self.broken_stash = False
 
@@ -35,7 +35,11 @@ class Store(FakeGenerator):
         return super().stash(row)
 
     def tokens(self, row: int) -> list[int]:
-        return self._rows[row]
+        return [cell & 0xFFFF for cell in self._rows[row]]
+
+    def adapters(self, row: int) -> set[int]:
+        """The numbers of those that the row's KV was computed with."""
+        return {cell >> 16 for cell in self._rows[row]}
 
 
 class Table:
@@ -45,19 +49,19 @@ class Table:
         self.store = Store(rows, kv_tokens)
         self.rows = Rows(self.store)
 
-    def run(self, tokens: list[int]) -> tuple[int, int]:
+    def run(self, tokens: list[int], adapter: str | None = None) -> tuple[int, int]:
         """(row, tokens that were not computed again)."""
-        placed = self.rows.take(tokens, reuse=True)
+        placed = self.rows.take(tokens, reuse=True, adapter=adapter)
         assert placed is not None
         row, length = placed
         assert self.store.tokens(row) == tokens[:length]
-        self.store.step([RowWork(row, tokens[length:], 1)])
+        self.store.step([RowWork(row, tokens[length:], 1, adapter)])
         self.rows.grow(row, len(tokens) - length)
         assert self.rows.used_tokens == self.store.kv_used_tokens
         return row, length
 
-    def ended(self, tokens: list[int]) -> int:
-        row, _ = self.run(tokens)
+    def ended(self, tokens: list[int], adapter: str | None = None) -> int:
+        row, _ = self.run(tokens, adapter)
         self.rows.release(row)
         return row
 
@@ -248,3 +252,42 @@ def test_lengths_are_those_of_the_engine_whatever_is_done(operations: list[tuple
         assert table.rows.used_tokens == table.store.kv_used_tokens
         assert table.rows.busy == len(busy)
         assert table.rows.busy_tokens == sum(len(table.store.tokens(row)) for row in busy)
+
+
+def test_a_prefix_is_reused_under_the_same_adapter_only() -> None:
+    table = Table(rows=4)
+    table.ended(PROMPT)
+    table.ended(PROMPT, "pirate")
+    assert table.run([*PROMPT, 65], "poet")[1] == 0
+    assert table.run([*PROMPT, 65], "pirate")[1] == len(PROMPT)
+    assert table.run([*PROMPT, 65])[1] == len(PROMPT)
+
+
+@given(st.lists(st.tuples(st.sampled_from(["take", "take", "release", "stash", "drop"]), st.integers(0, 2),
+                          st.sampled_from([None, *ADAPTERS]), st.integers(1, 20)), max_size=40))
+def test_all_kv_of_a_row_was_computed_with_its_own_adapter(
+    operations: list[tuple[str, int, str | None, int]],
+) -> None:
+    table = Table(rows=3, kv_tokens=400)
+    busy: dict[int, tuple[list[int], str | None]] = {}
+    stashed: list[tuple[list[int], str | None, State]] = []
+    for operation, which, adapter, count in operations:
+        if operation == "take" and len(busy) < 3:
+            tokens = [*PROMPT[:count], *words(count % 5, seed=which)]
+            busy[table.run(tokens, adapter)[0]] = tokens, adapter
+        elif operation == "drop":
+            table.rows.drop_idle()
+        elif operation == "stash" and stashed and len(busy) < 3:
+            tokens, own, state = stashed.pop()
+            placed = table.rows.unstash(tokens, state, adapter=own)
+            assert placed is not None
+            busy[placed[0]] = tokens, own
+        elif busy:
+            row = sorted(busy)[which % len(busy)]
+            tokens, own = busy.pop(row)
+            if operation == "stash" and (kept := table.rows.stash(row)):
+                stashed.append((tokens, own, kept))
+            else:
+                table.rows.release(row)
+        for row, (_, own) in busy.items():
+            assert table.store.adapters(row) <= {ADAPTERS[own] if own else 0}

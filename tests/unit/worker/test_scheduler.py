@@ -12,7 +12,7 @@ from edged.engines.fake import FakeGenerator, Knobs
 from edged.worker.rows import Rows
 from edged.worker.scheduler import Scheduler, Step
 from edged.worker.sequence import Sequence
-from tests.unit.worker.played import LARGE_STASH_BYTES, words
+from tests.unit.worker.played import ADAPTERS, LARGE_STASH_BYTES, words
 
 pytestmark = pytest.mark.unit
 
@@ -22,7 +22,7 @@ class Bench:
 
     def __init__(self, *, stash_limit_bytes: int = LARGE_STASH_BYTES, piece_tokens: int = 16, **knobs: object) -> None:
         said: dict[str, object] = {"context": 1000, "rows": 4} | knobs
-        self.engine = FakeGenerator(Knobs(**said))  # type: ignore[arg-type]
+        self.engine = FakeGenerator(Knobs(**said), ADAPTERS)  # type: ignore[arg-type]
         self.rows = Rows(self.engine)
         self.scheduler = Scheduler(self.engine.caps, self.rows, stash_limit_bytes=stash_limit_bytes)
         self.piece_tokens = piece_tokens
@@ -32,10 +32,10 @@ class Bench:
 
     def submit(
         self, request: str, prompt: int | list[int], *, client: str = "", n: int = 1, longest: int = 900,
-        prompt_logits: bool = False,
+        prompt_logits: bool = False, adapter: str | None = None,
     ) -> list[Sequence]:
         tokens = words(prompt, seed=zlib.crc32(request.encode()) % 97) if isinstance(prompt, int) else prompt
-        choices = [Sequence(request, index, client, list(tokens), longest) for index in range(n)]
+        choices = [Sequence(request, index, client, list(tokens), longest, adapter=adapter) for index in range(n)]
         choices[0].siblings = choices[1:]
         choices[0].prompt_logits = prompt_logits
         self.scheduler.submit(choices[0])
@@ -56,7 +56,8 @@ class Bench:
         for piece in step:
             one = piece.sequence
             assert one.row is not None
-            work.append(RowWork(one.row, one.tokens[one.length:one.length + piece.count], piece.logits))
+            work.append(RowWork(one.row, one.tokens[one.length:one.length + piece.count], piece.logits,
+                                one.adapter))
         self.engine.step(work)
         self.computed += sum(piece.count for piece in step)
         self.scheduler.advance(step)
@@ -362,3 +363,36 @@ def test_one_alone_may_fill_the_pool() -> None:
     [one] = bench.submit("one", 100, longest=128)
     bench.until(lambda: len(one.tokens) == 128)
     assert bench.scheduler.preemptions == 0
+
+
+@mixed
+def test_each_adapter_has_steps_of_its_own_and_a_turn_in_every_tick(mixed_step: bool) -> None:
+    bench = Bench(mixed_step=mixed_step, rows=6)
+    adapters = [None, "pirate", "poet", "pirate", None, "poet"]
+    running = {f"r{number}": bench.submit(f"r{number}", 10, adapter=adapter)[0]
+               for number, adapter in enumerate(adapters)}
+    bench.until(lambda: all(map(answered, running.values())))
+    for _ in range(4):
+        before = {name: answered(one) for name, one in running.items()}
+        steps = bench.tick()
+        assert [len({running[name].adapter for name in step}) for step in steps] == [1, 1, 1]
+        assert {name: answered(one) - before[name] for name, one in running.items()} == dict.fromkeys(running, 1)
+
+
+def test_a_tick_begins_with_the_adapter_that_the_last_one_ended_with() -> None:
+    bench = Bench(rows=2)
+    bench.submit("base", 10)
+    bench.submit("pirate", 10, adapter="pirate")
+    bench.until(lambda: len(bench.steps) >= 8)
+    order = [name for step in bench.steps[2:8] for name in step]
+    assert order[1:5:2] == order[2:6:2]
+    assert set(order) == {"base", "pirate"}
+
+
+def test_adapters_share_one_tick_of_prefill() -> None:
+    """Else each of them would stall the others' tokens by a piece more."""
+    bench = Bench(rows=4, piece_tokens=16)
+    for name in ("a", "b", "c"):
+        bench.submit(name, 200, adapter=None if name == "a" else {"b": "pirate", "c": "poet"}[name])
+    for _ in range(6):
+        assert sum(count for step in bench.tick() for count in step.values()) <= 16
