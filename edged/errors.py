@@ -7,6 +7,7 @@
     │   ├── UnknownParameter      400
     │   ├── MissingParameter      400
     │   ├── ContextLengthExceeded 400
+    │   ├── UnsupportedTask       400  the model is for something else (chat of an embedding model)
     │   ├── BadReference          400  not a model reference
     │   └── RefusedFile           400  a file that edged never takes: pickles, links, FIFOs, code
     ├── InvalidApiKey             401
@@ -87,6 +88,12 @@ class MissingParameter(InvalidRequest):
 
 class ContextLengthExceeded(InvalidRequest):
     default_code = "context_length_exceeded"
+
+
+class UnsupportedTask(InvalidRequest):
+    """The model is for something else than what was asked of it."""
+
+    default_code = "unsupported_task"
 
 
 class BadReference(InvalidRequest):

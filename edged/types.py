@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from msgspec import Struct
 
 EngineName = Literal["llama", "ort", "genai", "fake"]
 FinishReason = Literal["stop", "length", "tool_calls"]
+#: What a model is for: it writes text, makes vectors of texts, or scores texts against a query.
+Task = Literal["generate", "embed", "rerank"]
 
 
 class SamplingParams(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -129,7 +131,7 @@ class TokenPrompt(Struct, frozen=True, tag="tokens", tag_field="kind"):
 Prompt = ChatPrompt | TextPrompt | TokenPrompt
 
 
-class GenerateRequest(Struct, frozen=True, kw_only=True):
+class GenerateRequest(Struct, frozen=True, kw_only=True, tag="generate", tag_field="kind"):
     """One generation, whatever wire it came over.
 
     id: unique in the daemon. client: key of fairness between clients. max_tokens None: to the end of the context.
@@ -153,6 +155,26 @@ class GenerateRequest(Struct, frozen=True, kw_only=True):
     adapter: str | None = None
     prompt_only: bool = False
     client: str = ""
+
+
+class EmbedRequest(Struct, frozen=True, kw_only=True, tag="embed", tag_field="kind"):
+    """Vectors of texts, or their scores against a query, whatever wire it came over.
+
+    inputs: texts, or token ids that are taken as they are. query: of a reranker, which scores each input with it.
+    dimensions: of the vectors, where the model allows fewer than it has; None for all of them.
+    """
+
+    prompt_only: ClassVar[bool] = False
+    adapter: ClassVar[str | None] = None
+
+    id: str
+    inputs: list[str | list[int]]
+    query: str | None = None
+    dimensions: int | None = None
+    client: str = ""
+
+
+Request = GenerateRequest | EmbedRequest
 
 
 class TokenLogprob(Struct, frozen=True, array_like=True):
@@ -226,6 +248,15 @@ class ChoiceEnd(Struct, frozen=True, tag="choice_end", tag_field="kind"):
     stop: str | None = None
 
 
+class Embedded(Struct, frozen=True, tag="embedded", tag_field="kind"):
+    """Vectors of some of a request's inputs, whose numbers are `indexes`; each input comes once, in any order. data:
+    the vectors one after another, float32, little-endian; of a reranker one score each."""
+
+    id: str
+    indexes: list[int]
+    data: bytes
+
+
 class Finished(Struct, frozen=True, tag="finished", tag_field="kind"):
     """Last event of a request that went well."""
 
@@ -245,7 +276,7 @@ class Failed(Struct, frozen=True, tag="failed", tag_field="kind"):
     retry: bool = True
 
 
-Event = Started | Rendered | Delta | ChoiceEnd | Finished | Failed
+Event = Started | Rendered | Delta | ChoiceEnd | Embedded | Finished | Failed
 
 
 class AdapterSpec(Struct, frozen=True, kw_only=True):
@@ -261,7 +292,8 @@ class AdapterSpec(Struct, frozen=True, kw_only=True):
 class LoadSpec(Struct, frozen=True, kw_only=True):
     """All a worker needs to load one model. `path` is the model's folder in the store; `file` the engine's entry
     file in it. context, rows, threads None: the engine chooses within memory_bytes (0: no bound). provider: what must
-    run it (`cpu`, `cuda`, …): an engine that cannot refuses to load."""
+    run it (`cpu`, `cuda`, …): an engine that cannot refuses to load. dimensions: of an embedding model that was trained
+    so that the beginnings of its vectors are vectors too, their lengths; more than its own files say."""
 
     name: str
     version: str
@@ -269,6 +301,7 @@ class LoadSpec(Struct, frozen=True, kw_only=True):
     engine: EngineName
     path: str
     file: str
+    task: Task = "generate"
     context: int | None = None
     rows: int | None = None
     threads: int | None = None
@@ -277,12 +310,14 @@ class LoadSpec(Struct, frozen=True, kw_only=True):
     chat_template: str | None = None
     sampling: SamplingParams = SamplingParams()
     options: dict[str, Any] = {}
+    dimensions: tuple[int, ...] = ()
     adapters: tuple[AdapterSpec, ...] = ()
     log_prompts: bool = False
 
 
 class ModelInfo(Struct, frozen=True, kw_only=True):
-    """What a worker says of the model once it can serve."""
+    """What a worker says of the model once it can serve. dimensions: of its vectors, where it makes such. Of models
+    that keep no KV: rows is how many inputs are computed together, kv_tokens and kv_bytes are 0."""
 
     engine: EngineName
     engine_version: str
@@ -296,6 +331,8 @@ class ModelInfo(Struct, frozen=True, kw_only=True):
     weights_bytes: int
     load_s: float
     chat: bool
+    task: Task = "generate"
+    dimensions: int | None = None
 
 
 class WorkerStats(Struct, frozen=True, kw_only=True):

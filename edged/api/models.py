@@ -39,6 +39,7 @@ def model_body(status: ModelStatus, quality: Quality | None) -> ModelBody:
             "size": status.size, "digest": status.digest, "version": status.version, "precision": status.precision,
             "parameters": status.parameters, "alias_of": status.alias_of, "quality": quality,
             "adapters": status.adapters,
+            "kind": status.task, "dimensions": status.dimensions,
         },
     )
 

@@ -17,7 +17,7 @@ import msgspec
 
 from edged.daemon.status import Served
 from edged.errors import EdgedError
-from edged.types import Event, Finished, GenerateRequest
+from edged.types import Event, Finished, Request
 
 #: Buffered events at which the row is paused, and at which it goes on. Events already under way still arrive.
 HIGH_MARK = 256
@@ -45,18 +45,19 @@ class Runner(Protocol):
 Routed = Callable[["Generation", EdgedError | None], None]
 
 
-def content_hash(request: GenerateRequest) -> bytes:
+def content_hash(request: Request) -> bytes:
     """Identity of what was asked: the same for a request sent again by whoever, under whatever id."""
     return hashlib.sha256(msgspec.msgpack.encode(msgspec.structs.replace(request, id="", client=""))).digest()
 
 
 class Generation:
-    """Iterate for its events: Started, Delta…, one ChoiceEnd a choice, Finished. Raises EdgedError where it failed.
+    """Iterate for its events: Started, Delta…, one ChoiceEnd a choice, Finished; of embeddings Started, Embedded…,
+    Finished. Raises EdgedError where it failed.
 
     One consumer. Whoever stops reading early calls `cancel`; after that the iterator ends.
     """
 
-    def __init__(self, request: GenerateRequest, ticket: int, runner: Runner, accepted_at: float, *, cold: bool = False,
+    def __init__(self, request: Request, ticket: int, runner: Runner, accepted_at: float, *, cold: bool = False,
                  routed: Routed | None = None) -> None:
         """cold: accepted while its model was not ready. routed: see `Routed`."""
         self.request = request

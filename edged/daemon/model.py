@@ -18,6 +18,7 @@ from edged.daemon.process import Ending, Exit
 from edged.daemon.requests import Requests
 from edged.daemon.seat import Seat
 from edged.daemon.site import Site
+from edged.daemon.spec import task_of
 from edged.daemon.status import ModelState, ModelStatus, Served
 from edged.daemon.stay import Stay
 from edged.daemon.suspects import Identity
@@ -26,7 +27,8 @@ from edged.daemon.waiters import Waiters
 from edged.errors import AdapterNotFound, EdgedError, InsufficientMemory, Internal
 from edged.ipc.messages import Cancel, Pause, Resume, Submit
 from edged.store.entries import Manifest, ModelEntry
-from edged.types import Event, Failed, Finished, GenerateRequest, ModelInfo, Started, WorkerStats
+from edged.task import check_task
+from edged.types import Event, Failed, Finished, ModelInfo, Request, Started, Task, WorkerStats
 
 log = structlog.get_logger("edged.daemon")
 
@@ -61,6 +63,12 @@ class Model:
     @property
     def adapters(self) -> tuple[str, ...]:
         return tuple(adapter.name for adapter in self.manifest.adapters)
+
+    @property
+    def task(self) -> Task:
+        """What it was loaded for, else what it would be loaded for."""
+        info = self._seat.info
+        return info.task if info is not None else task_of(self.manifest, self.entry)
 
     @property
     def ready(self) -> bool:
@@ -116,14 +124,16 @@ class Model:
             load_s=info.load_s if info else None, rows=info.rows if info else None, restarts=self._restarts,
             alias_of=alias_of, created=manifest.created, error=self._error.message if self._error else None,
             reason=devices.reason if info else None, engine_version=info.engine_version if info else None,
-            environment=devices.environment if info else None, adapters=self.adapters,
+            environment=devices.environment if info else None, adapters=self.adapters, task=self.task,
+            dimensions=info.dimensions if info else None,
         )
 
     # What callers ask
 
-    def accept(self, request: GenerateRequest, routed: Routed | None = None) -> Generation:
+    def accept(self, request: Request, routed: Routed | None = None) -> Generation:
         """It waits for a worker from now on. routed: it named no version. Raises QueueFull, ModelUnavailable,
-        SuspectRequest, AdapterNotFound."""
+        SuspectRequest, UnsupportedTask, AdapterNotFound."""
+        check_task(request, self.task, self.manifest.name)
         if request.adapter is not None and request.adapter not in self.adapters:
             raise AdapterNotFound(self.manifest.name, request.adapter, self.adapters)
         if self.breaker.open and self.state is ModelState.ABSENT:
@@ -222,7 +232,7 @@ class Model:
         generation.end()
         self._site.changed()
 
-    def _identity(self, request: GenerateRequest) -> Identity:
+    def _identity(self, request: Request) -> Identity:
         return self.manifest.digest, content_hash(request)
 
     def _refuse_over_limit(self) -> None:

@@ -39,7 +39,7 @@ from edged.settings import Settings
 from edged.store import Store
 from edged.store.catalog import CatalogFile
 from edged.store.entries import ActivatedBy, Manifest
-from edged.types import GenerateRequest
+from edged.types import Request
 
 if TYPE_CHECKING:
     from edged.hardware.facts import Facts
@@ -132,11 +132,11 @@ class Router:
         return self._status(self._model(resolved.manifest), alias_of=resolved.alias_of,
                             name=model if resolved.alias_of else None)
 
-    async def generate(self, model: str, request: GenerateRequest) -> Generation:
+    async def generate(self, model: str, request: Request) -> Generation:
         """Loads the model if needed, which may take minutes. Cancel the call to take the request back.
 
         Raises ModelNotFound, AdapterNotFound, CorruptFile, QueueFull, InsufficientMemory, LoadFailed, ModelUnavailable,
-        ShuttingDown, SuspectRequest, WorkerDied.
+        ShuttingDown, SuspectRequest, UnsupportedTask, WorkerDied.
         """
         self._refuse_draining()
         resolved = self._resolve(model)

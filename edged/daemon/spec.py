@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from edged.hardware.place import Place
 from edged.store.entries import Manifest, ModelEntry
-from edged.types import AdapterSpec, LoadSpec
+from edged.types import AdapterSpec, LoadSpec, Task
+
+
+def task_of(manifest: Manifest, entry: ModelEntry) -> Task:
+    """What the operator says, else what its files say."""
+    return entry.task or manifest.task
 
 
 def load_spec(
@@ -13,9 +18,11 @@ def load_spec(
     """folder: of the store, leased while the process lives. memory_bytes: what it may take at most."""
     return LoadSpec(
         name=manifest.name, version=manifest.version, digest=manifest.digest, engine=place.engine, path=folder,
-        file=manifest.file, context=entry.context, rows=entry.rows, threads=entry.threads or place.threads,
+        file=manifest.file, task=task_of(manifest, entry), context=entry.context, rows=entry.rows,
+        threads=entry.threads or place.threads,
         provider=place.provider, memory_bytes=memory_bytes, chat_template=entry.chat_template,
-        sampling=entry.sampling, options=entry.options, adapters=_adapters(manifest, folder), log_prompts=log_prompts,
+        sampling=entry.sampling, options=entry.options, dimensions=entry.dimensions,
+        adapters=_adapters(manifest, folder), log_prompts=log_prompts,
     )
 
 

@@ -6,6 +6,8 @@ from enum import StrEnum
 
 from msgspec import Struct
 
+from edged.types import Task
+
 
 class ModelState(StrEnum):
     """ABSENT: installed, not loaded. BROKEN: it kept crashing and is started again only by an explicit load.
@@ -34,7 +36,8 @@ class ModelStatus(Struct, frozen=True, kw_only=True):
     waiting: accepted and not yet running. restarts: deaths nobody asked for. created: seconds since 1970. share: of the
     requests for its plain name, while a rollout is under way; candidate: it is the one that is tried. reason: why it
     runs on that device; engine_version: as the build that serves attests it, both None unless loaded. environment: the
-    engine environment that it serves from, None for edged's own. adapters: names that requests may use."""
+    engine environment that it serves from, None for edged's own. adapters: names that requests may use. task: what it
+    is for; dimensions: of its vectors, None unless it is loaded and makes such."""
 
     name: str
     version: str
@@ -66,3 +69,5 @@ class ModelStatus(Struct, frozen=True, kw_only=True):
     engine_version: str | None = None
     environment: str | None = None
     adapters: tuple[str, ...] = ()
+    task: Task = "generate"
+    dimensions: int | None = None

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from importlib import import_module
 
-from edged.engines.base import Load, Loaded, Progress
+from edged.engines.base import Load, Loaded, LoadedEmbedder, LoadEmbedder, Progress
+from edged.errors import LoadFailed
 from edged.types import LoadSpec
 
 _MODULES = {
@@ -13,8 +14,21 @@ _MODULES = {
 }
 
 
+_EMBEDDERS = {
+    "llama": "edged.engines.llama_embed", "ort": "edged.engines.ort_embed", "fake": "edged.engines.fake_embed",
+}
+
+
 def load(spec: LoadSpec, progress: Progress) -> Loaded:
     """Load one model with the engine that `spec` names. Raises LoadFailed, InsufficientMemory or
     DeviceUnavailable."""
     engine_load: Load = import_module(_MODULES[spec.engine]).load
+    return engine_load(spec, progress)
+
+
+def load_embedder(spec: LoadSpec, progress: Progress) -> LoadedEmbedder:
+    """As `load`, of a model for embeddings or reranking."""
+    if spec.engine not in _EMBEDDERS:
+        raise LoadFailed(f"{spec.name}: the engine {spec.engine} has no embeddings; they run on llama and ort")
+    engine_load: LoadEmbedder = import_module(_EMBEDDERS[spec.engine]).load
     return engine_load(spec, progress)

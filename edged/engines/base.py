@@ -8,7 +8,7 @@ thread, except `Vocab`, whose methods may be called from any.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -125,6 +125,60 @@ class Generator(Protocol):
     def close(self) -> None: ...
 
 
+#: float32, shape [inputs, dimensions].
+Vectors = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class EmbedderCapabilities:
+    """What an embedder can do with the model it has loaded; batches are planned by it.
+
+    dimensions: of its vectors; 1 of a reranker, which gives scores. shorter: lengths that a vector may be cut to, where
+    the model was trained for that. normalized: vectors have length 1. context: tokens of one input. vocab_size: token
+    ids are 0 … vocab_size-1. batch_tokens: tokens of one run at most, at least `context`. batch_inputs: inputs of one
+    run at most. padded: every input of a run costs as much as the longest.
+    """
+
+    dimensions: int
+    context: int
+    vocab_size: int
+    batch_tokens: int
+    batch_inputs: int
+    padded: bool
+    shorter: Container[int] = ()
+    normalized: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """One input as tokens. segments: for each token the text of a pair that it belongs to, 0 or 1; None: all 0."""
+
+    tokens: Sequence[int]
+    segments: Sequence[int] | None = None
+
+
+class Embedder(Protocol):
+    """One run takes many inputs and keeps nothing. `passage` and `pair` may be called from any thread, all else comes
+    from one."""
+
+    caps: EmbedderCapabilities
+
+    def passage(self, text: str) -> Passage:
+        """With the special tokens that the model was trained with around a text; nothing is cut."""
+        ...
+
+    def pair(self, query: str, document: str) -> Passage:
+        """Of a reranker: both, as the model was trained to read them."""
+        ...
+
+    def run(self, passages: Sequence[Passage]) -> Vectors:
+        """One row for each passage, in order; of a reranker one score, larger where the document fits better, between 0
+        and 1. Raises EngineError, DeviceLost."""
+        ...
+
+    def close(self) -> None: ...
+
+
 class EngineError(Exception):
     """The native library failed in a step. The worker goes on if it can."""
 
@@ -152,9 +206,17 @@ class Loaded:
     facts: Facts
 
 
+@dataclass(frozen=True, slots=True)
+class LoadedEmbedder:
+    embedder: Embedder
+    facts: Facts
+
+
 #: Called with 0 … 1 while weights are read.
 Progress = Callable[[float], None]
 #: What each engine module offers as `load`. Raises edged.errors.LoadFailed (names the file), InsufficientMemory or
 #: DeviceUnavailable (names the provider): an engine never falls back to another device on its own.
 Load = Callable[[LoadSpec, Progress], Loaded]
+#: The same of modules for embedding models and rerankers; `LoadSpec.task` says which of the two it is.
+LoadEmbedder = Callable[[LoadSpec, Progress], LoadedEmbedder]
 

@@ -36,7 +36,7 @@ from edged.engines.base import (
 )
 from edged.engines.fake_script import CHAT_TEMPLATE, left_to_say
 from edged.errors import InsufficientMemory, LoadFailed
-from edged.types import AdapterSpec, LoadSpec
+from edged.types import AdapterSpec, LoadSpec, Task
 
 ENGINE_VERSION = "fake-1"
 
@@ -72,6 +72,8 @@ class Knobs(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     crash_on_text: when a row holds this text. mixed_step false: plans as for ORT. all_logits false: as of a graph with
     a pruned head. end_chance: 1/n is about the chance that a word ends the answer (0: never).
 
+    task: what the model is for; dimensions, shorter: of the vectors of one that embeds.
+
     device: what it says it runs on, whatever it was told to; by default that. On any device but the processor: noise is
     added to each logit, up to so much; the device is lost at the lost_at_token-th decode step; device_token_ms is the
     time of a token there."""
@@ -101,6 +103,9 @@ class Knobs(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     noise: float = 0
     lost_at_token: int | None = None
     device_token_ms: float | None = None
+    task: Task = "generate"
+    dimensions: int = 16
+    shorter: tuple[int, ...] = ()
 
 
 class FakeVocab:
@@ -293,7 +298,8 @@ def _number(adapter: AdapterSpec) -> int:
         raise LoadFailed(f"the adapter {adapter.name} cannot be read: {error.strerror}") from error
 
 
-def load(spec: LoadSpec, progress: Progress) -> Loaded:
+def begin_load(spec: LoadSpec, progress: Progress) -> tuple[Knobs, int]:
+    """Read the knobs, and do what they say of loading. Returns them and the size of the file in bytes."""
     file = Path(spec.path) / spec.file
     try:
         said: dict[str, Any] = msgspec.json.decode(file.read_bytes(), type=dict[str, Any])
@@ -313,6 +319,11 @@ def load(spec: LoadSpec, progress: Progress) -> Loaded:
         raise LoadFailed(knobs.refuse)
     if knobs.refuse_memory:
         raise InsufficientMemory("the fake model was told not to fit in memory")
+    return knobs, file.stat().st_size
+
+
+def load(spec: LoadSpec, progress: Progress) -> Loaded:
+    knobs, size = begin_load(spec, progress)
     on_device = spec.provider != "cpu"
     knobs = msgspec.structs.replace(
         knobs, context=min(spec.context or knobs.context, knobs.context), rows=spec.rows or knobs.rows,
@@ -322,6 +333,6 @@ def load(spec: LoadSpec, progress: Progress) -> Loaded:
     generator = FakeGenerator(knobs, {adapter.name: _number(adapter) for adapter in spec.adapters})
     device = knobs.device or (f"{spec.provider} (fake)" if on_device else "cpu")
     return Loaded(generator, Facts(
-        engine_version=ENGINE_VERSION, device=device, precision="fake", weights_bytes=file.stat().st_size,
+        engine_version=ENGINE_VERSION, device=device, precision="fake", weights_bytes=size,
         kv_bytes=4 * generator.caps.kv_tokens,
     ))

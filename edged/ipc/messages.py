@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-from edged.types import Event, GenerateRequest, LoadSpec, ModelInfo, WorkerStats
+from edged.types import Event, LoadSpec, ModelInfo, Request, WorkerStats
 
 # daemon → worker
 
@@ -15,7 +15,7 @@ class Load(Struct, frozen=True, tag="load", tag_field="kind"):
 
 
 class Submit(Struct, frozen=True, tag="submit", tag_field="kind"):
-    request: GenerateRequest
+    request: Request
 
 
 class Cancel(Struct, frozen=True, tag="cancel", tag_field="kind"):

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 from msgspec import Meta, Struct
 
 from edged.store.lineage import Target
-from edged.types import EngineName
+from edged.types import EngineName, Task
 
 _Text = Annotated[str, Meta(min_length=1, max_length=2000)]
 _Count = Annotated[int, Meta(ge=1, le=2**53)]
@@ -95,6 +95,8 @@ class ModelTable(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     pin: bool = False
     note: _Text | None = None
     unverified: bool = False
+    task: Task | None = None
+    dimensions: tuple[Annotated[int, Meta(ge=1, le=2**16)], ...] = ()
     require: Target | None = None
     fall_back: bool = False
     environment: Annotated[str, Meta(min_length=1, max_length=41)] | None = None

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from msgspec import Struct
 
 from edged.store.lineage import Conversion, ConvertedSource, Quality, Target
-from edged.types import EngineName, SamplingParams
+from edged.types import EngineName, SamplingParams, Task
 
 #: Raised together with a step in `edged.store.schema`.
 MANIFEST_SCHEMA = 2
@@ -65,10 +65,11 @@ class ModelEntry(Struct, frozen=True, kw_only=True):
     by reference). parameters: count of weights. kv_bytes_per_token: of one sequence, keys and values at 16 bits.
     context: tokens to serve, as the operator demands; None leaves it to the engine, up to trained_context and within
     memory. keep_alive_s: None uses the server's; -1 is for ever. chat_template: the template's text, not its file.
-    require: the only device that may serve it (`cuda`); without it nothing answers. fall_back: a device that is lost
-    while serving may be replaced by the CPU. environment: the engine environment whose interpreter serves it, rather
-    than the first that can. convert: recipes to make versions by, once it is pulled. candidate: the version (or a
-    unique beginning of it) that gets `share` of the requests."""
+    task: what the model is for, where its files do not tell; dimensions: lengths that its vectors may be cut to, where
+    it was trained for that and its files do not tell. require: the only device that may serve it (`cuda`); without it
+    nothing answers. fall_back: a device that is lost while serving may be replaced by the CPU. environment: the engine
+    environment whose interpreter serves it, rather than the first that can. convert: recipes to make versions by, once
+    it is pulled. candidate: the version (or a unique beginning of it) that gets `share` of the requests."""
 
     name: str
     title: str = ""
@@ -87,6 +88,8 @@ class ModelEntry(Struct, frozen=True, kw_only=True):
     pin: bool = False
     note: str | None = None
     unverified: bool = False
+    task: Task | None = None
+    dimensions: tuple[int, ...] = ()
     require: Target | None = None
     fall_back: bool = False
     environment: str | None = None
@@ -123,10 +126,11 @@ class Adapter(Struct, frozen=True, kw_only=True):
 class Manifest(Struct, frozen=True, kw_only=True):
     """One version of one model, whole. digest: sha256 over the sorted (path, sha256) pairs of `files`, 64 hex digits;
     version: its first 12 digits. file: the engine's entry file, one of `files`. source: where it came from, revision
-    pinned. created: seconds since 1970, for people to read only. target: the device it was built for. never_run: it was
-    built for a device that is not here, and nothing has run it yet. adapters: what was added to the model's own
-    files, which makes another version of it. conversion: how it was made, where it was made on this machine; quality:
-    what its gate measured. Speeds belong to a machine, not to a model: `edged.hardware.measured` keeps them."""
+    pinned. created: seconds since 1970, for people to read only. target: the device it was built for. task: what it is
+    for, as its files tell. never_run: it was built for a device that is not here, and nothing has run it yet. adapters:
+    what was added to the model's own files, which makes another version of it. conversion: how it was made, where it
+    was made on this machine; quality: what its gate measured. Speeds belong to a machine, not to a model:
+    `edged.hardware.measured` keeps them."""
 
     name: str
     version: str
@@ -141,6 +145,7 @@ class Manifest(Struct, frozen=True, kw_only=True):
     parameters: int | None = None
     license: str | None = None
     target: Target = "cpu"
+    task: Task = "generate"
     never_run: bool = False
     adapters: tuple[Adapter, ...] = ()
     conversion: Conversion | None = None

@@ -12,25 +12,20 @@ import time
 import traceback
 
 import structlog
+from msgspec.structs import replace
 
-from edged import engines
-from edged.engines.base import DeviceLost, Generator, Loaded, RowWork
+from edged.engines.base import DeviceLost
 from edged.errors import DeviceUnavailable, EdgedError, Internal
 from edged.ipc import frames
 from edged.ipc.messages import Load, Loading, LoadRefused, Lost, Ready
-from edged.types import LoadSpec, ModelInfo
-from edged.worker.loop import Loop
 from edged.worker.outbox import Outbox
-from edged.worker.prepare import Prepare
 from edged.worker.reader import Reader
+from edged.worker.service import load_service
 
 #: Silence for longer than this while loading means a hang to the daemon.
 LOADING_INTERVAL_S = 2.0
 #: After the daemon is gone: for the loop to close in order. It may be in a native call that takes minutes.
 EXIT_GRACE_S = 0.3
-#: KV of preempted requests held outside the engine, at most.
-STASH_LIMIT_BYTES = 1 << 30
-WARM_UP_TOKENS = 32
 
 log = structlog.get_logger("worker")
 
@@ -51,10 +46,7 @@ def main() -> int:
     began_s = time.monotonic()
     try:
         with _Loading(sock, outbox) as loading:
-            loaded = engines.load(spec, loading.progress)
-            generator = loaded.generator
-            prepare = Prepare(spec, generator.caps, generator.vocab)
-            tokens_per_s = _warm_up(generator)
+            service = load_service(spec, outbox, loading.progress)
     except EdgedError as error:
         return _refused(outbox, error)
     except DeviceLost as error:
@@ -63,20 +55,18 @@ def main() -> int:
         log.exception("load_failed")
         return _refused(outbox, Internal(
             f"{spec.name} could not be loaded: {type(error).__name__}; the log says more"))
-    loop = Loop(generator, outbox, stash_limit_bytes=STASH_LIMIT_BYTES, tokens_per_s=tokens_per_s)
-    reader = Reader(sock, prepare, loop.inbox, outbox)
+    reader = Reader(sock, service.prepare, service.inbox, outbox)
     reader.start()
     threading.Thread(target=_exit_after, args=(reader,), name="exit", daemon=True).start()
-    outbox.send(Ready(_info(spec, loaded, prepare, time.monotonic() - began_s)))
+    outbox.send(Ready(replace(service.info, load_s=time.monotonic() - began_s)))
     try:
-        loop.run()
+        service.run()
     except DeviceLost as error:
         # Nothing of the engine is closed: calls into a driver that is gone may hang.
         log.error("device_lost", reason=str(error))
         outbox.send(Lost(str(error)))
         return 0
-    prepare.close()
-    generator.close()
+    service.close()
     return 0
 
 
@@ -124,27 +114,6 @@ def _exit_after(reader: Reader) -> None:
     reader.join()
     time.sleep(EXIT_GRACE_S)
     os._exit(0)
-
-
-def _warm_up(generator: Generator) -> float:
-    """Touch every weight once, so that the first client does not pay, and learn the rate of prefill in tokens/s."""
-    count = min(WARM_UP_TOKENS, generator.caps.context // 2)
-    tokens = [index % generator.vocab.size for index in range(count)]
-    for _ in range(2):
-        began_s = time.monotonic()
-        generator.step([RowWork(0, tokens, 1)])
-        seconds = time.monotonic() - began_s
-        generator.trim(0, 0)
-    return count / max(seconds, 1e-3)
-
-
-def _info(spec: LoadSpec, loaded: Loaded, prepare: Prepare, load_s: float) -> ModelInfo:
-    caps, facts, vocab = loaded.generator.caps, loaded.facts, loaded.generator.vocab
-    return ModelInfo(
-        engine=spec.engine, engine_version=facts.engine_version, device=facts.device, precision=facts.precision,
-        context=caps.context, rows=caps.rows, kv_tokens=caps.kv_tokens, vocab_size=vocab.size,
-        kv_bytes=facts.kv_bytes, weights_bytes=facts.weights_bytes, load_s=load_s, chat=prepare.chat,
-    )
 
 
 if __name__ == "__main__":

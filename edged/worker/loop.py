@@ -16,6 +16,7 @@ from edged.errors import EdgedError, Internal
 from edged.ipc.messages import Cancel, Pause, Resume, Stats
 from edged.types import Delta, Event, Finished, Started, Usage, WorkerStats
 from edged.worker.answer import Answer, End
+from edged.worker.orders import Closed, Order, Queued
 from edged.worker.outbox import Outbox, failed
 from edged.worker.pace import Pace
 from edged.worker.prepare import Prepared
@@ -27,20 +28,6 @@ from edged.worker.sequence import Sequence
 STATS_INTERVAL_S = 1.0
 
 log = structlog.get_logger("worker")
-
-
-@dataclass(frozen=True, slots=True)
-class Closed:
-    """The daemon is gone or has closed the connection."""
-
-
-@dataclass(frozen=True, slots=True)
-class Queued:
-    prepared: Prepared
-    arrived_s: float
-
-
-Order = Queued | Cancel | Pause | Resume | Closed
 
 
 @dataclass(slots=True)
@@ -57,7 +44,7 @@ class _Running:
 
 class Loop:
     def __init__(self, generator: Generator, outbox: Outbox, *, stash_limit_bytes: int, tokens_per_s: float) -> None:
-        self.inbox: queue.SimpleQueue[Order] = queue.SimpleQueue()
+        self.inbox: queue.SimpleQueue[Order[Prepared]] = queue.SimpleQueue()
         self._generator = generator
         self._outbox = outbox
         self._rows = Rows(generator)
@@ -104,7 +91,7 @@ class Loop:
                 case Closed():
                     return False
 
-    def _wait(self) -> Order:
+    def _wait(self) -> Order[Prepared]:
         self._send_stats(idle=True)
         while True:
             try:
@@ -112,7 +99,7 @@ class Loop:
             except queue.Empty:
                 self._send_stats()
 
-    def _submit(self, queued: Queued) -> None:
+    def _submit(self, queued: Queued[Prepared]) -> None:
         prepared = queued.prepared
         request = prepared.request
         seed = prepared.sampling.seed

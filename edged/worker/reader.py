@@ -6,18 +6,19 @@ from __future__ import annotations
 import socket
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from queue import SimpleQueue
+from typing import Any
 
 import structlog
 
 from edged.errors import EdgedError, Internal
 from edged.ipc import frames
 from edged.ipc.messages import Cancel, Load, Pause, Resume, Submit
-from edged.types import Finished, GenerateRequest, Rendered, Usage
-from edged.worker.loop import Closed, Order, Queued
+from edged.types import Finished, Rendered, Request, Usage
+from edged.worker.orders import Closed, Order, Queued
 from edged.worker.outbox import Outbox, failed
-from edged.worker.prepare import Prepare
 
 PREPARE_THREADS = 2
 
@@ -28,7 +29,10 @@ class Reader(threading.Thread):
     """Orders for one request reach the loop in the order the daemon sent them, except that a cancel may come before
     the request is prepared: it is then dropped here."""
 
-    def __init__(self, sock: socket.socket, prepare: Prepare, inbox: SimpleQueue[Order], outbox: Outbox) -> None:
+    def __init__(self, sock: socket.socket, prepare: Callable[[Request], Any], inbox: SimpleQueue[Order[Any]],
+                 outbox: Outbox) -> None:
+        """prepare: thread-safe; gives what the loop takes, or `Rendered` where that is all that was asked. Raises an
+        EdgedError for a request that cannot run."""
         super().__init__(name="reader", daemon=True)
         self._sock = sock
         self._prepare = prepare
@@ -37,7 +41,7 @@ class Reader(threading.Thread):
         self._pool = ThreadPoolExecutor(PREPARE_THREADS, thread_name_prefix="prepare")
         self._lock = threading.Lock()
         # Requests that are being prepared, with the orders that came for them meanwhile.
-        self._preparing: dict[str, list[Order]] = {}
+        self._preparing: dict[str, list[Order[Any]]] = {}
 
     def run(self) -> None:
         try:
@@ -60,17 +64,13 @@ class Reader(threading.Thread):
         finally:
             self._inbox.put(Closed())
 
-    def _submit(self, request: GenerateRequest, arrived_s: float) -> None:
+    def _submit(self, request: Request, arrived_s: float) -> None:
         with self._lock:
             if _cancelled(self._preparing[request.id]):
                 del self._preparing[request.id]
                 return
-        order: Queued | Rendered
         try:
-            if request.prompt_only:
-                order = self._prepare.rendered(request)
-            else:
-                order = Queued(self._prepare(request), arrived_s)
+            made = self._prepare(request)
         except EdgedError as error:
             self._refuse(request, error)
             return
@@ -82,19 +82,19 @@ class Reader(threading.Thread):
             held = self._preparing.pop(request.id)
             if _cancelled(held):
                 return
-            if isinstance(order, Queued):
-                self._inbox.put(order)
+            if not isinstance(made, Rendered):
+                self._inbox.put(Queued(made, arrived_s))
                 for later in held:
                     self._inbox.put(later)
-        if isinstance(order, Rendered):
-            self._outbox.events([order, Finished(request.id, Usage(len(order.tokens), 0))])
+        if isinstance(made, Rendered):
+            self._outbox.events([made, Finished(request.id, Usage(len(made.tokens), 0))])
 
-    def _refuse(self, request: GenerateRequest, error: EdgedError) -> None:
+    def _refuse(self, request: Request, error: EdgedError) -> None:
         with self._lock:
             held = self._preparing.pop(request.id)
         if not _cancelled(held):
             self._outbox.events([failed(request.id, error)])
 
 
-def _cancelled(held: list[Order]) -> bool:
+def _cancelled(held: list[Order[Any]]) -> bool:
     return any(isinstance(order, Cancel) for order in held)

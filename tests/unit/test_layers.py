@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 #: A module may import from its own layer and those before it. First match wins.
 LAYERS = [
     ("edged.errors", 0), ("edged.types", 0), ("edged.version", 0),
-    ("edged.ipc", 1), ("edged.settings", 1), ("edged.setting_kinds", 1), ("edged.toml_file", 1),
+    ("edged.task", 1), ("edged.ipc", 1), ("edged.settings", 1), ("edged.setting_kinds", 1), ("edged.toml_file", 1),
     ("edged.hardware", 1), ("edged.logs", 1),
     ("edged.store", 2), ("edged.engines", 2),
     ("edged.worker", 3), ("edged.daemon", 3),
@@ -29,6 +29,8 @@ NATIVE = {"llama_cpp", "onnxruntime", "onnxruntime_genai", "tokenizers", "llguid
 ENGINE_LIBRARIES = {
     "edged.engines.llama": {"llama_cpp"}, "edged.engines.llama_vocab": {"llama_cpp"},
     "edged.engines.llama_devices": {"llama_cpp"},
+    "edged.engines.llama_embed": {"llama_cpp"}, "edged.engines.ort_embed": {"onnxruntime"},
+    "edged.engines.hf_passages": {"tokenizers"},
     "edged.engines.ort": {"onnxruntime"}, "edged.engines.genai": {"onnxruntime_genai"},
     "edged.engines.hf_vocab": {"tokenizers"},
 }

@@ -31,9 +31,10 @@ from edged.types import (
     WorkerStats,
 )
 from edged.worker.logprobs import token_logprobs
-from edged.worker.loop import Closed, Loop, Order, Queued
+from edged.worker.loop import Loop
+from edged.worker.orders import Closed, Order, Queued
 from edged.worker.outbox import Outbox
-from edged.worker.prepare import Prepare
+from edged.worker.prepare import Prepare, Prepared
 from edged.worker.sampler import Sampler
 
 SPEC = LoadSpec(name="fake", version="1", digest="0", engine="fake", path="", file="fake.json")
@@ -122,7 +123,7 @@ class Outcome:
 class CountingGenerator(FakeGenerator):
     """`steps` holds the count of tokens of each row of each step. Orders that are due come in while a step runs."""
 
-    def __init__(self, knobs: Knobs, due: dict[int, list[Order]], inbox: list[Loop]) -> None:
+    def __init__(self, knobs: Knobs, due: dict[int, list[Order[Prepared]]], inbox: list[Loop]) -> None:
         super().__init__(knobs, ADAPTERS)
         self.steps: list[list[int]] = []
         self.stashes = 0
@@ -142,7 +143,7 @@ class CountingGenerator(FakeGenerator):
 class Record(Outbox):
     """Keeps what the loop says. When the loop is idle, the next orders come; with none left it is closed."""
 
-    def __init__(self, due: dict[int, list[Order]], loops: list[Loop], generator: CountingGenerator) -> None:
+    def __init__(self, due: dict[int, list[Order[Prepared]]], loops: list[Loop], generator: CountingGenerator) -> None:
         self.log: list[tuple[int, Event]] = []
         self.stats = WorkerStats()
         self._due, self._loops, self._generator = due, loops, generator
@@ -197,7 +198,7 @@ def play(
     stash_limit_bytes: int = LARGE_STASH_BYTES,
 ) -> Played:
     """Runs a loop to the end of all requests. A number is the engine step during which the order comes."""
-    due: dict[int, list[Order]] = {}
+    due: dict[int, list[Order[Prepared]]] = {}
     loops: list[Loop] = []
     generator = CountingGenerator(knobs or Knobs(), due, loops)
     record = Record(due, loops, generator)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from edged.engines.fake import Knobs
 from edged.ipc.messages import Cancel, Pause, Resume
 from edged.types import Delta, Finished, GenerateRequest, Started, TokenPrompt
-from edged.worker.loop import Closed
+from edged.worker.orders import Closed
 from tests.unit.worker.played import LARGE_STASH_BYTES, Expected, Outcome, Played, Timed, alone, play, request, words
 
 pytestmark = pytest.mark.unit

@@ -1,0 +1,26 @@
+"""What the reader hands to the loop of a worker."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from edged.ipc.messages import Cancel, Pause, Resume
+
+Prepared = TypeVar("Prepared")
+
+
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """The daemon is gone or has closed the connection."""
+
+
+@dataclass(frozen=True, slots=True)
+class Queued(Generic[Prepared]):
+    """A request that can run. arrived_s: monotonic."""
+
+    prepared: Prepared
+    arrived_s: float
+
+
+Order = Queued[Prepared] | Cancel | Pause | Resume | Closed

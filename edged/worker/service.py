@@ -1,0 +1,106 @@
+"""What a worker consists of once its model is loaded, by what that is for: generation, or embeddings and scores."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from queue import SimpleQueue
+from typing import Any
+
+from edged import engines
+from edged.engines.base import Embedder, Generator, Passage, Progress, RowWork
+from edged.task import check_task
+from edged.types import GenerateRequest, LoadSpec, ModelInfo, Rendered, Request
+from edged.worker.embed_loop import EmbedLoop
+from edged.worker.embed_prepare import EmbedPrepare
+from edged.worker.loop import Loop
+from edged.worker.orders import Order
+from edged.worker.outbox import Outbox
+from edged.worker.prepare import Prepare, Prepared
+
+#: KV of preempted requests held outside the engine, at most.
+STASH_LIMIT_BYTES = 1 << 30
+WARM_UP_TOKENS = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """prepare: of a request, thread-safe. inbox: of the loop that `run` is, which returns when it is told Closed. info:
+    its load_s is yet to be said."""
+
+    info: ModelInfo
+    prepare: Callable[[Request], Any]
+    inbox: SimpleQueue[Order[Any]]
+    run: Callable[[], None]
+    close: Callable[[], None]
+
+
+def load_service(spec: LoadSpec, outbox: Outbox, progress: Progress) -> Service:
+    """Loaded and warm. Raises EdgedError, DeviceLost."""
+    return _generation(spec, outbox, progress) if spec.task == "generate" else _embedding(spec, outbox, progress)
+
+
+def _generation(spec: LoadSpec, outbox: Outbox, progress: Progress) -> Service:
+    loaded = engines.load(spec, progress)
+    generator, facts = loaded.generator, loaded.facts
+    caps, vocab = generator.caps, generator.vocab
+    prepare = Prepare(spec, caps, vocab)
+    loop = Loop(generator, outbox, stash_limit_bytes=STASH_LIMIT_BYTES, tokens_per_s=_warm_up(generator))
+
+    def checked(request: Request) -> Prepared | Rendered:
+        check_task(request, spec.task, spec.name)
+        assert isinstance(request, GenerateRequest)
+        return prepare.rendered(request) if request.prompt_only else prepare(request)
+
+    def close() -> None:
+        prepare.close()
+        generator.close()
+
+    return Service(
+        info=ModelInfo(
+            engine=spec.engine, engine_version=facts.engine_version, device=facts.device, precision=facts.precision,
+            context=caps.context, rows=caps.rows, kv_tokens=caps.kv_tokens, vocab_size=vocab.size,
+            kv_bytes=facts.kv_bytes, weights_bytes=facts.weights_bytes, load_s=0.0, chat=prepare.chat,
+        ),
+        prepare=checked, inbox=loop.inbox, run=loop.run, close=close,
+    )
+
+
+def _embedding(spec: LoadSpec, outbox: Outbox, progress: Progress) -> Service:
+    loaded = engines.load_embedder(spec, progress)
+    embedder, facts = loaded.embedder, loaded.facts
+    caps = embedder.caps
+    loop = EmbedLoop(embedder, outbox, tokens_per_s=_warm_up_embedder(embedder))
+    return Service(
+        info=ModelInfo(
+            engine=spec.engine, engine_version=facts.engine_version, device=facts.device, precision=facts.precision,
+            context=caps.context, rows=caps.batch_inputs, kv_tokens=0, vocab_size=caps.vocab_size,
+            kv_bytes=facts.kv_bytes, weights_bytes=facts.weights_bytes, load_s=0.0, chat=False, task=spec.task,
+            dimensions=caps.dimensions if spec.task == "embed" else None,
+        ),
+        prepare=EmbedPrepare(spec, embedder), inbox=loop.inbox, run=loop.run, close=embedder.close,
+    )
+
+
+def _warm_up(generator: Generator) -> float:
+    """Touch every weight once, so that the first client does not pay, and learn the rate of prefill in tokens/s."""
+    count = min(WARM_UP_TOKENS, generator.caps.context // 2)
+    tokens = [index % generator.vocab.size for index in range(count)]
+    for _ in range(2):
+        began_s = time.monotonic()
+        generator.step([RowWork(0, tokens, 1)])
+        seconds = time.monotonic() - began_s
+        generator.trim(0, 0)
+    return count / max(seconds, 1e-3)
+
+
+def _warm_up_embedder(embedder: Embedder) -> float:
+    caps = embedder.caps
+    count = min(WARM_UP_TOKENS, caps.context)
+    passage = Passage([index % caps.vocab_size for index in range(count)])
+    for _ in range(2):
+        began_s = time.monotonic()
+        embedder.run([passage])
+        seconds = time.monotonic() - began_s
+    return count / max(seconds, 1e-3)
