@@ -21,7 +21,7 @@ from litestar.plugins import PluginProtocol
 from litestar.plugins.core import MsgspecDIPlugin
 from litestar.types import ASGIApp, HTTPScope, LifeSpanScope, Message, Receive, Scope, Send
 
-from edged.api import admin, chat, completions, health, models, storage, tokens, versions
+from edged.api import admin, anthropic, chat, completions, health, models, storage, tokens, versions
 from edged.api import jobs as job_routes
 from edged.api.auth import Keys, require_admin
 from edged.api.errors import known, rendered
@@ -48,7 +48,7 @@ def create_app(
     return Gate(create_routes(services), services)
 
 
-_MODULES = (chat, completions, tokens, models, health)
+_MODULES = (chat, completions, tokens, models, health, anthropic)
 
 
 def _admin_only(connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHandler) -> None:
@@ -107,15 +107,16 @@ class Gate:
             await send({"type": "websocket.close", "code": 1008, "reason": "There are no websockets here."})
 
     async def _answer(self, scope: HTTPScope, receive: Receive, send: Send) -> None:
-        exchange = Exchange(request_id(scope), wire_of(scope["path"]))
+        id_ = request_id(scope)
+        exchange = Exchange(id_, wire_of(scope["path"], id_))
         scope.setdefault("state", {})["exchange"] = exchange
-        id_header = (b"x-request-id", exchange.request_id.encode())
+        every = [(b"x-request-id", id_.encode()), *exchange.wire.headers]
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
                 exchange.started = True
                 exchange.status = exchange.status or message["status"]
-                message["headers"] = [*message["headers"], id_header]
+                message["headers"] = [*message["headers"], *every]
             await send(message)
 
         with structlog.contextvars.bound_contextvars(request_id=exchange.request_id):

@@ -3,11 +3,13 @@ one a path belongs to is asked before any route exists, so that a refused reques
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import msgspec
 from msgspec import Struct
 
+from edged.api.anthropic_wire import Anthropic
 from edged.errors import EdgedError
 
 _encoder = msgspec.json.Encoder()
@@ -15,11 +17,12 @@ _encoder = msgspec.json.Encoder()
 
 class Wire(Protocol):
     """content_type: of a stream. heartbeat: what clients pass over, sent while there is nothing to tell. done: ends a
-    stream that went well."""
+    stream that went well. headers: of every answer, beside x-request-id."""
 
     content_type: bytes
     heartbeat: bytes
     done: bytes
+    headers: Sequence[tuple[bytes, bytes]]
 
     def frame(self, chunk: Struct) -> bytes:
         """One chunk of a stream."""
@@ -45,6 +48,7 @@ class OpenAI:
     content_type = b"text/event-stream; charset=utf-8"
     heartbeat = b": still working\n\n"
     done = b"data: [DONE]\n\n"
+    headers: Sequence[tuple[bytes, bytes]] = ()
 
     def frame(self, chunk: Struct) -> bytes:
         return b"data: %b\n\n" % _encoder.encode(chunk)
@@ -56,5 +60,8 @@ class OpenAI:
 OPENAI = OpenAI()
 
 
-def wire_of(path: str) -> Wire:
+def wire_of(path: str, request_id: str) -> Wire:
+    """That of one request."""
+    if path == "/v1/messages" or path.startswith("/v1/messages/"):
+        return Anthropic(request_id)
     return OPENAI

@@ -110,6 +110,11 @@ def every_route() -> list[tuple[str, str]]:
     )
 
 
+def code(reply: Client) -> Any:
+    """Wherever the family of the path says it."""
+    return reply.error["code"] if "code" in reply.error else reply.error["details"]["error_code"]
+
+
 async def test_every_route_without_a_key_is_401_health_aside() -> None:
     made = app(api_keys=["k1"], admin_keys=["a1"])
     routes = every_route()
@@ -119,7 +124,7 @@ async def test_every_route_without_a_key_is_401_health_aside() -> None:
         if path.startswith("/health/"):
             assert reply.status == 200, path
         else:
-            assert (reply.status, reply.error["code"]) == (401, "invalid_api_key"), (path, method)
+            assert (reply.status, code(reply)) == (401, "invalid_api_key"), (path, method)
 
 
 @pytest.mark.parametrize("path", ["/health/../v1/models", "/health/", "/health/%2e%2e/v1/models", "/health//v1/models"])

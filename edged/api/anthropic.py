@@ -1,0 +1,210 @@
+"""POST /v1/messages and /v1/messages/count_tokens: Anthropic's body in, one GenerateRequest out, its events rendered in
+Anthropic's shapes.
+
+Fields as in package `anthropic` 2.14, those of its betas too, and those that older versions had.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import msgspec
+from litestar import post
+from litestar.handlers import HTTPRouteHandler
+from litestar.types import ASGIApp, HTTPScope, Receive, Send
+from msgspec import Struct
+
+from edged.api import chat
+from edged.api.answering import Call, answer
+from edged.api.anthropic_messages import Reader
+from edged.api.anthropic_render import MessageAnswer, MessageStream, Shape
+from edged.api.anthropic_thinking import effort, reasoning, thinking
+from edged.api.anthropic_tools import CACHE_CONTROL, Choice, tool_choice, tool_use, tools
+from edged.api.exchange import Exchange, Services, exchange_of, generation_id
+from edged.api.fields import (
+    MAX_TOKENS,
+    SAMPLING,
+    Accepted,
+    Table,
+    Unknown,
+    accept,
+    choice,
+    inert,
+    integer,
+    items,
+    later,
+    mapping,
+    number,
+    record,
+    served,
+    stop,
+    text,
+    wrong,
+)
+from edged.api.limits import header, read_json
+from edged.api.request import sampling
+from edged.api.tokens import prompt_only
+from edged.errors import InvalidRequest, UnsupportedParameter
+from edged.types import ChatPrompt, Constraint, GenerateRequest, JsonSchema
+
+
+def _any(value: Any, path: str) -> Any:
+    return value
+
+
+def _stop_sequences(value: Any, path: str) -> tuple[str, ...]:
+    if not isinstance(value, list):
+        raise wrong(path, "a list of up to 16 strings")
+    return stop(value, path)
+
+
+def _schema(value: Any, path: str) -> Constraint:
+    return JsonSchema(msgspec.json.encode(mapping(100_000)(value, path)).decode())
+
+
+_FORMAT: Table = {"type": served(choice("json_schema"), required=True), "schema": served(_schema, required=True)}
+_OUTPUT: Table = {"effort": served(effort), "format": served(record(_FORMAT)), "task_budget": later()}
+_DIAGNOSTICS: Table = {"previous_message_id": served(text(256))}
+
+
+def _edit(value: Any, path: str) -> None:
+    """Of what Anthropic would clear away from the conversation, the one edit that clears nothing."""
+    if not isinstance(value, dict) or not isinstance(kind := value.get("type"), str):
+        raise wrong(path, "an object with a type")
+    keeps_all = value.get("keep") in ("all", {"type": "all"})
+    if kind != "clear_thinking_20251015" or not keeps_all or value.keys() - {"type", "keep"}:
+        raise UnsupportedParameter(
+            f"`{path}` ({kind[:64]}) is not served: edged clears nothing of a conversation. Leave the edit out, and "
+            "what the model is not to read.", param=path)
+
+
+def _edits(value: Any, path: str) -> None:
+    items(value, path, _edit, "a list of up to 100 edits", range(101))
+
+
+_CONTEXT_MANAGEMENT: Table = {"edits": inert(_edits)}
+
+FIELDS: Table = SAMPLING | {name: chat.FIELDS[name] for name in (
+    "model", "stream", "chat_template_kwargs", "adapter", "timeout_s", "keep_alive")} | {
+    "messages": served(_any, required=True),
+    # 0: the prompt is read and its prefix kept, nothing is answered.
+    "max_tokens": served(integer(0, MAX_TOKENS), required=True),
+    "system": served(_any),
+    "stop_sequences": served(_stop_sequences),
+    "temperature": served(number(0, 1)),
+    "tools": served(_any),
+    "tool_choice": served(tool_choice),
+    "thinking": served(thinking),
+    "output_config": served(record(_OUTPUT)),
+    "output_format": served(record(_FORMAT)),
+    "diagnostics": served(record(_DIAGNOSTICS)),
+    "context_management": served(record(_CONTEXT_MANAGEMENT)),
+    "metadata": inert(mapping(16)),
+    "service_tier": inert(choice("auto", "standard_only")),
+    "cache_control": CACHE_CONTROL,
+    "billing_policy": inert(mapping(16)),
+    "user_profile_id": inert(text(256)),
+    "workspace_id": inert(text(256)),
+    "speed": later("standard", instead="Every request gets all the speed there is."),
+    "inference_geo": later("global", instead="The answer is computed on the machine that runs edged."),
+    "container": later(),
+    "mcp_servers": later([], instead="Call MCP servers in your program and send their tools in `tools`."),
+    "compaction": later(instead="Ask for a summary in the messages."),
+    "fallbacks": later([], "default", instead="Name the model that is to answer in `model`."),
+    "fallback_credit_token": later(),
+    "thread": later(instead="Send the whole conversation in `messages`."),
+}
+
+_ONLY_OF_ANSWERS = {"max_tokens", "stop_sequences", "stream", "adapter", "diagnostics", "service_tier", *SAMPLING}
+#: Of a request that is only counted.
+COUNTED: Table = {name: field for name, field in FIELDS.items() if name not in _ONLY_OF_ANSWERS}
+
+
+def parse(body: dict[str, Any], exchange: Exchange, unknown: Unknown, table: Table = FIELDS) -> Call:
+    """Raises InvalidRequest and its kin, with the path of the field in `param`."""
+    said, ignored = accept(table, body, unknown=unknown)
+    reader = Reader(unknown, ignored)
+    told = [] if "system" not in said else [{"role": "system", "content": reader.system(said["system"], "system")}]
+    told += reader.messages(said["messages"], "messages")
+    max_tokens = said.get("max_tokens")
+    wanted = said.get("thinking")
+    output = _output(said, ignored)
+    functions = tools(said.get("tools", []), "tools", unknown, ignored)
+    request = GenerateRequest(
+        id=generation_id(exchange),
+        prompt=ChatPrompt(messages=told, template_kwargs=said.get("chat_template_kwargs", {})),
+        sampling=sampling(said),
+        max_tokens=max_tokens,
+        stop=said.get("stop_sequences", ()),
+        constraint=_constraint(said, output),
+        tools=tool_use(functions, said.get("tool_choice", Choice())),
+        reasoning=reasoning(wanted, output.get("effort"), max_tokens),
+        adapter=said.get("adapter"),
+        client=exchange.caller.client,
+    )
+    shape = Shape(f"msg_{exchange.request_id}", max_tokens or 0, wanted is None or wanted.shown, "diagnostics" in said)
+    return Call(
+        model=said["model"],
+        requests=[request],
+        stream=said.get("stream", False),
+        streamed=partial(MessageStream, shape, exchange.wire),
+        collected=partial(MessageAnswer, shape, exchange.wire),
+        timeout_s=said.get("timeout_s"),
+        keep_alive_s=said.get("keep_alive"),
+        ignored=_told_once(ignored),
+    )
+
+
+def _output(said: dict[str, Any], ignored: list[str]) -> dict[str, Any]:
+    nested: Accepted | None
+    for name in ("output_config", "output_format", "diagnostics", "context_management"):
+        if (nested := said.get(name)) is not None:
+            ignored.extend(nested.ignored)
+    return said["output_config"].values if "output_config" in said else {}
+
+
+def _constraint(said: dict[str, Any], output: dict[str, Any]) -> Constraint | None:
+    """`output_format` is what `output_config.format` was called before."""
+    if "output_format" in said and "format" in output:
+        raise InvalidRequest("`output_format` and `output_config.format` are the same; send the second one only.",
+                             param="output_format")
+    form: Accepted | None = output.get("format", said.get("output_format"))
+    return None if form is None else form.values["schema"]
+
+
+def _told_once(ignored: list[str]) -> tuple[str, ...]:
+    """`cache_control` stands at many blocks."""
+    return tuple(dict.fromkeys(
+        "cache_control" if name.endswith(".cache_control") else name for name in ignored))
+
+
+class TokensCount(Struct, frozen=True):
+    input_tokens: int
+
+
+def parse_count(body: dict[str, Any], exchange: Exchange, unknown: Unknown) -> Call:
+    """The prompt that /v1/messages would make of the same fields, counted by the model's own template and tokenizer."""
+    return prompt_only(parse(body, exchange, unknown, COUNTED), lambda model, prompt: TokensCount(len(prompt.tokens)))
+
+
+def routes(services: Services) -> list[HTTPRouteHandler]:
+    def route(path: str, parse: Callable[[dict[str, Any], Exchange, Unknown], Call]) -> HTTPRouteHandler:
+        async def endpoint(scope: HTTPScope, receive: Receive, send: Send) -> None:
+            exchange = exchange_of(scope)
+            body = await read_json(scope, receive, services.limits)
+            call = parse(body, exchange, services.settings.unknown_fields)
+            if header(scope, b"anthropic-beta"):
+                # What a beta changes is asked for in fields, and these are served or refused one by one.
+                call = replace(call, ignored=(*call.ignored, "anthropic-beta"))
+            await answer(call, exchange, services, receive, send)
+
+        @post(path, status_code=200)
+        async def handler() -> ASGIApp:
+            return endpoint  # type: ignore[return-value]
+
+        return handler
+
+    return [route("/v1/messages", parse), route("/v1/messages/count_tokens", parse_count)]
