@@ -1,0 +1,155 @@
+"""JSON Schemas before llguidance reads them: every keyword must be one that it enforces or one that asserts nothing.
+
+llguidance refuses keywords that it knows and cannot enforce, and passes over those that it does not know: these are
+refused here. So are the few cases in which what it enforces is less than what the schema says, and sizes whose work its
+own limits do not bound.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+
+from edged.errors import InvalidRequest
+
+#: Schemas within each other; llguidance and its JSON reader recurse.
+MAX_DEPTH = 40
+#: Of a whole schema: its work grows faster than their number.
+MAX_SUBSCHEMAS = 2000
+#: A multiple is found by a state for each remainder.
+MAX_MULTIPLE = 10_000
+
+#: What JSON may hold between its tokens: nothing, a space, or a line's end and an indent. Bounded, so that a model
+#: cannot write blanks for ever.
+_WRITING: dict[str, Any] = {
+    "whitespace_pattern": r"( |\r?\n[ \t]{0,32})",
+    # No \u: a key could else be written twice, and half a surrogate pair is no Unicode. All but a few control
+    # characters can be written without.
+    "json_allowed_escapes": 'nrbtf\\"',
+    "lenient": False,
+    "coerce_one_of": False,
+}
+
+_ONE = frozenset({"additionalProperties", "items", "additionalItems"})
+_LIST = frozenset({"anyOf", "oneOf", "allOf", "prefixItems"})
+_NAMED = frozenset({"properties", "patternProperties", "$defs", "definitions"})
+_VALUE = frozenset({
+    "type", "enum", "const", "$ref", "required", "minProperties", "maxProperties", "minItems", "maxItems", "minLength",
+    "maxLength", "pattern", "format", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf",
+    "$schema", "$id", "id", "$anchor",
+})
+#: They assert nothing, in JSON Schema 2020-12 or in OpenAPI's use of it, and are left out.
+_ANNOTATIONS = frozenset({
+    "title", "description", "default", "example", "examples", "$comment", "deprecated", "readOnly", "writeOnly",
+    "contentMediaType", "contentEncoding", "contentSchema", "discriminator", "externalDocs", "xml",
+})
+_FORMATS = frozenset({
+    "date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uuid", "uri",
+})
+_JSON_IN_LARK = re.compile(r"%json\s*(?=\{)")
+
+
+def enforceable(text: str) -> str:
+    """The schema as it is given to llguidance. Raises InvalidRequest that names the keyword, and where it stands."""
+    try:
+        schema = msgspec.json.decode(text)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise InvalidRequest(f"The schema is no JSON: {error}.") from None
+    return _written(schema)
+
+
+def enforceable_in_lark(grammar: str) -> str:
+    """The same for each `%json {…}` of a Lark grammar."""
+    pieces, at = [], 0
+    for match in _JSON_IN_LARK.finditer(grammar):
+        if match.start() < at:
+            continue
+        try:
+            schema, end = json.JSONDecoder().raw_decode(grammar, match.end())
+        except (ValueError, RecursionError):
+            continue  # not a schema, or none that llguidance could read either
+        pieces += [grammar[at:match.end()], _written(schema)]
+        at = end
+    return "".join([*pieces, grammar[at:]])
+
+
+def _written(schema: Any) -> str:
+    if not isinstance(schema, dict):
+        raise InvalidRequest("The schema must be an object.")
+    count = 0
+    for subschema, path, depth in _subschemas(schema, "", 0):
+        count += 1
+        if count > MAX_SUBSCHEMAS:
+            raise InvalidRequest(f"The schema has more than {MAX_SUBSCHEMAS} schemas in it; make it smaller.")
+        if depth > MAX_DEPTH:
+            raise InvalidRequest(f"The schema nests schemas deeper than {MAX_DEPTH}, in `properties`, `items` or others.")
+        _check(subschema, path)
+    return json.dumps(_cleaned(schema) | {"x-guidance": _WRITING}, ensure_ascii=False)
+
+
+def _subschemas(schema: Any, path: str, depth: int) -> Iterator[tuple[dict[str, Any], str, int]]:
+    """Each with where it stands (`/properties/name`), itself first. true and false hold nothing."""
+    if not isinstance(schema, dict):
+        return
+    yield schema, path, depth
+    for keyword, value in schema.items():
+        at = f"{path}/{keyword}"
+        if keyword in _ONE and isinstance(value, dict):
+            yield from _subschemas(value, at, depth + 1)
+        elif keyword in _LIST | _ONE and isinstance(value, list):
+            for index, item in enumerate(value):
+                yield from _subschemas(item, f"{at}/{index}", depth + 1)
+        elif keyword in _NAMED and isinstance(value, dict):
+            for name, item in value.items():
+                yield from _subschemas(item, f"{at}/{name}", depth + 1)
+
+
+def _check(schema: dict[str, Any], path: str) -> None:
+    for keyword, value in schema.items():
+        if keyword not in _ONE | _LIST | _NAMED | _VALUE | _ANNOTATIONS:
+            raise _refusal(keyword, path, "is not enforced; leave it out")
+        if keyword == "format" and value not in _FORMATS:
+            raise _refusal(keyword, path, f"is enforced for {', '.join(sorted(_FORMATS))} only; use `pattern`")
+        if keyword == "multipleOf" and not _small_multiple(value):
+            raise _refusal(keyword, path, f"is enforced for numbers of up to 4 digits below {MAX_MULTIPLE}")
+        if keyword == "minProperties" and not _at_least(value, schema):
+            # Names that are not in `properties` may come twice.
+            raise _refusal(keyword, path, "is enforced up to 1, or up to the count of `required`; name them there")
+
+
+def _refusal(keyword: str, path: str, why: str) -> InvalidRequest:
+    where = f" (at {path[:200]})" if path else ""
+    return InvalidRequest(f"The schema's keyword `{keyword[:64]}`{where} {why}.")
+
+
+def _small_multiple(value: Any) -> bool:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < MAX_MULTIPLE:
+        return False
+    return len(re.sub(r"\D", "", repr(value)).strip("0")) <= 4
+
+
+def _at_least(value: Any, schema: dict[str, Any]) -> bool:
+    required = schema.get("required")
+    return isinstance(value, int) and value <= max(1, len(required) if isinstance(required, list) else 0)
+
+
+def _cleaned(schema: Any) -> Any:
+    """Without annotations, which may hold anything."""
+    if not isinstance(schema, dict):
+        return schema
+    cleaned = {}
+    for keyword, value in schema.items():
+        if keyword in _ANNOTATIONS:
+            continue
+        if keyword in _NAMED and isinstance(value, dict):
+            value = {name: _cleaned(item) for name, item in value.items()}
+        elif keyword in _LIST | _ONE and isinstance(value, list):
+            value = [_cleaned(item) for item in value]
+        elif keyword in _ONE:
+            value = _cleaned(value)
+        cleaned[keyword] = value
+    return cleaned
