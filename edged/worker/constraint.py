@@ -88,9 +88,9 @@ class Constraints:
         if after is None:
             return None
         tokens = self._vocab.tokenize(after, special=True, bos=False)
-        text = b"".join(map(self._vocab.written, tokens))
-        # A tokenizer that puts a space first has none there inside of a text.
-        return Free(after.encode(), tokens if text == after.encode() else self._tokens(after.encode()), optional, budget)
+        if b"".join(map(self._vocab.written, tokens)) != after.encode():  # of a tokenizer that puts a space first
+            tokens = self._tokens(after.encode())
+        return Free(after.encode(), tokens, optional, budget)
 
     def _prototype(self, constraint: Constraint | str) -> LLMatcher:
         kind, text, write = _read(constraint)
@@ -99,9 +99,7 @@ class Constraints:
         prototype = LLMatcher(self._tokenizer, write(text), log_level=0, limits=_LIMITS)
         if not prototype.is_error():
             # The first mask shows at once what is too complex, and what no text satisfies.
-            allowed = prototype.compute_bitmask()
-            if not any(allowed) and not prototype.is_error():
-                raise InvalidRequest(f"No text satisfies the {kind}; change it.")
+            prototype.compute_bitmask()
         if prototype.is_error():
             raise InvalidRequest(f"The {kind} cannot be enforced: {_reason(prototype.get_error())}")
         return prototype
@@ -191,7 +189,7 @@ def _lark(text: str) -> str:
 
 def _gbnf(text: str) -> str:
     if _depth(text) > MAX_GBNF_DEPTH:
-        raise InvalidRequest(f"The GBNF grammar has brackets deeper than {MAX_GBNF_DEPTH}; name rules for the inner ones.")
+        raise InvalidRequest(f"The GBNF grammar has brackets deeper than {MAX_GBNF_DEPTH}; use rules instead.")
     try:
         return LLMatcher.grammar_from_lark(gbnf_to_lark(_without_codes(text)))
     except Exception as error:  # an error class of its own, plain Exceptions, and IndexError where a text ends early
@@ -236,10 +234,15 @@ def _read(constraint: Constraint | str) -> tuple[str, str, Callable[[str], str]]
 
 
 def _reason(message: str) -> str:
-    """llguidance's own, without its state."""
-    text = message.split("\n<state>")[0].strip()
+    """llguidance's own, without its state and its words for a program."""
+    text = re.sub(r"\n?<(state>.*|non-verbose/>)", "", message, flags=re.DOTALL).strip()
+    if text.startswith("NoExtension"):
+        return "no text satisfies it."
+    if text.startswith("oneOf constraints"):
+        return "`oneOf` is enforced only where its schemas evidently exclude each other; use `anyOf`."
     return _short(f"`pattern`: {text}" if text.startswith("regex parse error") else text)
 
 
 def _short(text: str) -> str:
-    return text if len(text) <= 400 else f"{text[:300]} … {text[-90:]}"
+    lines = [line if len(line) <= 100 else f"{line[:60]} … {line[-30:]}" for line in text.splitlines()[:8]]
+    return "\n".join(lines)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
 from typing import Any
 
 import msgspec
@@ -80,32 +79,36 @@ def enforceable_in_lark(grammar: str) -> str:
 def _written(schema: Any) -> str:
     if not isinstance(schema, dict):
         raise InvalidRequest("The schema must be an object.")
-    count = 0
-    for subschema, path, depth in _subschemas(schema, "", 0):
-        count += 1
-        if count > MAX_SUBSCHEMAS:
-            raise InvalidRequest(f"The schema has more than {MAX_SUBSCHEMAS} schemas in it; make it smaller.")
+    return json.dumps(_Reading().read(schema, "", 0) | {"x-guidance": _WRITING}, ensure_ascii=False)
+
+
+class _Reading:
+    """Of one schema, whose subschemas it counts."""
+
+    def __init__(self) -> None:
+        self._count = 0
+
+    def read(self, schema: Any, path: str, depth: int) -> Any:
+        """Checked, and without annotations, which may hold anything. path: where it stands (`/properties/name`)."""
+        if not isinstance(schema, dict):
+            return schema
+        self._count += 1
+        if self._count > MAX_SUBSCHEMAS:
+            raise InvalidRequest(f"The schema has more than {MAX_SUBSCHEMAS} schemas within it; make it smaller.")
         if depth > MAX_DEPTH:
-            raise InvalidRequest(f"The schema nests schemas deeper than {MAX_DEPTH}, in `properties`, `items` or others.")
-        _check(subschema, path)
-    return json.dumps(_cleaned(schema) | {"x-guidance": _WRITING}, ensure_ascii=False)
+            raise InvalidRequest(f"The schema is nested deeper than {MAX_DEPTH} schemas; make it flatter.")
+        _check(schema, path)
+        return {
+            keyword: self._inner(keyword, value, f"{path}/{keyword}", depth + 1)
+            for keyword, value in schema.items() if keyword not in _ANNOTATIONS
+        }
 
-
-def _subschemas(schema: Any, path: str, depth: int) -> Iterator[tuple[dict[str, Any], str, int]]:
-    """Each with where it stands (`/properties/name`), itself first. true and false hold nothing."""
-    if not isinstance(schema, dict):
-        return
-    yield schema, path, depth
-    for keyword, value in schema.items():
-        at = f"{path}/{keyword}"
-        if keyword in _ONE and isinstance(value, dict):
-            yield from _subschemas(value, at, depth + 1)
-        elif keyword in _LIST | _ONE and isinstance(value, list):
-            for index, item in enumerate(value):
-                yield from _subschemas(item, f"{at}/{index}", depth + 1)
-        elif keyword in _NAMED and isinstance(value, dict):
-            for name, item in value.items():
-                yield from _subschemas(item, f"{at}/{name}", depth + 1)
+    def _inner(self, keyword: str, value: Any, path: str, depth: int) -> Any:
+        if keyword in _NAMED and isinstance(value, dict):
+            return {name: self.read(item, f"{path}/{name}", depth) for name, item in value.items()}
+        if keyword in _LIST | _ONE and isinstance(value, list):
+            return [self.read(item, f"{path}/{index}", depth) for index, item in enumerate(value)]
+        return self.read(value, path, depth) if keyword in _ONE else value
 
 
 def _check(schema: dict[str, Any], path: str) -> None:
@@ -135,21 +138,3 @@ def _small_multiple(value: Any) -> bool:
 def _at_least(value: Any, schema: dict[str, Any]) -> bool:
     required = schema.get("required")
     return isinstance(value, int) and value <= max(1, len(required) if isinstance(required, list) else 0)
-
-
-def _cleaned(schema: Any) -> Any:
-    """Without annotations, which may hold anything."""
-    if not isinstance(schema, dict):
-        return schema
-    cleaned = {}
-    for keyword, value in schema.items():
-        if keyword in _ANNOTATIONS:
-            continue
-        if keyword in _NAMED and isinstance(value, dict):
-            value = {name: _cleaned(item) for name, item in value.items()}
-        elif keyword in _LIST | _ONE and isinstance(value, list):
-            value = [_cleaned(item) for item in value]
-        elif keyword in _ONE:
-            value = _cleaned(value)
-        cleaned[keyword] = value
-    return cleaned

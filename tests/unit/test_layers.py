@@ -25,14 +25,14 @@ LAYERS = [
     ("converters", 3), ("training", 3),
 ]
 NATIVE = {"llama_cpp", "onnxruntime", "onnxruntime_genai", "tokenizers", "llguidance", "torch", "transformers"}
-#: Each engine file, and the only native library it may import.
+#: Each engine file, and the only native library it may import; llguidance is the worker's, in one file.
 ENGINE_LIBRARIES = {
     "edged.engines.llama": {"llama_cpp"}, "edged.engines.llama_vocab": {"llama_cpp"},
     "edged.engines.llama_devices": {"llama_cpp"},
     "edged.engines.llama_embed": {"llama_cpp"}, "edged.engines.ort_embed": {"onnxruntime"},
     "edged.engines.hf_passages": {"tokenizers"},
     "edged.engines.ort": {"onnxruntime"}, "edged.engines.genai": {"onnxruntime_genai"},
-    "edged.engines.hf_vocab": {"tokenizers"},
+    "edged.engines.hf_vocab": {"tokenizers"}, "edged.worker.constraint": {"llguidance"},
 }
 #: Neighbours of one layer that must not know each other: only frames, or the layer above, connect them.
 PEERS = {("edged.daemon", "edged.worker"), ("edged.worker", "edged.daemon"), ("edged.store", "edged.engines"),

@@ -13,9 +13,11 @@ class ByteVocab:
     special: dict[str, str] = {}  # noqa: RUF012 (the protocol declares it so)
     chat_template: str | None = None
 
-    def __init__(self, pieces: Sequence[bytes] | None = None, *, strips: bool = False) -> None:
+    def __init__(self, pieces: Sequence[bytes] | None = None, *, strips: bool = False,
+                 end: frozenset[int] = frozenset()) -> None:
         self._pieces = pieces if pieces is not None else [bytes([byte]) for byte in range(256)]
         self._strips = strips
+        self.end = end or self.end
         self.size = len(self._pieces)
 
     def tokenize(self, text: str, *, special: bool, bos: bool) -> list[int]:
