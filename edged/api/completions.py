@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from litestar import post
 from litestar.handlers import HTTPRouteHandler
 from litestar.types import ASGIApp, HTTPScope, Receive, Send
-from msgspec import UNSET, Struct, UnsetType
 
 from edged.api.answering import Call, answer
+from edged.api.completion_body import BestAnswers, CompletionAnswer, CompletionStream
 from edged.api.exchange import Exchange, Services, exchange_of, generation_id
 from edged.api.fields import (
     GENERATION,
@@ -23,35 +22,21 @@ from edged.api.fields import (
     accept,
     boolean,
     integer,
-    later,
     served,
+    text,
     wrong,
 )
 from edged.api.limits import read_json
-from edged.api.logprobs import OldLogprobs, TextLogprobs
 from edged.api.request import sampling, usage_wanted
-from edged.api.usage import UsageBody, fingerprint, usage_body
-from edged.api.wire import OPENAI
-from edged.errors import EdgedError, InvalidRequest
-from edged.types import (
-    ChoiceEnd,
-    Delta,
-    Event,
-    Finished,
-    GenerateRequest,
-    Prompt,
-    TextPrompt,
-    TokenPrompt,
-    Usage,
-)
-
-if TYPE_CHECKING:
-    from edged.daemon.status import Served
+from edged.errors import InvalidRequest
+from edged.types import GenerateRequest, Prompt, TextPrompt, TokenPrompt
 
 #: OpenAI's default for this endpoint; chat has none.
 DEFAULT_MAX_TOKENS = 16
-#: Prompts times n of one request.
+#: Prompts times choices of one request.
 MAX_ANSWERS = 128
+#: OpenAI's limit.
+MAX_BEST_OF = 20
 
 _EXPECTED = "a string, a list of strings, a list of token ids, or a list of such lists"
 
@@ -90,18 +75,43 @@ FIELDS: Table = GENERATION | {
     "max_tokens": served(integer(0, MAX_TOKENS)),
     "echo": served(boolean),
     "logprobs": served(integer(0, 5)),
-    "best_of": later(1),
-    "suffix": later(""),
+    "best_of": served(integer(1, MAX_BEST_OF)),
+    "suffix": served(text()),
 }
+
+
+def _written(said: dict[str, Any], n: int) -> int:
+    """How many choices are written for each prompt, of which n are answered."""
+    best_of: int = said.get("best_of", n)
+    if best_of < n:
+        raise InvalidRequest(f"`best_of` is {best_of}; of fewer than n = {n} choices there is none to leave out.",
+                             param="best_of")
+    if best_of > n and said.get("stream"):
+        raise InvalidRequest("`best_of` above n is known when all choices have ended; it cannot be streamed.",
+                             param="best_of")
+    return best_of
+
+
+def _between(said: dict[str, Any]) -> list[Prompt]:
+    """The prompts, each with the suffix that its answer is to lead to. An empty one is none."""
+    asked: list[Prompt] = said["prompt"]
+    if not (suffix := said.get("suffix")):
+        return asked
+    if said.get("echo"):
+        raise InvalidRequest("`echo` goes with no `suffix`: the answer stands between two texts.", param="echo")
+    if not all(isinstance(prompt, TextPrompt) for prompt in asked):
+        raise InvalidRequest("`suffix` needs prompts of text, not of tokens.", param="suffix")
+    return [TextPrompt(prompt.text, suffix) for prompt in asked if isinstance(prompt, TextPrompt)]
 
 
 def parse(body: dict[str, Any], exchange: Exchange, unknown: Unknown) -> Call:
     """Raises InvalidRequest and its kin, with the path of the field in `param`."""
     said, ignored = accept(FIELDS, body, unknown=unknown)
     n = said.get("n", 1)
-    if len(said["prompt"]) * n > MAX_ANSWERS:
+    written = _written(said, n)
+    if len(said["prompt"]) * written > MAX_ANSWERS:
         raise InvalidRequest(
-            f"{len(said['prompt'])} prompts with {n} choices each are more than {MAX_ANSWERS} answers; "
+            f"{len(said['prompt'])} prompts with {written} choices each are more than {MAX_ANSWERS} answers; "
             "send them as several requests.", param="n",
         )
     if said.get("max_tokens") == 0 and not said.get("echo"):
@@ -114,13 +124,14 @@ def parse(body: dict[str, Any], exchange: Exchange, unknown: Unknown) -> Call:
             sampling=sampling(said),
             max_tokens=said.get("max_tokens", DEFAULT_MAX_TOKENS),
             stop=said.get("stop", ()),
-            n=n,
-            logprobs=said.get("logprobs"),
+            n=written,
+            # Of several the best are chosen by them.
+            logprobs=said.get("logprobs", 0 if written > n else None),
             echo=said.get("echo", False),
             adapter=said.get("adapter"),
             client=exchange.caller.client,
         )
-        for prompt in said["prompt"]
+        for prompt in _between(said)
     ]
     with_usage = usage_wanted(said, ignored)
     head = (f"cmpl-{exchange.request_id}", int(time.time()))
@@ -130,111 +141,12 @@ def parse(body: dict[str, Any], exchange: Exchange, unknown: Unknown) -> Call:
         requests=requests,
         stream=said.get("stream", False),
         streamed=partial(CompletionStream, head, shape, with_usage),
-        collected=partial(CompletionAnswer, head, shape),
+        collected=(partial(BestAnswers, head, shape, written, said.get("echo", False)) if written > n
+                   else partial(CompletionAnswer, head, shape)),
         timeout_s=said.get("timeout_s"),
         keep_alive_s=said.get("keep_alive"),
         ignored=tuple(ignored),
     )
-
-
-Head = tuple[str, int]
-#: Choices for each prompt, prompts, logprobs wanted.
-Shape = tuple[int, int, bool]
-
-
-class Choice(Struct, frozen=True):
-    text: str
-    index: int
-    logprobs: OldLogprobs | None = None
-    finish_reason: str | None = None
-
-
-class Completion(Struct, frozen=True):
-    """The answer, and each chunk of a stream."""
-
-    id: str
-    created: int
-    model: str
-    system_fingerprint: str
-    choices: list[Choice]
-    object: str = "text_completion"
-    usage: UsageBody | UnsetType | None = UNSET
-
-
-class _Sum:
-    """Usage over all prompts."""
-
-    def __init__(self) -> None:
-        self.usage = Usage(0, 0)
-
-    def add(self, usage: Usage) -> None:
-        self.usage = Usage(
-            self.usage.prompt_tokens + usage.prompt_tokens,
-            self.usage.completion_tokens + usage.completion_tokens,
-            self.usage.cached_tokens + usage.cached_tokens,
-        )
-
-
-class CompletionStream:
-    def __init__(self, head: Head, shape: Shape, with_usage: bool, served: Served) -> None:
-        self._n, prompts, self._logprobs = shape
-        self._begin = (*head, served.name, fingerprint(served))
-        self._no_usage: UnsetType | None = None if with_usage else UNSET
-        self._offsets = [TextLogprobs() for _ in range(prompts * self._n)]
-        self._sum = _Sum()
-
-    def _chunk(self, choice: Choice) -> Completion:
-        return Completion(*self._begin, [choice], usage=self._no_usage)
-
-    def chunks(self, prompt: int, event: Event) -> Iterable[Struct]:
-        match event:
-            case Delta(text=text, logprobs=tokens):
-                index = prompt * self._n + event.index
-                if text or tokens:
-                    logprobs = self._offsets[index].take(tokens) if self._logprobs else None
-                    yield self._chunk(Choice(text, index, logprobs))
-            case ChoiceEnd(reason=reason):
-                yield self._chunk(Choice("", prompt * self._n + event.index, finish_reason=reason))
-            case Finished(usage=usage):
-                self._sum.add(usage)
-            case _:
-                pass
-
-    def closing(self) -> Iterator[Struct]:
-        if self._no_usage is None:
-            yield Completion(*self._begin, [], usage=usage_body(self._sum.usage))
-
-    def failed(self, error: EdgedError) -> Iterator[Struct]:
-        yield OPENAI.error(error)
-
-
-class CompletionAnswer:
-    """The chunks of the stream, put together: text, log probabilities and reasons cannot differ from it."""
-
-    def __init__(self, head: Head, shape: Shape, served: Served) -> None:
-        n, prompts, self._logprobs = shape
-        self._stream = CompletionStream(head, shape, True, served)
-        self._begin = (*head, served.name, fingerprint(served))
-        self._choices: list[list[Choice]] = [[] for _ in range(prompts * n)]
-
-    def add(self, prompt: int, event: Event) -> None:
-        for chunk in self._stream.chunks(prompt, event):
-            assert isinstance(chunk, Completion)
-            for choice in chunk.choices:
-                self._choices[choice.index].append(choice)
-
-    def answer(self) -> Completion:
-        choices = [
-            Choice(
-                "".join(piece.text for piece in pieces), index,
-                OldLogprobs.joined([piece.logprobs for piece in pieces if piece.logprobs]) if self._logprobs else None,
-                pieces[-1].finish_reason if pieces else None,
-            )
-            for index, pieces in enumerate(self._choices)
-        ]
-        (last,) = self._stream.closing()
-        assert isinstance(last, Completion)
-        return Completion(*self._begin, choices, usage=last.usage)
 
 
 def routes(services: Services) -> list[HTTPRouteHandler]:

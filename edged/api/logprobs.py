@@ -82,8 +82,15 @@ class TextLogprobs:
             self._offset += len(self._decoder.decode(token.raw))
             taken.tokens.append(_old_text(token.text, token.raw))
             taken.token_logprobs.append(None if token.logprob is None else floored(token.logprob))
-            taken.top_logprobs.append(
-                None if token.logprob is None
-                else {_old_text(text, raw): floored(logprob) for _, text, raw, logprob in token.top}
-            )
+            taken.top_logprobs.append(None if token.logprob is None else _old_top(token, floored(token.logprob)))
         return taken
+
+
+def _old_top(token: TokenLogprob, logprob: float) -> dict[str, float]:
+    """The chosen token is among them though it be none of the most likely, as OpenAI says. Of two tokens with one text
+    the likelier one is told."""
+    told: dict[str, float] = {}
+    for _, text, raw, value in token.top:
+        told.setdefault(_old_text(text, raw), floored(value))
+    told.setdefault(_old_text(token.text, token.raw), logprob)
+    return told

@@ -65,6 +65,16 @@ class State:
     size_bytes: int
 
 
+@dataclass(frozen=True, slots=True)
+class Fill:
+    """Tokens for filling a gap: `prefix` goes before the text above it, `suffix` before the text below it, and after
+    `middle` the model writes what belongs between them."""
+
+    prefix: int
+    suffix: int
+    middle: int
+
+
 class Vocab(Protocol):
     """Thread-safe. Token ids are 0 … size-1."""
 
@@ -76,6 +86,8 @@ class Vocab(Protocol):
     special: dict[str, str]
     #: The model's own Jinja chat template, if it has one.
     chat_template: str | None
+    #: None where the model was not trained to fill gaps.
+    fill: Fill | None
 
     def tokenize(self, text: str, *, special: bool, bos: bool) -> list[int]:
         """special: texts of special tokens become those tokens, else they are plain text. bos: put the model's

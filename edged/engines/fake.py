@@ -27,6 +27,7 @@ from edged.engines.base import (
     DeviceLost,
     EngineError,
     Facts,
+    Fill,
     Loaded,
     Logits,
     Progress,
@@ -115,6 +116,7 @@ class FakeVocab:
         self.end = frozenset({_EOS, _IM_END})
         self.special = {"bos_token": "<|bos|>", "eos_token": "<|im_end|>"}
         self.chat_template: str | None = CHAT_TEMPLATE
+        self.fill: Fill | None = None
 
     def tokenize(self, text: str, *, special: bool, bos: bool) -> list[int]:
         tokens = [_BOS] if bos else []

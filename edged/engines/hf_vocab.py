@@ -13,6 +13,7 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
+from edged.engines.fill import fill_of
 from edged.errors import LoadFailed
 
 _SPECIAL_NAMES = ("bos_token", "eos_token", "pad_token", "unk_token", "sep_token", "cls_token")
@@ -60,6 +61,8 @@ class HfVocab:
         self.end = end | frozenset([ends] if isinstance(ends, int) else ends or ())
         if (eos := self._id("eos_token")) is not None:
             self.end |= {eos}
+        self.fill, ends_of_fill = fill_of(self._tokenizer.token_to_id)
+        self.end |= ends_of_fill
         self.chat_template = _chat_template(folder, config)
         self._decoder = _steps(parts.get("decoder"))
         if unknown := sorted({step["type"] for step in self._decoder} - _DECODERS):

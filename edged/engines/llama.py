@@ -45,7 +45,7 @@ ALL_LAYERS = 999
 WEIGHTS_OVERHEAD = 1.1
 
 
-KvType = Literal["f16", "q8_0"]
+KvType = Literal["f32", "f16", "q8_0"]
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -61,7 +61,9 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 #: llama.cpp's number of the type, and bytes per value: q8_0 is 32 values and one fp16 scale in a block of 34 bytes.
-_KV_TYPES: dict[KvType, tuple[int, float]] = {"f16": (lib.GGML_TYPE_F16, 2.0), "q8_0": (lib.GGML_TYPE_Q8_0, 34 / 32)}
+_KV_TYPES: dict[KvType, tuple[int, float]] = {
+    "f32": (lib.GGML_TYPE_F32, 4.0), "f16": (lib.GGML_TYPE_F16, 2.0), "q8_0": (lib.GGML_TYPE_Q8_0, 34 / 32),
+}
 _BLOCK = 32
 _FLASH = {None: lib.LLAMA_FLASH_ATTN_TYPE_AUTO, True: lib.LLAMA_FLASH_ATTN_TYPE_ENABLED,
           False: lib.LLAMA_FLASH_ATTN_TYPE_DISABLED}

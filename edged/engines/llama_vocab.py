@@ -7,6 +7,8 @@ from typing import Any
 
 import llama_cpp.llama_cpp as lib
 
+from edged.engines.base import Fill
+
 _SPECIAL = {
     "bos_token": lib.llama_vocab_bos, "eos_token": lib.llama_vocab_eos, "pad_token": lib.llama_vocab_pad,
     "sep_token": lib.llama_vocab_sep,
@@ -44,6 +46,8 @@ class LlamaVocab:
             for name, read in _SPECIAL.items() if (token := read(vocab)) >= 0
         }
         self.chat_template: str | None = meta.get("tokenizer.chat_template")
+        gap = (lib.llama_vocab_fim_pre(vocab), lib.llama_vocab_fim_suf(vocab), lib.llama_vocab_fim_mid(vocab))
+        self.fill = Fill(*gap) if min(gap) >= 0 else None
         self._adds_space = meta.get("tokenizer.ggml.add_space_prefix", "true") == "true" and (
             lib.llama_vocab_type(vocab) in (lib.LLAMA_VOCAB_TYPE_SPM, lib.LLAMA_VOCAB_TYPE_UGM))
         self._pieces: dict[int, bytes] = {}

@@ -20,6 +20,7 @@ from edged.types import (
     TextPrompt,
     ToolFunction,
 )
+from edged.worker.fill import gap_tokens
 from edged.worker.template import Template
 
 log = structlog.get_logger("worker")
@@ -64,8 +65,8 @@ class Prepare:
                 )
         if request.echo and request.logprobs is not None and not self._caps.all_logits:
             raise UnsupportedParameter(
-                "this model's graph gives no log-probabilities of the prompt; leave out `echo` or `logprobs`",
-                param="logprobs",
+                "this model's graph gives no log-probabilities of the prompt; leave out `echo`, or `logprobs` and "
+                "`best_of`", param="logprobs",
             )
         tokens, _ = self._prompt(request)
         if not tokens:
@@ -94,6 +95,9 @@ class Prepare:
             text = self._template.render(prompt.messages, tools, prompt.template_kwargs)
             self._log(request, text)
             return self._vocab.tokenize(text, special=True, bos=False), text
+        if isinstance(prompt, TextPrompt) and prompt.suffix is not None:
+            self._log(request, f"{prompt.text}{prompt.suffix}")
+            return self._gap(prompt.text, prompt.suffix, bos=prompt.bos)
         if isinstance(prompt, TextPrompt):
             self._log(request, prompt.text)
             return self._vocab.tokenize(prompt.text, special=True, bos=prompt.bos), prompt.text
@@ -106,6 +110,15 @@ class Prepare:
         text = b"".join(map(self._vocab.written, prompt.tokens)).decode(errors="replace")
         self._log(request, text)
         return list(prompt.tokens), text
+
+    def _gap(self, before: str, after: str, *, bos: bool) -> tuple[list[int], str]:
+        if self._vocab.fill is None:
+            raise UnsupportedParameter(
+                "this model has no tokens for the gap before a `suffix`; leave it out, or take a code model",
+                param="suffix",
+            )
+        tokens = gap_tokens(self._vocab, self._vocab.fill, before, after, bos=bos)
+        return tokens, b"".join(map(self._vocab.written, tokens)).decode(errors="replace")
 
     def _log(self, request: GenerateRequest, prompt: str) -> None:
         if self._log_prompts:

@@ -94,10 +94,61 @@ async def test_openais_default_of_sixteen_tokens_holds() -> None:
         (16, False, None), (5, True, 0)]
 
 
-@pytest.mark.parametrize(("field", "value"), [("best_of", 3), ("suffix", "end")])
-async def test_what_is_not_served_yet_is_refused_by_name(field: str, value: Any) -> None:
-    reply = await ask(app_with(FakeRouter(words("a"))), PATH, HELLO | {field: value})
-    assert (reply.status, reply.error["code"], reply.error["param"]) == (400, "unsupported_parameter", field)
+async def test_a_suffix_is_asked_of_every_prompt_and_an_empty_one_is_none() -> None:
+    router = FakeRouter(words("a"))
+    await ask(app_with(router), PATH, HELLO | {"prompt": ["x", "y"], "suffix": "end"})
+    await ask(app_with(router), PATH, HELLO | {"prompt": "z", "suffix": ""})
+    assert [request.prompt for request in router.requests] == [
+        TextPrompt("x", "end"), TextPrompt("y", "end"), TextPrompt("z")]
+
+
+@pytest.mark.parametrize(("more", "param"), [
+    ({"suffix": "end", "echo": True}, "echo"), ({"suffix": "end", "prompt": [1, 2]}, "suffix"),
+    ({"suffix": 5}, "suffix"), ({"best_of": 2, "n": 3}, "best_of"), ({"best_of": 21}, "best_of"),
+    ({"best_of": 2, "stream": True}, "best_of"), ({"best_of": 20, "prompt": ["x"] * 7}, "n"),
+])
+async def test_what_cannot_go_together_is_refused_by_name(more: dict[str, Any], param: str) -> None:
+    reply = await ask(app_with(FakeRouter(words("a"))), PATH, HELLO | more)
+    assert (reply.status, reply.error["param"]) == (400, param)
+
+
+def scored(request: GenerateRequest) -> list[Any]:
+    """Four choices; the likeliest by token is 2, then 0, 3 (of many tokens) and 1, which has none."""
+    means = {0: [-1.0], 1: [], 2: [-0.5, -0.7], 3: [-1.2] * 4}
+    events: list[Any] = [Started(request.id, 2, 0, 0.0)]
+    for index in range(request.n):
+        if request.echo:
+            told = [TokenLogprob(9, "once", b"once", None), TokenLogprob(9, "", b"", -50.0 if index == 2 else 0.0)]
+            events.append(Delta(request.id, index, "once", 0, told))
+        tokens = [TokenLogprob(5, "w", b"w", value) for value in means[index]]
+        events += [Delta(request.id, index, f"{index}", len(tokens), tokens), ChoiceEnd(request.id, index, "stop")]
+    return [*events, Finished(request.id, Usage(2, 7))]
+
+
+@pytest.mark.parametrize("echo", [False, True])
+async def test_the_best_of_several_are_answered_best_first(echo: bool) -> None:
+    router = FakeRouter(scored)
+    body = HELLO | {"prompt": ["x", "y"], "best_of": 4, "n": 3, "echo": echo}
+    answer = (await ask(app_with(router), PATH, body)).json
+    expected = [("once" if echo else "") + text for text in "203"] * 2
+    assert [choice["text"] for choice in answer["choices"]] == expected
+    assert [choice["index"] for choice in answer["choices"]] == [0, 1, 2, 3, 4, 5]
+    assert [choice["logprobs"] for choice in answer["choices"]] == [None] * 6
+    assert answer["usage"]["completion_tokens"] == 14  # of all that were written
+    assert [(request.n, request.logprobs) for request in router.requests] == [(4, 0)] * 2
+
+
+async def test_as_many_as_are_written_are_in_their_order_and_may_stream() -> None:
+    router = FakeRouter(scored)
+    answer = (await ask(app_with(router), PATH, HELLO | {"best_of": 4, "n": 4})).json
+    assert [choice["text"] for choice in answer["choices"]] == ["0", "1", "2", "3"]
+    assert (await ask(app_with(router), PATH, HELLO | {"best_of": 1, "stream": True})).status == 200
+
+
+async def test_the_best_one_has_its_logprobs_where_they_were_asked_for() -> None:
+    answer = (await ask(app_with(FakeRouter(scored)), PATH, HELLO | {"best_of": 4, "logprobs": 0})).json
+    [choice] = answer["choices"]
+    assert choice["logprobs"]["token_logprobs"] == [-0.5, -0.7]
 
 
 async def test_too_many_answers_of_one_request_are_refused() -> None:
@@ -128,7 +179,7 @@ def test_logprobs_are_the_same_however_the_events_are_cut(cuts: list[int]) -> No
         assert choice["logprobs"] == {
             "text_offset": [0, 1, 1, 2], "token_logprobs": [None, -1.5, -0.5, -0.25],
             "tokens": ["h", "bytes:\\xe2\\x82", "bytes:\\xac", " x"],
-            "top_logprobs": [None, {"bytes:\\xe2\\x82": -1.5}, {}, {" x": -0.25}],
+            "top_logprobs": [None, {"bytes:\\xe2\\x82": -1.5}, {"bytes:\\xac": -0.5}, {" x": -0.25}],
         }
         streamed: dict[str, list[Any]] = {}
         for chunk in (await ask(APP, PATH, body | {"stream": True})).events[:-1]:

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
+from edged.engines.base import Fill
 from edged.engines.hf_vocab import HfVocab
 from edged.errors import LoadFailed
 from edged.worker.detokenize import Detokenizer
@@ -216,3 +217,23 @@ def test_a_bad_config_is_refused_by_name(tmp_path: Path) -> None:
     (tmp_path / "model" / "tokenizer_config.json").write_text("[")
     with pytest.raises(LoadFailed, match=r"tokenizer_config\.json"):
         HfVocab(tmp_path / "model", 10, frozenset())
+
+
+@pytest.mark.parametrize("names", [
+    ("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"), ("<fim_prefix>", "<fim_suffix>", "<fim_middle>"),
+    ("<｜fim▁begin｜>", "<｜fim▁hole｜>", "<｜fim▁end｜>"), ("▁<PRE>", "▁<SUF>", "▁<MID>"),
+])
+def test_the_tokens_that_fill_gaps_are_known_by_their_names(tmp_path: Path, names: tuple[str, str, str]) -> None:
+    tokenizer = byte_level()
+    tokenizer.add_special_tokens([*reversed(names), "▁<EOT>"])
+    vocab = save(tmp_path / "model", tokenizer)
+    assert vocab.fill == Fill(*(tokenizer.token_to_id(name) or 0 for name in names))
+    assert tokenizer.token_to_id("▁<EOT>") in vocab.end
+
+
+def test_a_vocabulary_without_all_three_fills_no_gaps(tmp_path: Path) -> None:
+    tokenizer = byte_level()
+    tokenizer.add_special_tokens(["<fim_prefix>", "<fim_suffix>", "<EOT>"])
+    vocab = save(tmp_path / "model", tokenizer)
+    assert vocab.fill is None
+    assert tokenizer.token_to_id("<EOT>") not in vocab.end

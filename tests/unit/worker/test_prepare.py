@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 from structlog.testing import capture_logs
 
-from edged.engines.base import Capabilities
+from edged.engines.base import Capabilities, Fill
 from edged.engines.fake import FakeGenerator, Knobs
 from edged.errors import AdapterNotFound, ContextLengthExceeded, InvalidRequest, UnsupportedParameter
 from edged.types import ChatPrompt, GenerateRequest, LoadSpec, Prompt, SamplingParams, TextPrompt, TokenPrompt
@@ -126,3 +126,17 @@ def test_tokens_alone_are_told_as_text_with_the_special_ones() -> None:
     assert b"".join(told.pieces) == b"<|im_start|>h\xe2<|im_end|>"
     with pytest.raises(InvalidRequest, match="-1"):
         prepare().rendered(request(TokenPrompt([-1])))
+
+
+def test_a_gap_is_asked_for_with_the_models_own_tokens() -> None:
+    model = prepare()
+    model._vocab.fill = Fill(prefix=300, suffix=301, middle=302)
+    gap = TextPrompt("ab", suffix="yz")
+    assert model(request(gap)).tokens == [256, 300, *b"ab", 301, *b"yz", 302]
+    assert model(request(TextPrompt("", suffix="yz", bos=False))).tokens == [300, 301, *b"yz", 302]
+
+
+def test_a_gap_is_refused_where_the_model_fills_none() -> None:
+    with pytest.raises(UnsupportedParameter) as refused:
+        prepare()(request(TextPrompt("ab", suffix="yz")))
+    assert refused.value.param == "suffix"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from edged.engines.base import Fill
+
 
 class ByteVocab:
     """256 tokens, one a byte; or the pieces given."""
@@ -12,6 +14,7 @@ class ByteVocab:
     end: frozenset[int] = frozenset()
     special: dict[str, str] = {}  # noqa: RUF012 (the protocol declares it so)
     chat_template: str | None = None
+    fill: Fill | None = None
 
     def __init__(self, pieces: Sequence[bytes] | None = None, *, strips: bool = False,
                  end: frozenset[int] = frozenset()) -> None:
