@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -23,7 +23,7 @@ from edged.api.exchange import Exchange, Services
 from edged.api.fields import header_value
 from edged.api.limits import ClientGone
 from edged.errors import DeadlineExceeded, EdgedError
-from edged.types import Event, GenerateRequest, Rendered, Started
+from edged.types import Event, Rendered, Request, Started
 
 if TYPE_CHECKING:
     from edged.daemon.generation import Generation
@@ -33,12 +33,12 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, slots=True)
 class Call:
     """What an endpoint understood of its body. `requests`: one for each prompt. The two renderers are made once the
-    worker that answers is known."""
+    worker that answers is known; streamed is None where the endpoint has no streams."""
 
     model: str
-    requests: list[GenerateRequest]
+    requests: Sequence[Request]
     stream: bool
-    streamed: Callable[[Served], sse.Streamed]
+    streamed: Callable[[Served], sse.Streamed] | None
     collected: Callable[[Served], sse.Collected]
     timeout_s: float | None = None
     keep_alive_s: float | None = None
@@ -74,6 +74,7 @@ async def _stream(call: Call, exchange: Exchange, services: Services, send: Send
     streamed: sse.Streamed | None = None
     try:
         async with _events(call, exchange, services) as (served, events):
+            assert call.streamed is not None
             streamed = call.streamed(served)
             async for prompt, event in events:
                 if isinstance(event, Started):

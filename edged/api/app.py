@@ -21,7 +21,19 @@ from litestar.plugins import PluginProtocol
 from litestar.plugins.core import MsgspecDIPlugin
 from litestar.types import ASGIApp, HTTPScope, LifeSpanScope, Message, Receive, Scope, Send
 
-from edged.api import admin, anthropic, chat, completions, health, models, storage, tokens, versions
+from edged.api import (
+    admin,
+    anthropic,
+    chat,
+    completions,
+    embeddings,
+    health,
+    models,
+    rerank,
+    storage,
+    tokens,
+    versions,
+)
 from edged.api import jobs as job_routes
 from edged.api.auth import Keys, require_admin
 from edged.api.errors import known, rendered
@@ -48,7 +60,7 @@ def create_app(
     return Gate(create_routes(services), services)
 
 
-_MODULES = (chat, completions, tokens, models, health, anthropic)
+_MODULES = (chat, completions, embeddings, rerank, tokens, models, health, anthropic)
 
 
 def _admin_only(connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHandler) -> None:

@@ -17,6 +17,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "tiny": {}, "slow": {"step_ms": 20, "end_chance": 0}, "brittle": {"crash_at_token": 5, "end_chance": 0},
     "wordy": {"context": 65536, "end_chance": 0}, "late": {"load_s": 1.0}, "small": {"context": 64},
     "sluggish": {"token_ms": 2, "end_chance": 0},
+    "vectors": {"task": "embed", "context": 512, "shorter": [4, 8]}, "judge": {"task": "rerank", "context": 512},
 }
 
 

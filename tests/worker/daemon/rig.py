@@ -44,7 +44,8 @@ def install(
         digest = digest_of(files)
         manifest = Manifest(
             name=name, version=digest[:12], digest=digest, engine="fake", precision="fake", file="fake.json",
-            files=files, source=LocalSource(path="fake"), reference=f"./{name}", created=0.0, target=target)
+            files=files, source=LocalSource(path="fake"), reference=f"./{name}", created=0.0, target=target,
+            task=knobs.get("task", "generate"))
         store.publish(manifest, activate=activate)
     return manifest
 
