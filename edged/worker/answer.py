@@ -9,11 +9,11 @@ import numpy as np
 
 from edged.engines.base import Logits, Vocab
 from edged.types import ChatPrompt, ChoiceEnd, Delta, FinishReason, TokenLogprob
-from edged.worker.detokenize import Detokenizer
+from edged.worker.formats.parts import Parts, joined
 from edged.worker.logprobs import token_logprobs
 from edged.worker.prepare import Prepared
 from edged.worker.sampler import Sampler
-from edged.worker.stop import StopMatcher
+from edged.worker.telling import Telling
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,8 +23,9 @@ class End:
 
 
 class Answer:
-    """Owned by the loop. Text is shown once it is whole characters and cannot be the beginning of a stop string; a
-    token's log-probability is sent with the event that shows the token's first character."""
+    """Owned by the loop. A token's log-probability is sent with the event that tells the token's first character, or
+    once it is certain that none does, as of the marks around a call: the log-probabilities of an answer are those of
+    all its tokens."""
 
     def __init__(self, prepared: Prepared, index: int, vocab: Vocab, seed: int) -> None:
         request = prepared.request
@@ -33,17 +34,16 @@ class Answer:
         self._vocab = vocab
         self._prompt = prepared.tokens
         # The answer to a chat is a text of its own; a completion goes on with the text of its prompt.
-        self._text = Detokenizer(vocab, first=request.echo or isinstance(request.prompt, ChatPrompt))
+        first = request.echo or isinstance(request.prompt, ChatPrompt)
+        self._telling = Telling(vocab, prepared.speech, request.stop, first=first)
         self._sampler = Sampler(
             prepared.sampling, seed=seed, choice=index, prompt=prepared.tokens, vocab_size=vocab.size
         )
-        self._stop = StopMatcher(request.stop)
-        self._produced_chars = 0
-        self._shown_chars = 0
         self._logprobs: deque[tuple[int, TokenLogprob]] = deque()
         self._unsent_tokens = 0
         self._echoed: list[TokenLogprob] = []
         self.completion_tokens = 0
+        self.reasoning_tokens = 0
 
     def echo_logprobs(self, first: int, logits: Logits) -> None:
         """A piece of the prompt: logits[i] come after its token `first + i`. What was seen before is passed over: after
@@ -58,7 +58,7 @@ class Answer:
         """The echoed prompt, if it was asked for."""
         if not self._request.echo:
             return None
-        shown = "".join(map(self._text.push, self._prompt))
+        shown = self._telling.echo(self._prompt)
         return Delta(self._request.id, self._index, shown, 0, list(self._echoed))
 
     @property
@@ -79,41 +79,38 @@ class Answer:
         if token in self._vocab.end:
             return token, self.rest(), End("stop")
         if self._request.logprobs is not None:
-            self._logprobs.append((self._produced_chars, self._entry(token, logits)))
-        text = self._text.push(token)
-        self._produced_chars += len(text)
-        shown, matched = self._stop.push(text)
+            self._logprobs.append((self._telling.produced_chars, self._entry(token, logits)))
+        thought = self._telling.thinking
+        parts, matched = self._telling.push(token)
+        self.reasoning_tokens += thought or self._telling.thinking
         if matched is not None:
-            return token, self._delta(shown, last=True), End("stop", matched)
+            return token, self._delta(parts, last=True), End("stop", matched)
         if self._request.max_tokens is not None and self.completion_tokens >= self._request.max_tokens:
-            return token, self._join(shown), End("length")
-        return token, self._delta(shown), None
+            return token, self._join(parts), End("length")
+        return token, self._delta(parts), None
 
     def rest(self) -> Delta | None:
         """What is held back, for an answer that is over though no token said so."""
-        return self._join("")
+        return self._join(Parts())
 
     def end(self, end: End) -> ChoiceEnd:
-        return ChoiceEnd(self._request.id, self._index, end.reason, end.stop)
+        called = end.reason == "stop" and end.stop is None and self._telling.called
+        return ChoiceEnd(self._request.id, self._index, "tool_calls" if called else end.reason, end.stop)
 
-    def _join(self, shown: str) -> Delta | None:
-        """`shown` and all that is held back."""
-        rest = self._text.flush()
-        self._produced_chars += len(rest)
-        more, matched = self._stop.push(rest) if rest else ("", None)
-        if matched is None:
-            more += self._stop.flush()
-        return self._delta(shown + more, all_logprobs=matched is None, last=True)
+    def _join(self, parts: Parts) -> Delta | None:
+        """`parts` and all that is held back."""
+        rest, matched = self._telling.finish()
+        return self._delta(joined(parts, rest), all_logprobs=matched is None, last=True)
 
-    def _delta(self, text: str, *, all_logprobs: bool = False, last: bool = False) -> Delta | None:
-        self._shown_chars += len(text)
+    def _delta(self, parts: Parts, *, all_logprobs: bool = False, last: bool = False) -> Delta | None:
+        settled = self._telling.settled_chars
         entries = []
-        while self._logprobs and (all_logprobs or self._logprobs[0][0] < self._shown_chars):
+        while self._logprobs and (all_logprobs or self._logprobs[0][0] < settled):
             entries.append(self._logprobs.popleft()[1])
-        if not (text or entries or (last and self._unsent_tokens)):
+        if not (parts.content or parts.reasoning or parts.calls or entries or (last and self._unsent_tokens)):
             return None
         tokens, self._unsent_tokens = self._unsent_tokens, 0
-        return Delta(self._request.id, self._index, text, tokens, entries)
+        return Delta(self._request.id, self._index, parts.content, tokens, entries, parts.reasoning, parts.calls)
 
     def _entry(self, token: int, logits: Logits) -> TokenLogprob:
         chosen, top = token_logprobs(np.asarray(logits), token, self._request.logprobs or 0)

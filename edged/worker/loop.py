@@ -212,7 +212,8 @@ class Loop:
         if not running.left:
             del self._requests[sequence.request]
             completion = sum(answer.completion_tokens for answer in running.answers.values())
-            usage = Usage(sequence.prompt_length, completion, running.cached_tokens)
+            reasoning = sum(answer.reasoning_tokens for answer in running.answers.values())
+            usage = Usage(sequence.prompt_length, completion, running.cached_tokens, reasoning)
             self._events.append(Finished(sequence.request, usage))
 
     def _fail(self, request: str, error: EdgedError) -> None:

@@ -21,6 +21,7 @@ from edged.types import (
     ToolFunction,
 )
 from edged.worker.fill import gap_tokens
+from edged.worker.telling import PLAIN, Speech
 from edged.worker.template import Template
 
 log = structlog.get_logger("worker")
@@ -34,6 +35,7 @@ class Prepared:
     tokens: list[int]
     sampling: SamplingParams
     max_length: int
+    speech: Speech = PLAIN
 
 
 class Prepare:

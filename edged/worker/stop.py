@@ -40,9 +40,16 @@ class StopMatcher:
         self._held = pending[len(pending) - held :]
         return pending[: len(pending) - held], None
 
+    @property
+    def held(self) -> int:
+        """Characters held back."""
+        return len(self._held)
+
     def flush(self) -> str:
-        """The text held back, at the end of an answer that did not stop at a stop string."""
+        """The text held back, where a text ended without a stop string; what comes next begins another."""
         held, self._held = self._held, ""
+        for progress in self._progress:
+            progress.length = 0
         return held
 
 
