@@ -135,6 +135,7 @@ class GenerateRequest(Struct, frozen=True, kw_only=True, tag="generate", tag_fie
     """One generation, whatever wire it came over.
 
     id: unique in the daemon. client: key of fairness between clients. max_tokens None: to the end of the context.
+    to_context_end: max_tokens may reach over the context, and the answer then ends with it; else that is an error.
     n choices share one prefill of the prompt. logprobs None: off; k ≥ 0: the chosen token's and the k most likely.
     echo: the prompt's tokens come back as the first text of each choice, with their logprobs if asked for. tools and
     reasoning: of chats. adapter: name of a LoRA of the loaded model, to compute prompt and answer with. prompt_only:
@@ -145,6 +146,7 @@ class GenerateRequest(Struct, frozen=True, kw_only=True, tag="generate", tag_fie
     prompt: Prompt
     sampling: SamplingParams = SamplingParams()
     max_tokens: int | None = None
+    to_context_end: bool = False
     stop: tuple[str, ...] = ()
     n: int = 1
     logprobs: int | None = None

@@ -85,6 +85,12 @@ def _edits(value: Any, path: str) -> None:
     items(value, path, _edit, "a list of up to 100 edits", range(101))
 
 
+def _thread(value: Any, path: str) -> None:
+    """The code makes the official client's tool runner go on with whole conversations by itself."""
+    raise UnsupportedParameter(f"`{path}` is not served. Send the whole conversation in `messages`.", param=path,
+                               code="thread_unsupported_request")
+
+
 _CONTEXT_MANAGEMENT: Table = {"edits": inert(_edits)}
 
 FIELDS: Table = SAMPLING | {name: chat.FIELDS[name] for name in (
@@ -115,7 +121,7 @@ FIELDS: Table = SAMPLING | {name: chat.FIELDS[name] for name in (
     "compaction": later(instead="Ask for a summary in the messages."),
     "fallbacks": later([], "default", instead="Name the model that is to answer in `model`."),
     "fallback_credit_token": later(),
-    "thread": later(instead="Send the whole conversation in `messages`."),
+    "thread": served(_thread),
 }
 
 _ONLY_OF_ANSWERS = {"max_tokens", "stop_sequences", "stream", "adapter", "diagnostics", "service_tier", *SAMPLING}
@@ -138,6 +144,8 @@ def parse(body: dict[str, Any], exchange: Exchange, unknown: Unknown, table: Tab
         prompt=ChatPrompt(messages=told, template_kwargs=said.get("chat_template_kwargs", {})),
         sampling=sampling(said),
         max_tokens=max_tokens,
+        # Programs for Anthropic ask for as much as its models could write; the answer says why it ended.
+        to_context_end=True,
         stop=said.get("stop_sequences", ()),
         constraint=_constraint(said, output),
         tools=tool_use(functions, said.get("tool_choice", Choice())),

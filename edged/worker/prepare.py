@@ -129,16 +129,18 @@ class Prepare:
     def _max_length(self, request: GenerateRequest, prompt_tokens: int) -> int:
         context = self._caps.context
         answer = 1 if request.max_tokens is None else request.max_tokens
+        if request.to_context_end:
+            answer = min(answer, 1)
         if prompt_tokens + answer > context:
             asked = f"{prompt_tokens} in the {_prompt_field(request)}"
-            if request.max_tokens is not None:
+            if request.max_tokens is not None and not request.to_context_end:
                 asked += f" and {answer} in the answer"
             raise ContextLengthExceeded(
                 f"This model's context is {context} tokens, and the request needs {prompt_tokens + answer} ({asked}). "
                 "Shorten the messages, or ask for a shorter answer.",
                 param=_prompt_field(request),
             )
-        return context if request.max_tokens is None else prompt_tokens + request.max_tokens
+        return context if request.max_tokens is None else min(prompt_tokens + request.max_tokens, context)
 
 
 def _shown(function: ToolFunction) -> dict[str, Any]:

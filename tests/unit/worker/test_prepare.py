@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+import msgspec
 import pytest
 from structlog.testing import capture_logs
 
@@ -53,6 +54,15 @@ def test_the_fields_of_the_request_go_before_the_models_and_those_before_the_gen
     model = prepare(sampling=SamplingParams(temperature=0.3, top_k=7))
     sampling = model(request(TextPrompt("hi"), sampling=SamplingParams(temperature=0.0))).sampling
     assert (sampling.temperature, sampling.top_k, sampling.top_p) == (0.0, 7, 1.0)
+
+
+def test_an_answer_that_may_end_with_the_context_is_as_long_as_there_is_room() -> None:
+    asked = GenerateRequest(id="r", prompt=TokenPrompt([5] * 90), max_tokens=32_000, to_context_end=True)
+    assert prepare()(asked).max_length == CONTEXT
+    assert prepare()(msgspec.structs.replace(asked, max_tokens=4)).max_length == 94
+    with pytest.raises(ContextLengthExceeded) as refused:
+        prepare()(msgspec.structs.replace(asked, prompt=TokenPrompt([5] * 100)))
+    assert "needs 101 (100 in the prompt)" in refused.value.message
 
 
 @pytest.mark.parametrize(("prompt", "answer"), [(100, 0), (99, 1), (99, None), (1, 99)])
