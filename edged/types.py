@@ -139,7 +139,8 @@ class GenerateRequest(Struct, frozen=True, kw_only=True, tag="generate", tag_fie
     n choices share one prefill of the prompt. logprobs None: off; k ≥ 0: the chosen token's and the k most likely.
     echo: the prompt's tokens come back as the first text of each choice, with their logprobs if asked for. tools and
     reasoning: of chats. adapter: name of a LoRA of the loaded model, to compute prompt and answer with. prompt_only:
-    nothing is generated; the one event before Finished is `Rendered`.
+    nothing is generated; the one event before Finished is `Rendered`. context: the most tokens that prompt and answer
+    may have together (Ollama's `num_ctx`), None for the model's own; a model that has fewer refuses it.
     """
 
     id: str
@@ -156,6 +157,7 @@ class GenerateRequest(Struct, frozen=True, kw_only=True, tag="generate", tag_fie
     reasoning: Reasoning | None = None
     adapter: str | None = None
     prompt_only: bool = False
+    context: int | None = None
     client: str = ""
 
 

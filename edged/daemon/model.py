@@ -147,9 +147,13 @@ class Model:
         self._site.changed()
         return generation
 
-    async def reach_ready(self, *, keep_alive_s: float | None, pin: bool | None) -> None:
-        """An operator's load: what failed is forgotten. Raises what a load can raise."""
-        self.forget_failures()
+    async def reach_ready(self, *, keep_alive_s: float | None, pin: bool | None, forgive: bool = True) -> None:
+        """forgive: an operator's load, by which what failed is forgotten. Raises what a load can raise, and without it
+        ModelUnavailable."""
+        if forgive:
+            self.forget_failures()
+        elif self.breaker.open and self.state is ModelState.ABSENT:
+            raise refusals.kept_failing(self.manifest.name, self._error)
         self.stay.say(pin=pin, keep_alive_s=keep_alive_s)
         if self.state is ModelState.READY and self._leave_ticket is None:
             self._used = self._site.clock()

@@ -38,7 +38,7 @@ from edged.errors import CorruptFile, EdgedError, InvalidRequest, ModelNotFound
 from edged.settings import Settings
 from edged.store import Store
 from edged.store.catalog import CatalogFile
-from edged.store.entries import ActivatedBy, Manifest
+from edged.store.entries import ActivatedBy, Manifest, ModelEntry
 from edged.types import Request
 
 if TYPE_CHECKING:
@@ -132,6 +132,14 @@ class Router:
         return self._status(self._model(resolved.manifest), alias_of=resolved.alias_of,
                             name=model if resolved.alias_of else None)
 
+    def described(self, model: str) -> tuple[Manifest, ModelEntry]:
+        """The version that a name means, and how the catalog has it served. Raises ModelNotFound, CorruptFile."""
+        found = self._model(self._resolve(model).manifest)
+        return found.manifest, found.entry
+
+    def catalogued(self, name: str) -> bool:
+        return name in self._catalog.current.models
+
     async def generate(self, model: str, request: Request) -> Generation:
         """Loads the model if needed, which may take minutes. Cancel the call to take the request back.
 
@@ -160,11 +168,13 @@ class Router:
                 return await generation.taken()
         return await served.accept(request, partial(self._rollouts.saw, rollout, rollout.active)).taken()
 
-    async def load(self, model: str, *, keep_alive_s: float | None = None, pin: bool | None = None) -> ModelStatus:
-        """Reach READY; starts a model again whose breaker is open. keep_alive_s and pin hold until the daemon's end."""
+    async def load(self, model: str, *, keep_alive_s: float | None = None, pin: bool | None = None,
+                   forgive: bool = True) -> ModelStatus:
+        """Reach READY; with `forgive`, an operator's word, also a model whose breaker is open. keep_alive_s and pin
+        hold until the daemon's end."""
         self._refuse_draining()
         served = self._model(self._resolve(model).manifest)
-        await served.reach_ready(keep_alive_s=keep_alive_s, pin=pin)
+        await served.reach_ready(keep_alive_s=keep_alive_s, pin=pin, forgive=forgive)
         return self.status(model)
 
     async def unload(self, model: str, *, force: bool = False) -> ModelStatus:
