@@ -59,6 +59,14 @@ async def said(request: Request[Any, Any, Any], services: Services, table: Table
     return accept(table, body, unknown="refuse").values
 
 
+async def removed(name: str, services: Services) -> None:
+    """One version (`name@version`) or all. Raises Conflict while it is loaded. `edged gc` frees the bytes."""
+    found = services.router.status(name)
+    if found.alias_of is not None:
+        raise Conflict(f"{name} is an alias of {found.alias_of}; name the model itself.", param="name")
+    await asyncio.to_thread(services.store.remove, found.name, found.version if "@" in name else None)
+
+
 def routes(services: Services) -> list[HTTPRouteHandler]:
     router, settings, store = services.router, services.settings, services.store
     started_at = time.monotonic()
@@ -90,12 +98,8 @@ def routes(services: Services) -> list[HTTPRouteHandler]:
 
     @delete("/models/{name:path}", status_code=200)
     async def remove(name: FromPath[str]) -> Removed:
-        """One version (`name@version`) or all. Raises Conflict while it is loaded. `edged gc` frees the bytes."""
         name = name.removeprefix("/")
-        found = router.status(name)
-        if found.alias_of is not None:
-            raise Conflict(f"{name} is an alias of {found.alias_of}; name the model itself.", param="name")
-        await asyncio.to_thread(store.remove, found.name, found.version if "@" in name else None)
+        await removed(name, services)
         return Removed(name)
 
     @post("/load", status_code=200)

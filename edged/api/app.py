@@ -29,6 +29,7 @@ from edged.api import (
     embeddings,
     health,
     models,
+    ollama,
     rerank,
     storage,
     tokens,
@@ -60,7 +61,7 @@ def create_app(
     return Gate(create_routes(services), services)
 
 
-_MODULES = (chat, completions, embeddings, rerank, tokens, models, health, anthropic)
+_MODULES = (chat, completions, embeddings, rerank, tokens, models, health, anthropic, ollama)
 
 
 def _admin_only(connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHandler) -> None:

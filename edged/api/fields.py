@@ -202,17 +202,20 @@ def logit_bias(value: Any, path: str) -> dict[int, float]:
     return biases
 
 
-_UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+_UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "": 1.0}
+_NUMBER = r"[0-9]{1,9}(?:\.[0-9]{1,6})?"
+_DURATION = re.compile(rf"-?(?:{_NUMBER}|(?:{_NUMBER}(?:ms|s|m|h)){{1,8}})", re.ASCII)
+_PART = re.compile(rf"({_NUMBER})(ms|s|m|h|)", re.ASCII)
 _seconds = number(-1, 10**9)
 
 
 def keep_alive(value: Any, path: str) -> float:
-    """Seconds; -1 for ever. Also texts like "10m", as Ollama takes them."""
+    """Seconds; -1 for ever. Also texts like "10m" and "1h30m", as Ollama takes them and Go programs write them."""
     if isinstance(value, str):
-        match = re.fullmatch(r"(-?[0-9]{1,9}(?:\.[0-9]{1,6})?)(ms|s|m|h)?", value, re.ASCII)
-        if match is None:
+        if _DURATION.fullmatch(value) is None:
             raise wrong(path, 'seconds, or a text like "10m"')
-        value = float(match[1]) * _UNITS_S[match[2] or "s"]
+        value = -1.0 if value.startswith("-") else sum(
+            float(part[1]) * _UNITS_S[part[2]] for part in _PART.finditer(value))
     if isinstance(value, int | float) and not isinstance(value, bool) and value < 0:
         return -1.0
     return float(_seconds(value, path))

@@ -10,6 +10,7 @@ import msgspec
 from msgspec import Struct
 
 from edged.api.anthropic_wire import Anthropic
+from edged.api.ollama_wire import OLLAMA
 from edged.errors import EdgedError
 
 _encoder = msgspec.json.Encoder()
@@ -64,4 +65,6 @@ def wire_of(path: str, request_id: str) -> Wire:
     """That of one request."""
     if path == "/v1/messages" or path.startswith("/v1/messages/"):
         return Anthropic(request_id)
+    if path.startswith("/api/"):
+        return OLLAMA
     return OPENAI

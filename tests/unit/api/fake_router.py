@@ -11,9 +11,15 @@ from edged.daemon.metrics import Metrics
 from edged.daemon.status import ModelState, ModelStatus, Served
 from edged.errors import EdgedError, ModelNotFound
 from edged.settings import Settings
-from edged.types import ChoiceEnd, Delta, Event, Finished, GenerateRequest, Started, Usage
+from edged.store.entries import LocalSource, Manifest, ModelEntry
+from edged.types import ChoiceEnd, Delta, Event, Finished, GenerateRequest, SamplingParams, Started, Usage
 
 SERVED = Served(name="tiny", version="0123456789ab", engine="fake", device="CPU (fake)", digest="ab" * 32)
+
+MANIFEST = Manifest(
+    name="tiny", version=SERVED.version, digest=SERVED.digest, engine="fake", precision="fp32", file="fake.json",
+    files=(), source=LocalSource(path="tiny"), reference="./tiny", created=1.0, parameters=1000,
+)
 
 Script = Callable[[GenerateRequest], Sequence[Event | EdgedError | float]]
 
@@ -108,7 +114,15 @@ class FakeRouter:
         self.generations.append(generation)
         return generation
 
-    async def load(self, model: str, *, keep_alive_s: float | None = None, pin: bool | None = None) -> ModelStatus:
+    def described(self, model: str) -> tuple[Manifest, ModelEntry]:
+        self.status(model.partition("@")[0])
+        return MANIFEST, ModelEntry(name="tiny", sampling=SamplingParams(temperature=0.2, repetition_penalty=1.1))
+
+    def catalogued(self, name: str) -> bool:
+        return name == "tiny-1b"
+
+    async def load(self, model: str, *, keep_alive_s: float | None = None, pin: bool | None = None,
+                   forgive: bool = True) -> ModelStatus:
         self.calls.append(("load", model, keep_alive_s, pin))
         return self.status(model)
 

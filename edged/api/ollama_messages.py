@@ -1,0 +1,180 @@
+"""Ollama's messages and tools in, the shape a chat template knows out (`edged.types.ChatPrompt`).
+
+Ollama's calls have arguments as an object and often no id; the result of a call names its function, or stands in the
+order of the calls. Here each call gets an id, and each result the id of the call that it answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from edged.api.fields import (
+    Check,
+    Table,
+    Unknown,
+    accept,
+    boolean,
+    choice,
+    inert,
+    integer,
+    items,
+    later,
+    mapping,
+    served,
+    text,
+    wrong,
+)
+from edged.api.messages import MAX_MESSAGES
+from edged.errors import MissingParameter
+from edged.types import ToolFunction, ToolUse
+
+_NO_IMAGES = "The models here read text only."
+_name = text(256, min_length=1)
+
+
+_FUNCTION: Table = {
+    "name": served(_name, required=True),
+    "arguments": served(mapping(10_000), required=True),
+    "index": inert(integer(0, 2**31 - 1)),
+}
+
+
+def _function(value: Any, path: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise wrong(path, "an object with name and arguments")
+    return accept(_FUNCTION, value, unknown="refuse", path=path).values
+
+
+_CALL: Table = {
+    "function": served(_function, required=True),
+    "id": served(text(256)),
+    "type": served(choice("function")),
+}
+
+
+def _call(value: Any, path: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise wrong(path, 'an object like {"function": {"name": "…", "arguments": {}}}')
+    return accept(_CALL, value, unknown="refuse", path=path).values
+
+
+def _calls(value: Any, path: str) -> list[dict[str, Any]]:
+    return items(value, path, _call, "a list of up to 1000 tool calls", range(1001))
+
+
+_role = choice("system", "user", "assistant", "tool")
+_COMMON: Table = {
+    "role": served(_role, required=True), "content": served(text()), "images": later([], instead=_NO_IMAGES),
+}
+#: Clients that keep every message in one class send these empty.
+_EMPTY: Table = {"thinking": later(""), "tool_calls": later([]), "tool_name": later(""), "tool_call_id": later("")}
+_TABLES: Mapping[str, Table] = {
+    "system": _COMMON | _EMPTY,
+    "user": _COMMON | _EMPTY,
+    "assistant": _COMMON | _EMPTY | {"thinking": served(text()), "tool_calls": served(_calls)},
+    "tool": _COMMON | _EMPTY | {"tool_name": served(text(256)), "tool_call_id": served(text(256)),
+                                "name": served(text(256))},
+}
+
+
+def _message(unknown: Unknown, ignored: list[str]) -> Check:
+    def check(value: Any, path: str) -> dict[str, Any]:
+        if not isinstance(value, dict):
+            raise wrong(path, "an object with role and content")
+        if value.get("role") is None:
+            raise MissingParameter(f"`{path}.role` is missing.", param=f"{path}.role")
+        role = _role(value["role"], f"{path}.role")
+        accepted = accept(_TABLES[role], value, unknown=unknown, path=path)
+        ignored.extend(accepted.ignored)
+        said = accepted.values
+        if "content" not in said and not said.get("tool_calls") and not said.get("thinking"):
+            raise MissingParameter(f"`{path}.content` is missing.", param=f"{path}.content")
+        return said
+
+    return check
+
+
+def messages(value: Any, path: str, unknown: Unknown, ignored: list[str]) -> list[dict[str, Any]]:
+    """Empty for a request that only loads. Names of unknown fields that are only reported go to `ignored`."""
+    said = items(value, path, _message(unknown, ignored), "a list of messages", range(MAX_MESSAGES + 1))
+    calls = _Calls()
+    return [calls.shaped(message) for message in said]
+
+
+class _Calls:
+    """The calls of a conversation that no result has answered yet, oldest first: (id, function)."""
+
+    def __init__(self) -> None:
+        self._number = 0
+        self._open: list[tuple[str, str]] = []
+
+    def shaped(self, said: dict[str, Any]) -> dict[str, Any]:
+        role = said["role"]
+        shaped: dict[str, Any] = {"role": role, "content": said.get("content", "")}
+        if role == "assistant":
+            if said.get("thinking"):
+                shaped["reasoning_content"] = said["thinking"]
+            if said.get("tool_calls"):
+                shaped["tool_calls"] = [self._made(call) for call in said["tool_calls"]]
+        elif role == "tool":
+            function = said.get("tool_name") or said.get("name") or ""
+            identity, function = self._answered(said.get("tool_call_id", ""), function)
+            shaped["tool_call_id"] = identity
+            if function:
+                shaped["name"] = function
+        return shaped
+
+    def _fresh(self) -> str:
+        self._number += 1
+        return f"call_{self._number}"
+
+    def _made(self, call: dict[str, Any]) -> dict[str, Any]:
+        identity, function = call.get("id") or self._fresh(), call["function"]
+        self._open.append((identity, function["name"]))
+        return {"id": identity, "type": "function",
+                "function": {"name": function["name"], "arguments": function["arguments"]}}
+
+    def _answered(self, identity: str, function: str) -> tuple[str, str]:
+        """By id, else the oldest open call of that function, else the oldest; one of its own where there is none."""
+        for number, (opened, name) in enumerate(self._open):
+            if (opened == identity) if identity else (not function or name == function):
+                del self._open[number]
+                return opened, function or name
+        return identity or self._fresh(), function
+
+
+_TOOL_FUNCTION: Table = {
+    "name": served(_name, required=True),
+    "description": served(text()),
+    "parameters": served(mapping(10_000)),
+    "strict": served(boolean),
+    "type": inert(choice("function")),
+}
+
+
+def _tool_function(value: Any, path: str) -> ToolFunction:
+    if not isinstance(value, dict):
+        raise wrong(path, "an object with name, description and parameters")
+    said = accept(_TOOL_FUNCTION, value, unknown="refuse", path=path).values
+    if (parameters := said.get("parameters")) is not None:
+        said["parameters"] = msgspec.json.encode(parameters).decode()
+    return ToolFunction(**said)
+
+
+_TOOL: Table = {"type": served(choice("function")), "function": served(_tool_function, required=True)}
+
+
+def _tool(value: Any, path: str) -> ToolFunction:
+    if not isinstance(value, dict):
+        raise wrong(path, 'an object like {"type": "function", "function": {"name": "…"}}')
+    function: ToolFunction = accept(_TOOL, value, unknown="refuse", path=path).values["function"]
+    return function
+
+
+def tools(value: Any, path: str) -> ToolUse | None:
+    """None for an empty list, which the client for Python always sends. Whether to call is the model's choice."""
+    functions = items(value, path, _tool, "a list of up to 128 tools", range(129))
+    return ToolUse(functions=functions) if functions else None
