@@ -22,7 +22,15 @@ from types import FrameType
 import msgspec
 from msgspec import Raw, Struct
 
-from edged.errors import CorruptFile, EdgedError, InsufficientMemory, InsufficientStorage, Internal
+from edged.errors import (
+    ConfigError,
+    CorruptFile,
+    EdgedError,
+    InsufficientMemory,
+    InsufficientStorage,
+    Internal,
+    InvalidRequest,
+)
 from edged.store.entries import JobFailed, JobProgress
 
 #: A child that was asked to end gets this long.
@@ -99,6 +107,10 @@ def run(stage: str, function: Callable[[Tell], object], tell: Tell) -> Ended:
 
 
 def failed_by(error: EdgedError) -> JobFailed:
+    if isinstance(error, ConfigError):
+        # A recipe or a text that the caller named.
+        return JobFailed(status=InvalidRequest.status, type=InvalidRequest.type, message=error.message, code=error.code,
+                         retry=False)
     return JobFailed(status=error.status, type=error.type, message=error.message, code=error.code, retry=error.retry)
 
 

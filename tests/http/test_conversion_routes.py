@@ -67,6 +67,13 @@ def test_wrong_fields_are_named(operator: httpx.Client, body: dict[str, Any], pa
     assert (answer.status_code, answer.json()["error"]["param"]) == (400, param)
 
 
+def test_an_unknown_recipe_is_the_callers_mistake(operator: httpx.Client) -> None:
+    answer = operator.post("/convert", json={"source": "some-model", "recipe": "cpu-int5", "wait": True})
+    error = answer.json()["error"]
+    assert (answer.status_code, error["type"]) == (400, "invalid_request_error")
+    assert "cpu-int4" in error["message"]
+
+
 def test_a_relative_path_is_refused(operator: httpx.Client) -> None:
     answer = operator.post("/convert", json={"source": "./folder"})
     assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid_model_reference")
