@@ -8,9 +8,13 @@ What libraries print goes to `FOLDER/log.txt`.
 
 from __future__ import annotations
 
+import os
+
+# tqdm asks once, when it is imported; a log has no use for bars.
+os.environ["TQDM_DISABLE"] = "1"
+
 import argparse
 import contextlib
-import os
 import signal
 import sys
 from collections.abc import Sequence
