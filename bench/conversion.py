@@ -178,7 +178,9 @@ def olive(folder: Path, precision: str) -> tuple[Cost, Path]:
         if installed.returncode != 0:
             raise BenchError(f"pip could not install {OLIVE_GENAI}")
     made = WORK / f"olive-{precision}"
-    shutil.rmtree(made, ignore_errors=True)
+    # Where it runs, it keeps what it has made, and gives it out again.
+    for folder_of_last_time in (made, WORK / ".olive-cache"):
+        shutil.rmtree(folder_of_last_time, ignore_errors=True)
     cost = _run([Path(sys.executable).with_name("olive"), "capture-onnx-graph", "-m", folder, "--use_model_builder",
                  "--precision", precision, "-o", made], {"PYTHONPATH": str(older)})
     return cost, made
@@ -189,7 +191,7 @@ def _run(command: list[str | Path], environment: dict[str, str], *, allowed: tup
     log = WORK / "output.log"
     before, began_s, peak_bytes = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter(), 0
     with log.open("wb") as output:
-        child = subprocess.Popen([str(part) for part in command], stdout=output, stderr=output, cwd=ROOT,
+        child = subprocess.Popen([str(part) for part in command], stdout=output, stderr=output, cwd=WORK,
                                  env={**os.environ, **quiet.ENVIRONMENT, **environment})
         root = psutil.Process(child.pid)
         while child.poll() is None:

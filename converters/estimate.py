@@ -19,7 +19,7 @@ FP32_BYTES = 4
 #: Interpreter and libraries, before any weights.
 _LIBRARIES_BYTES = 500_000_000
 #: Most resident memory of the stages, in sizes of the model at 32 bits, over the libraries.
-_MEMORY = {"onnx": 5.0, "gguf": 1.5}
+_MEMORY = {"onnx": 3.0, "gguf": 1.5}
 _DEQUANTIZE_MEMORY = 1.5
 _MERGE_MEMORY = 2.0
 #: Seconds for a million weights on two cores of an ordinary processor, all stages but the gate's fixed time.
