@@ -165,7 +165,8 @@ class EmbedRequest(Struct, frozen=True, kw_only=True, tag="embed", tag_field="ki
     """Vectors of texts, or their scores against a query, whatever wire it came over.
 
     inputs: texts, or token ids that are taken as they are. query: of a reranker, which scores each input with it.
-    dimensions: of the vectors, where the model allows fewer than it has; None for all of them.
+    dimensions: of the vectors, where the model allows fewer than it has; None for all of them. context: as of a
+    GenerateRequest, for each input alone.
     """
 
     prompt_only: ClassVar[bool] = False
@@ -175,6 +176,7 @@ class EmbedRequest(Struct, frozen=True, kw_only=True, tag="embed", tag_field="ki
     inputs: list[str | list[int]]
     query: str | None = None
     dimensions: int | None = None
+    context: int | None = None
     client: str = ""
 
 

@@ -10,6 +10,7 @@ from edged.engines.base import Embedder, EmbedderCapabilities, Passage
 from edged.errors import ContextLengthExceeded, InvalidRequest
 from edged.task import check_task
 from edged.types import EmbedRequest, LoadSpec, Request
+from edged.worker.context_limit import ContextLimit, context_limit
 
 log = structlog.get_logger("worker")
 
@@ -42,10 +43,11 @@ class EmbedPrepare:
         dimensions = _dimensions(request.dimensions, caps, self._name)
         if self._log_prompts:
             log.info("prompt", request_id=request.id, prompt=request.inputs, query=request.query)
-        passages = [self._passage(request, index) for index in range(len(request.inputs))]
+        limit = context_limit(request.context, caps.context)
+        passages = [self._passage(request, index, limit) for index in range(len(request.inputs))]
         return PreparedEmbed(request, passages, dimensions)
 
-    def _passage(self, request: EmbedRequest, index: int) -> Passage:
+    def _passage(self, request: EmbedRequest, index: int, limit: ContextLimit) -> Passage:
         said = request.inputs[index]
         field = "input" if request.query is None else "documents"
         param = field if len(request.inputs) == 1 else f"{field}[{index}]"
@@ -62,10 +64,10 @@ class EmbedPrepare:
             passage = self._embedder.pair(request.query, said)
         if not passage.tokens:
             raise InvalidRequest(f"`{param}` has no tokens for this model; leave it out", param=param)
-        if len(passage.tokens) > caps.context:
+        if len(passage.tokens) > limit.tokens:
             what = "has" if request.query is None else "with the query has"
             raise ContextLengthExceeded(
-                f"This model's context is {caps.context} tokens, and `{param}` {what} {len(passage.tokens)}. Send it "
+                f"{limit.said}, and `{param}` {what} {len(passage.tokens)}. Send it "
                 "in shorter pieces; nothing is cut silently.", param=param)
         return passage
 

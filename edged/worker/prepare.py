@@ -20,6 +20,7 @@ from edged.types import (
     TextPrompt,
     ToolFunction,
 )
+from edged.worker.context_limit import context_limit
 from edged.worker.fill import gap_tokens
 from edged.worker.telling import PLAIN, Speech
 from edged.worker.template import Template
@@ -127,7 +128,7 @@ class Prepare:
             log.info("prompt", request_id=request.id, prompt=prompt)
 
     def _max_length(self, request: GenerateRequest, prompt_tokens: int) -> int:
-        context = self._context(request)
+        context, limit = context_limit(request.context, self._caps.context)
         answer = 1 if request.max_tokens is None else request.max_tokens
         if request.to_context_end:
             answer = min(answer, 1)
@@ -135,22 +136,12 @@ class Prepare:
             asked = f"{prompt_tokens} in the {_prompt_field(request)}"
             if request.max_tokens is not None and not request.to_context_end:
                 asked += f" and {answer} in the answer"
-            whose = "This model's context is" if request.context is None else "`num_ctx` is"
             raise ContextLengthExceeded(
-                f"{whose} {context} tokens, and the request needs {prompt_tokens + answer} ({asked}). "
+                f"{limit}, and the request needs {prompt_tokens + answer} ({asked}). "
                 "Shorten the messages, or ask for a shorter answer.",
                 param=_prompt_field(request),
             )
         return context if request.max_tokens is None else min(prompt_tokens + request.max_tokens, context)
-
-    def _context(self, request: GenerateRequest) -> int:
-        here, asked = self._caps.context, request.context
-        if asked is not None and asked > here:
-            raise ContextLengthExceeded(
-                f"`num_ctx` is {asked}, and this model's context is {here} tokens here. Ask for {here} at most, or "
-                "give it more as `context` in models.toml.", param="num_ctx",
-            )
-        return here if asked is None else asked
 
 
 def _shown(function: ToolFunction) -> dict[str, Any]:

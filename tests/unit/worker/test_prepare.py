@@ -80,6 +80,17 @@ def test_more_is_refused_with_both_numbers(prompt: int, answer: int | None) -> N
     assert str(prompt + (1 if answer is None else answer)) in refused.value.message
 
 
+def test_a_request_may_bound_the_context_and_have_no_more_than_there_is() -> None:
+    asked = GenerateRequest(id="r", prompt=TokenPrompt([5] * 10), context=20)
+    assert prepare()(asked).max_length == 20
+    assert prepare()(msgspec.structs.replace(asked, max_tokens=4)).max_length == 14
+    with pytest.raises(ContextLengthExceeded, match=r"`num_ctx` is 20 tokens, .* needs 21"):
+        prepare()(msgspec.structs.replace(asked, max_tokens=11))
+    with pytest.raises(ContextLengthExceeded, match=rf"`num_ctx` is 101, .* {CONTEXT} tokens here") as refused:
+        prepare()(msgspec.structs.replace(asked, context=CONTEXT + 1))
+    assert refused.value.param == "num_ctx"
+
+
 def test_an_empty_prompt_is_refused() -> None:
     with pytest.raises(InvalidRequest, match="empty"):
         prepare()(request(TokenPrompt([])))
