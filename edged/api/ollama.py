@@ -16,7 +16,7 @@ from litestar.handlers import HTTPRouteHandler
 from litestar.types import ASGIApp, HTTPScope, Receive, Send
 from msgspec import Struct
 
-from edged.api import ollama_chat, ollama_generate, ollama_lines, ollama_pull
+from edged.api import ollama_chat, ollama_embed, ollama_generate, ollama_lines, ollama_pull
 from edged.api.admin import removed
 from edged.api.answering import Call, answer
 from edged.api.auth import require_admin
@@ -94,6 +94,14 @@ def routes(services: Services) -> list[HTTPRouteHandler]:
     async def generate() -> ASGIApp:
         return answering(ollama_generate.parse, ollama_generate.present)
 
+    @post("/api/embed", status_code=200)
+    async def embed() -> ASGIApp:
+        return answering(ollama_embed.parse, ollama_embed.present)
+
+    @post("/api/embeddings", status_code=200)
+    async def embeddings() -> ASGIApp:
+        return answering(ollama_embed.parse_old, ollama_embed.present_old)
+
     @get("/api/tags")
     async def tags() -> Tags:
         return await cards.tags()
@@ -142,7 +150,7 @@ def routes(services: Services) -> list[HTTPRouteHandler]:
     def greeting() -> str:
         return GREETING
 
-    return [chat, generate, tags, ps, show, version, pull, remove, refused, no_blob, greeting]
+    return [chat, generate, embed, embeddings, tags, ps, show, version, pull, remove, refused, no_blob, greeting]
 
 
 async def _presence(

@@ -64,7 +64,7 @@ def timestamp(seconds: float | None = None) -> str:
     return moment.isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
-def _ns(seconds: float) -> int:
+def nanoseconds(seconds: float) -> int:
     """At least 1: clients divide by it."""
     return max(1, round(seconds * 1e9))
 
@@ -129,11 +129,11 @@ class Turn:
         first_at = self._first_at or self._ended_at
         return Ending(
             text="".join(self._text), reason=self._reason,
-            total_duration=_ns(self._ended_at - self._received_at),
-            load_duration=_ns(self._given_at - self._asked_at),
+            total_duration=nanoseconds(self._ended_at - self._received_at),
+            load_duration=nanoseconds(self._given_at - self._asked_at),
             prompt_eval_count=self._usage.prompt_tokens,
-            prompt_eval_duration=_ns(first_at - self._given_at - self._queued_s),
-            eval_count=self._usage.completion_tokens, eval_duration=_ns(self._ended_at - first_at),
+            prompt_eval_duration=nanoseconds(first_at - self._given_at - self._queued_s),
+            eval_count=self._usage.completion_tokens, eval_duration=nanoseconds(self._ended_at - first_at),
         )
 
 

@@ -13,11 +13,13 @@ from edged.api.exchange import Services
 from edged.api.fields import Table, later, served, text
 from edged.api.ollama_answer import timestamp
 from edged.api.ollama_names import installed, shown
+from edged.daemon.spec import task_of
 from edged.daemon.status import ModelState, ModelStatus
 from edged.errors import CorruptFile, ModelNotFound
 from edged.store.entries import Manifest, ModelEntry
 from edged.store.gguf_header import Scalar
 from edged.store.metadata import Metadata, metadata, takes_tools, thinks
+from edged.types import Task
 
 SHOW: Table = {
     "model": served(text(512)), "name": served(text(512)),
@@ -128,7 +130,7 @@ class Cards:
             modelfile=f"# edged: `edged show {manifest.name}` tells more.\nFROM {manifest.name}@{manifest.version}\n",
             parameters=_parameters(entry), template=template,
             details=_details(manifest.engine, card.family, parameters, manifest.precision),
-            model_info=card.values | counted, capabilities=_capabilities(template, card),
+            model_info=card.values | counted, capabilities=_capabilities(task_of(manifest, entry), template, card),
             modified_at=timestamp(manifest.created), license=manifest.license or entry.license or "",
         )
 
@@ -189,6 +191,9 @@ def _parameters(entry: ModelEntry) -> str:
                      if isinstance(value, int | float))
 
 
-def _capabilities(template: str, card: Metadata) -> list[str]:
+def _capabilities(task: Task, template: str, card: Metadata) -> list[str]:
+    if task != "generate":
+        # Ollama has no word for a reranker.
+        return ["embedding"] if task == "embed" else []
     told = {"completion": True, "tools": takes_tools(template), "thinking": thinks(template), "insert": card.infills}
     return [name for name, has in told.items() if has]

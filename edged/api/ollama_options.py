@@ -94,6 +94,9 @@ TABLE: Table = {
     "embedding_only": later(False),
 }
 
+_EMBEDDING: Table = {
+    name: field if name == "num_ctx" else inert(lambda value, path: value) for name, field in TABLE.items()}
+
 
 class Options(Struct, frozen=True):
     """max_tokens None: to the end of the context. context: the most tokens that prompt and answer may have together,
@@ -118,6 +121,18 @@ def options(unknown: Unknown) -> Check:
             max_tokens=said.get("num_predict"), stop=said.get("stop", ()), context=said.get("num_ctx"),
             ignored=tuple(ignored),
         )
+
+    return check
+
+
+def embedding_options(unknown: Unknown) -> Check:
+    """Of them only `num_ctx` has a meaning for vectors; of the others it does not matter what they say."""
+
+    def check(value: Any, path: str) -> Options:
+        if not isinstance(value, dict):
+            raise wrong(path, "an object")
+        said, ignored = accept(_EMBEDDING, value, unknown=unknown, path=path)
+        return Options(context=said.get("num_ctx"), ignored=tuple(ignored))
 
     return check
 

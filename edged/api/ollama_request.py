@@ -82,7 +82,8 @@ def call(said: dict[str, Any], ignored: list[str], exchange: Exchange, prompt: P
     chosen = _options(said)
     request = GenerateRequest(
         id=generation_id(exchange), prompt=prompt, sampling=chosen.sampling, max_tokens=chosen.max_tokens,
-        stop=chosen.stop, logprobs=top_logprobs(said), constraint=said.get("format"), tools=tools,
+        # num_predict is a maximum: an answer that the context ends before says so by its reason.
+        to_context_end=True, stop=chosen.stop, logprobs=top_logprobs(said), constraint=said.get("format"), tools=tools,
         reasoning=said.get("think"), context=chosen.context, client=exchange.caller.client,
     )
     made = partial(Turn, received_at=exchange.received_at, asked_at=time.monotonic(),

@@ -173,6 +173,39 @@ def test_a_pull_of_nothing_is_an_error(client: ollama.Client, stream: bool) -> N
         list(client.pull("nothing-of-that-name", stream=stream))  # type: ignore[call-overload]
 
 
+def test_texts_become_vectors_of_length_one_in_their_order(daemon: Daemon, client: ollama.Client) -> None:
+    texts = ["a box on the edge", "the light"]
+    told = client.embed("vectors:latest", texts)
+    theirs = daemon.openai().embeddings.create(model="vectors", input=texts, encoding_format="float")
+    assert told.model == "vectors:latest"
+    assert [list(vector) for vector in told.embeddings] == [item.embedding for item in theirs.data]
+    assert told.prompt_eval_count == theirs.usage.prompt_tokens
+    (short,) = client.embed("vectors", "the light", dimensions=4, truncate=True, options={"num_thread": 2}).embeddings
+    assert len(short) == 4
+    assert sum(value * value for value in short) == pytest.approx(1)
+    assert list(client.embeddings("vectors", "the light").embedding) == pytest.approx(list(told.embeddings[1]))
+    assert client.show("vectors").capabilities == ["embedding"]
+
+
+def test_an_input_that_does_not_fit_is_refused_and_never_cut(client: ollama.Client) -> None:
+    for more in ({}, {"truncate": True}, {"truncate": False}):
+        with pytest.raises(ollama.ResponseError, match=r"512 tokens, and `input\[1\]` has \d+") as caught:
+            client.embed("vectors", ["fits", "x" * 600], **more)  # type: ignore[arg-type]
+        assert caught.value.status_code == 400
+    with pytest.raises(ollama.ResponseError, match=r"`num_ctx` is 8192, .* is 512 "):
+        client.embed("vectors", "x", options={"num_ctx": 8192})
+    with pytest.raises(ollama.ResponseError, match=r"`num_ctx` is 4 tokens, and `input` has \d+"):
+        client.embed("vectors", "longer than four", options={"num_ctx": 4})
+
+
+def test_each_task_has_its_models(client: ollama.Client) -> None:
+    for asked in (lambda: client.embed("tiny", "x"), lambda: client.chat("vectors", HELLO)):
+        with pytest.raises(ollama.ResponseError) as caught:
+            asked()
+        assert caught.value.status_code == 400
+    assert client.embed("vectors").embeddings == []
+
+
 def test_what_edged_does_otherwise_says_how(client: ollama.Client) -> None:
     for asked, how in ((lambda: client.copy("tiny", "mine"), "aliases"), (lambda: client.push("tiny"), "export"),
                        (lambda: client.create("mine", from_="tiny"), "pull"),
