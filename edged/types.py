@@ -109,10 +109,12 @@ class Reasoning(Struct, frozen=True, kw_only=True):
 
 class ChatPrompt(Struct, frozen=True, tag="chat", tag_field="kind"):
     """`messages` are plain JSON values in OpenAI's chat shape, already validated by the adapter: content as a string,
-    arguments of calls as an object where they are one, the result of a call in a message of role `tool`."""
+    arguments of calls as an object where they are one, the result of a call in a message of role `tool`. continued: the
+    last message, the assistant's, is the beginning of the answer, which goes on from there."""
 
     messages: list[dict[str, Any]]
     template_kwargs: dict[str, Any] = {}
+    continued: bool = False
 
 
 class TextPrompt(Struct, frozen=True, tag="text", tag_field="kind"):

@@ -135,19 +135,26 @@ def parse(body: dict[str, Any], exchange: Exchange, unknown: Unknown, table: Tab
     reader = Reader(unknown, ignored)
     told = [] if "system" not in said else [{"role": "system", "content": reader.system(said["system"], "system")}]
     told += reader.messages(said["messages"], "messages")
+    continued = told[-1]["role"] == "assistant"
     max_tokens = said.get("max_tokens")
     wanted = said.get("thinking")
     output = _output(said, ignored)
+    constraint = _constraint(said, output)
+    if continued and (constraint is not None or (wanted is not None and wanted.kind == "enabled")):
+        raise InvalidRequest(
+            "`messages` ends with the assistant's, so the answer goes on in the middle of a text: leave `thinking` and "
+            "the format of the answer out, or end with a message of the user.", param="messages")
     functions = tools(said.get("tools", []), "tools", unknown, ignored)
     request = GenerateRequest(
         id=generation_id(exchange),
-        prompt=ChatPrompt(messages=told, template_kwargs=said.get("chat_template_kwargs", {})),
+        prompt=ChatPrompt(
+            messages=told, template_kwargs=said.get("chat_template_kwargs", {}), continued=continued),
         sampling=sampling(said),
         max_tokens=max_tokens,
         # Programs for Anthropic ask for as much as its models could write; the answer says why it ended.
         to_context_end=True,
         stop=said.get("stop_sequences", ()),
-        constraint=_constraint(said, output),
+        constraint=constraint,
         tools=tool_use(functions, said.get("tool_choice", Choice())),
         reasoning=reasoning(wanted, output.get("effort"), max_tokens),
         adapter=said.get("adapter"),

@@ -82,7 +82,8 @@ class Reader:
         return _joined(self._blocks(_TEXTS, value, path, fewest=1))
 
     def messages(self, value: Any, path: str) -> list[dict[str, Any]]:
-        """Raises InvalidRequest and its kin. The last turn is the user's: beginnings of answers are not taken."""
+        """Raises InvalidRequest and its kin. Where the last turn is the assistant's, it is text that the answer goes on
+        from."""
         told: list[dict[str, Any]] = []
 
         def check(item: Any, at: str) -> None:
@@ -90,10 +91,10 @@ class Reader:
                 _add(told, message)
 
         items(value, path, check, "a list of at least one message", range(1, MAX_MESSAGES + 1))
-        if told[-1]["role"] == "assistant":
+        if told[-1]["role"] == "assistant" and told[-1].keys() != {"role", "content"}:
             raise UnsupportedParameter(
-                f"`{path}` ends with a message of the assistant, and answers that go on with a given beginning are not "
-                "served; end with a message of the user.", param=f"{path}[{len(value) - 1}].role")
+                f"`{path}` ends with thinking or calls of the assistant; an answer goes on from text only. End with a "
+                "message of the user.", param=f"{path}[{len(value) - 1}].content")
         return told
 
     def _message(self, value: Any, path: str) -> list[dict[str, Any]]:

@@ -34,7 +34,8 @@ class Answer:
         self._vocab = vocab
         self._prompt = prepared.tokens
         # The answer to a chat is a text of its own; a completion goes on with the text of its prompt.
-        first = request.echo or isinstance(request.prompt, ChatPrompt)
+        chat = isinstance(request.prompt, ChatPrompt) and not request.prompt.continued
+        first = request.echo or chat
         self._telling = Telling(vocab, prepared.speech, request.stop, first=first)
         self._sampler = Sampler(
             prepared.sampling, seed=seed, choice=index, prompt=prepared.tokens, vocab_size=vocab.size

@@ -95,7 +95,8 @@ class Prepare:
                     param="messages",
                 )
             tools = None if request.tools is None else [_shown(function) for function in request.tools.functions]
-            text = self._template.render(prompt.messages, tools, prompt.template_kwargs)
+            text = self._template.render(
+                prompt.messages, tools, prompt.template_kwargs, continued=prompt.continued)
             self._log(request, text)
             return self._vocab.tokenize(text, special=True, bos=False), text
         if isinstance(prompt, TextPrompt) and prompt.suffix is not None:

@@ -15,6 +15,7 @@ import msgspec
 
 from edged.errors import InvalidRequest, LoadFailed
 from edged.worker import renderer
+from edged.worker.begun import marked, until_mark
 from edged.worker.renderer import Answer, Render, Setup
 
 #: Two, so that messages on which the template is slow hold up nobody else; the second starts when it is needed.
@@ -50,13 +51,18 @@ class Template:
         kwargs: dict[str, Any],
         *,
         add_generation_prompt: bool = True,
+        continued: bool = False,
     ) -> str:
-        """The prompt. Raises InvalidRequest with the template's own message where it refuses the messages, and where
-        it fails on them or exceeds time or memory; LoadFailed where the sandbox refuses the template."""
+        """The prompt; with `continued` up to the end of the last message's content. Raises InvalidRequest with the
+        template's own message where it refuses the messages, and where it fails on them or exceeds time or memory;
+        LoadFailed where the sandbox refuses the template."""
         if reserved := sorted(RESERVED & kwargs.keys()):
             raise InvalidRequest(
                 f"chat_template_kwargs cannot set {reserved[0]}; leave it out.", param="chat_template_kwargs"
             )
+        mark = ""
+        if continued:
+            (messages, mark), add_generation_prompt = marked(messages), False
         request = _encode(Render(messages, tools, kwargs, add_generation_prompt))
         with self._places:
             child = self._take()
@@ -68,7 +74,7 @@ class Template:
                 self._give_back(child)
         match answer.problem:
             case None:
-                return answer.text
+                return until_mark(answer.text, mark) if continued else answer.text
             case "refused":
                 raise InvalidRequest(answer.text, param="messages")
             case "forbidden":

@@ -61,6 +61,14 @@ def test_a_stop_sequence_ends_the_answer_and_is_told(daemon: Daemon) -> None:
     assert answer.content[0].to_dict()["text"] == "one two "
 
 
+def test_an_answer_goes_on_from_the_beginning_that_it_is_given(daemon: Daemon) -> None:
+    said = asking("say: Its name is Oslo.")
+    said["messages"].append({"role": "assistant", "content": "Its name is"})
+    answer = client(daemon).messages.create(**said)
+    assert answer.content[0].to_dict()["text"] == " Oslo."
+    assert answer.usage.output_tokens == 6 + 1
+
+
 def test_max_tokens_end_the_answer_and_none_only_reads_the_prompt(daemon: Daemon) -> None:
     answer = client(daemon).messages.create(**asking("Say something.", model="wordy", max_tokens=5))
     assert (answer.stop_reason, answer.usage.output_tokens) == ("max_tokens", 5)

@@ -22,6 +22,7 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformers import PreTrainedTokenizerFast
 
+from edged.worker.begun import marked, until_mark
 from edged.worker.renderer import Render, attempt, compile_template, render
 
 pytestmark = pytest.mark.real
@@ -143,3 +144,24 @@ def test_every_template_renders_as_in_transformers(
     # Both ways are really taken.
     assert kinds["text"] > 1000
     assert kinds["error"] > 100
+
+
+def test_every_template_goes_on_with_the_beginning_of_an_answer_as_in_transformers(
+    templates: dict[str, str], tokenizer: PreTrainedTokenizerFast
+) -> None:
+    begun = {"role": "assistant", "content": "The answer is"}
+    compared = 0
+    for (name, source), before in product(templates.items(), ([USER], [SYSTEM, USER], [USER, ASSISTANT, USER])):
+        messages, mark = marked([*before, begun])
+        ours = attempt(partial(render, compile_template(source), tokenizer.special_tokens_map,
+                               Render(messages, None, {}, False)), 60)
+        try:
+            text = tokenizer.apply_chat_template(
+                [*before, begun], chat_template=source, continue_final_message=True, tokenize=False)
+        except Exception:
+            # It refuses these messages, or does not show the last one's text.
+            assert ours.problem or mark not in ours.text, name
+        else:
+            assert (name, until_mark(ours.text, mark)) == (name, text)
+            compared += 1
+    assert compared > 50

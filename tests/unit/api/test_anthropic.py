@@ -76,6 +76,23 @@ async def test_the_request_reaches_the_router_as_it_was_said() -> None:
     assert (request.constraint, request.tools, request.reasoning) == (None, None, None)
 
 
+async def test_an_answer_goes_on_from_the_beginning_that_the_assistant_has() -> None:
+    prompt = (await asked(messages=[*HELLO["messages"], {"role": "assistant", "content": "The answer is "}])).prompt
+    assert isinstance(prompt, ChatPrompt)
+    assert prompt.continued
+    assert prompt.messages[-1] == {"role": "assistant", "content": "The answer is "}
+
+
+@pytest.mark.parametrize("more", [
+    {"thinking": {"type": "enabled", "budget_tokens": 20}},
+    {"output_config": {"format": {"type": "json_schema", "schema": {"type": "object"}}}},
+])
+async def test_what_must_stand_at_the_beginning_of_an_answer_cannot_go_on_from_one(more: dict[str, Any]) -> None:
+    body = HELLO | more | {"messages": [*HELLO["messages"], {"role": "assistant", "content": "{"}]}
+    reply = await ask(APP, MESSAGES, body)
+    assert (reply.status, reply.error["details"]["param"]) == (400, "messages")
+
+
 @pytest.mark.parametrize(("said", "expected"), [
     ({}, ToolUse(functions=[FUNCTION])),
     ({"tool_choice": {"type": "auto", "disable_parallel_tool_use": True}},

@@ -121,7 +121,9 @@ IMAGE = {"type": "image", "source": {"type": "base64", "media_type": "image/png"
     ([ASK, {"role": "assistant", "content": [{"type": "thinking", "thinking": "", "signature": "edged-thinking.%"}]},
       ASK], "messages[1].content[0].signature", "as it was sent"),
     ([], "messages", "at least one"), ("hi", "messages", "list"), ([7], "messages[0]", "object"),
-    ([ASK, {"role": "assistant", "content": "The"}], "messages[1].role", "not served"),
+    ([ASK, CALLED], "messages[1].content", "from text only"),
+    ([ASK, {"role": "assistant", "content": [{"type": "thinking", "thinking": "a"}]}], "messages[1].content",
+     "from text only"),
 ])
 def test_what_cannot_be_read_is_refused_by_its_name(messages: Any, param: str, words: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
