@@ -7,8 +7,6 @@ what the others leave, or split, each row with its own; see `_split`.
 from __future__ import annotations
 
 import ctypes
-import os
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,10 +17,18 @@ import msgspec
 import numpy as np
 import psutil
 from msgspec.structs import replace
-from numpy.typing import NDArray
 
 from edged.engines.base import Capabilities, EngineError, Facts, Loaded, Logits, Progress, RowWork, State, Vocab
-from edged.engines.llama_devices import LlamaDevice, device_of, devices, only
+from edged.engines.llama_batch import LlamaBatch
+from edged.engines.llama_model import (
+    FLASH,
+    begin,
+    device_name,
+    engine_version,
+    last_words,
+    load_model,
+    precision_of,
+)
 from edged.engines.llama_vocab import LlamaVocab, metadata
 from edged.engines.pages import give_back_zeros, private_ranges
 from edged.engines.slots import Slots
@@ -39,8 +45,6 @@ DEFAULT_CONTEXT = 8192
 #: The part of memory that KV of its own for every row may take.
 SPLIT_SHARE = 1 / 8
 SMALLEST_CONTEXT = 512
-#: More than any model has.
-ALL_LAYERS = 999
 #: Weights and the buffers that grow with them, in sizes of the file.
 WEIGHTS_OVERHEAD = 1.1
 
@@ -65,30 +69,6 @@ _KV_TYPES: dict[KvType, tuple[int, float]] = {
     "f32": (lib.GGML_TYPE_F32, 4.0), "f16": (lib.GGML_TYPE_F16, 2.0), "q8_0": (lib.GGML_TYPE_Q8_0, 34 / 32),
 }
 _BLOCK = 32
-_FLASH = {None: lib.LLAMA_FLASH_ATTN_TYPE_AUTO, True: lib.LLAMA_FLASH_ATTN_TYPE_ENABLED,
-          False: lib.LLAMA_FLASH_ATTN_TYPE_DISABLED}
-
-_log_lines: list[str] = []
-_log_lock = threading.Lock()
-
-
-@lib.llama_log_callback  # type: ignore[untyped-decorator]
-def _log(level: int, text: bytes, _data: Any) -> None:
-    """llama.cpp's own words are kept for the message of a failed load, and not printed."""
-    if level >= 3:
-        with _log_lock:
-            _log_lines.append(text.decode(errors="replace").strip())
-            del _log_lines[:-20]
-
-
-def _last_words() -> str:
-    with _log_lock:
-        return "; ".join(_log_lines[-3:])
-
-
-def _pointer(array: NDArray[Any], item: Any) -> Any:
-    return ctypes.cast(array.ctypes.data, ctypes.POINTER(item))
-
 
 class LlamaGenerator:
     def __init__(self, model: Any, context: Any, caps: Capabilities, vocab: LlamaVocab, *, split: bool) -> None:
@@ -100,19 +80,7 @@ class LlamaGenerator:
         self._memory = lib.llama_get_memory(context)
         self._lengths = [0] * caps.rows
         self._slots = Slots(caps.rows)
-        count = caps.step_tokens
-        self._token = np.zeros(count, np.int32)
-        self._position = np.zeros(count, np.int32)
-        self._sequence = np.zeros(count, np.int32)
-        self._wants = np.zeros(count, np.int8)
-        # llama.cpp wants a list of sequence ids for each token: pointers into one flat array, of one id each.
-        self._one = np.ones(count, np.int32)
-        self._lists = self._sequence.ctypes.data + 4 * np.arange(count, dtype=np.uintp)
-        self._batch = lib.llama_batch(
-            n_tokens=0, token=_pointer(self._token, lib.llama_token), pos=_pointer(self._position, lib.llama_pos),
-            n_seq_id=_pointer(self._one, ctypes.c_int32), logits=_pointer(self._wants, ctypes.c_int8),
-            seq_id=_pointer(self._lists, ctypes.POINTER(lib.llama_seq_id)),
-        )
+        self._batch = LlamaBatch(caps.step_tokens)
 
     def step(self, work: Sequence[RowWork]) -> list[Logits]:
         if self._split:
@@ -120,24 +88,17 @@ class LlamaGenerator:
                 self._swap(one, other)
         # llama.cpp computes neighbours together, if they come in order.
         order = sorted(range(len(work)), key=lambda index: self._slots[work[index].row])
-        filled = outputs = 0
+        self._batch.clear()
+        outputs = 0
         for item in (work[index] for index in order):
-            count, length = len(item.tokens), self._lengths[item.row]
-            end = filled + count
-            if end > self.caps.step_tokens:
-                raise EngineError(f"a step of more than {self.caps.step_tokens} tokens")
-            self._token[filled:end] = item.tokens
-            self._position[filled:end] = range(length, length + count)
-            self._sequence[filled:end] = self._slots[item.row]
-            self._wants[filled:end] = 0
-            self._wants[end - item.logits:end] = 1
-            filled, outputs = end, outputs + item.logits
-        self._batch.n_tokens = filled
-        if (code := lib.llama_decode(self._context, self._batch)) != 0:
+            self._batch.add(item.tokens, sequence=self._slots[item.row], position=self._lengths[item.row],
+                            outputs=item.logits)
+            outputs += item.logits
+        if (code := lib.llama_decode(self._context, self._batch.native)) != 0:
             # Parts of the batch may be in the pool already: forget what this step added to each row.
             for item in work:
                 lib.llama_memory_seq_rm(self._memory, self._slots[item.row], self._lengths[item.row], -1)
-            raise EngineError("no KV left" if code == 1 else f"llama_decode returned {code}: {_last_words()}")
+            raise EngineError("no KV left" if code == 1 else f"llama_decode returned {code}: {last_words()}")
         for item in work:
             self._lengths[item.row] += len(item.tokens)
         if not outputs:
@@ -271,53 +232,18 @@ def _split(options: Options, spec: LoadSpec, rows: int, pool: int, per_token: fl
     return rows * pool * per_token <= budget * SPLIT_SHARE
 
 
-def _load_model(file: Path, device: LlamaDevice | None, progress: Progress, *, mlock: bool) -> Any:
-    """Raises LoadFailed."""
-
-    @lib.llama_progress_callback  # type: ignore[untyped-decorator]
-    def on_progress(fraction: float, _data: Any) -> bool:
-        progress(fraction)
-        return True
-
-    params = lib.llama_model_default_params()
-    params.progress_callback = on_progress
-    on_device = only(device)
-    params.devices = ctypes.addressof(on_device)
-    # All layers or none: a device that does not hold all of them refuses the load.
-    params.n_gpu_layers = 0 if device is None else ALL_LAYERS
-    if mlock:
-        params.load_mode = lib.LLAMA_LOAD_MODE_MLOCK
-    model = lib.llama_model_load_from_file(str(file).encode(), params)
-    if not model:
-        raise LoadFailed(f"llama.cpp cannot load {file.name}: {_cause(file)}; if the file is damaged, `edged verify` "
-                         "tells, and pulling the model again mends it")
-    return model
-
-
-def _cause(file: Path) -> str:
-    """What llama.cpp says when it gives up on a file, without the path; it says several times that it failed."""
-    with _log_lock:
-        said = [line.replace(str(file), file.name) for line in _log_lines]
-    telling = [line for line in said if not line.endswith(("failed to load model", f"from {file.name}"))]
-    return "; ".join(line.partition("error loading model: ")[2] or line for line in telling[-2:]) or "it said nothing"
-
-
 def load(spec: LoadSpec, progress: Progress) -> Loaded:
     try:
         options = msgspec.convert(spec.options, Options)
     except msgspec.ValidationError as error:
         raise LoadFailed(f"options of {spec.name}: {error}") from error
-    # It would start gdb, where there is one, to tell of a failed assertion.
-    os.environ["GGML_NO_BACKTRACE"] = "1"
-    lib.llama_log_set(_log, ctypes.c_void_p(0))
-    lib.llama_backend_init()
-    device = device_of(spec.provider, devices())
+    device = begin(spec.provider)
     if device is not None and device.has_own_memory:
         spec = replace(spec, memory_bytes=device.free_bytes)
     if device is not None and options.key_type is None:
         # Back ends of devices have no kernels for keys of another type than values.
         options = replace(options, key_type=options.value_type)
-    model = _load_model(Path(spec.path) / spec.file, device, progress, mlock=options.mlock)
+    model = load_model(Path(spec.path) / spec.file, device, progress, mlock=options.mlock)
     meta = metadata(model)
     weights_bytes = lib.llama_model_size(model)
     rows = spec.rows or DEFAULT_ROWS
@@ -333,7 +259,7 @@ def load(spec: LoadSpec, progress: Progress) -> Loaded:
     params.n_batch = STEP_TOKENS
     params.n_ubatch = options.ubatch
     params.kv_unified = not split
-    params.flash_attn_type = _FLASH[options.flash_attention]
+    params.flash_attn_type = FLASH[options.flash_attention]
     params.type_k, params.type_v = kv.key_type, kv.value_type
     params.no_perf = True
     params.swa_full = True
@@ -343,7 +269,7 @@ def load(spec: LoadSpec, progress: Progress) -> Loaded:
     context = lib.llama_init_from_model(model, params)
     if not context:
         lib.llama_model_free(model)
-        raise LoadFailed(f"llama.cpp cannot make a context of {pool} tokens for {spec.name}: {_last_words()}")
+        raise LoadFailed(f"llama.cpp cannot make a context of {pool} tokens for {spec.name}: {last_words()}")
     give_back_zeros(before)
     row_context = min(lib.llama_n_ctx_seq(context), lib.llama_n_ctx(context))
     caps = Capabilities(
@@ -351,24 +277,8 @@ def load(spec: LoadSpec, progress: Progress) -> Loaded:
         multi_token_rows=rows, step_tokens=STEP_TOKENS, state_bytes_per_token=int(per_token),
     )
     facts = Facts(
-        engine_version=f"llama-cpp-python {lib_version()}",
-        device="cpu" if device is None else f"{spec.provider} {device.description}",
-        precision=_description(model), weights_bytes=weights_bytes,
+        engine_version=engine_version(), device=device_name(spec.provider, device),
+        precision=precision_of(model), weights_bytes=weights_bytes,
         kv_bytes=int(per_token * caps.kv_tokens),
     )
     return Loaded(LlamaGenerator(model, context, caps, LlamaVocab(model, meta), split=split), facts)
-
-
-def lib_version() -> str:
-    import llama_cpp
-
-    return llama_cpp.__version__
-
-
-def _description(model: Any) -> str:
-    """llama.cpp's one-line description, such as `llama ?B Q4_1`: its last word is the file type."""
-    buffer = ctypes.create_string_buffer(256)
-    lib.llama_model_desc(model, buffer, 256)
-    words = buffer.value.decode(errors="replace").replace(" - Small", "_S").replace(" - Medium", "_M").replace(
-        " - Large", "_L").split()
-    return words[-1] if words else "unknown"

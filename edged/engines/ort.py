@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 
 from edged.engines.base import Capabilities, EngineError, Facts, Loaded, Logits, Progress, RowWork, State, Vocab
@@ -22,6 +21,7 @@ from edged.engines.genai_config import CONTEXT_PROPERTY, read_config
 from edged.engines.hf_vocab import HfVocab
 from edged.engines.kv_buffers import KvBuffers
 from edged.engines.ort_graph import Names, choose_graph, gives_all_logits, precision_of, read_graph
+from edged.engines.ort_session import device_of, engine_version, open_session
 from edged.engines.slots import Slots
 from edged.errors import DeviceUnavailable, LoadFailed
 from edged.hardware.probe import probe
@@ -229,7 +229,7 @@ def load(spec: LoadSpec, progress: Progress) -> Loaded:
     config = read_config(folder)
     graph = choose_graph(folder, config)
     progress(0.0)
-    session = _session(folder / graph, spec.threads or probe().cpu.threads)
+    session = open_session(folder / graph, spec.threads or probe().cpu.threads)
     progress(0.9)
     names, layers = read_graph(session, config.model.decoder, graph)
     weights_bytes = sum(file.stat().st_size for file in folder.iterdir() if file.name.endswith((".onnx", ".onnx.data")))
@@ -251,24 +251,6 @@ def load(spec: LoadSpec, progress: Progress) -> Loaded:
         raise LoadFailed(f"{graph} does not run: {error}") from error
     progress(1.0)
     return Loaded(generator, Facts(
-        engine_version=f"onnxruntime {onnxruntime.__version__}",
-        device=session.get_providers()[0].removesuffix("ExecutionProvider").lower(),
+        engine_version=engine_version(), device=device_of(session),
         precision=precision_of(layers), weights_bytes=weights_bytes, kv_bytes=caps.kv_tokens * per_token,
     ))
-
-
-def _session(graph: Path, threads: int) -> Any:
-    settings = onnxruntime.SessionOptions()
-    settings.log_severity_level = 3
-    settings.intra_op_num_threads = threads
-    try:
-        return onnxruntime.InferenceSession(str(graph), settings, providers=["CPUExecutionProvider"])
-    except Exception as error:
-        raise LoadFailed(f"onnxruntime cannot load {graph.name}: {_reason(error, graph)}; if a file is damaged, `edged "
-                         "verify` tells, and pulling the model again mends it") from error
-
-
-def _reason(error: Exception, graph: Path) -> str:
-    """The innermost of its messages, without paths and the C++ that it went through."""
-    said = str(error).replace(f"{graph.parent}/", "").strip()
-    return said.rpartition("[ONNXRuntimeError] : ")[2][:400]

@@ -1,0 +1,38 @@
+"""A session of ONNX Runtime on the processor, and what it says where it cannot be had."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import onnxruntime
+
+from edged.errors import LoadFailed
+
+
+def open_session(graph: Path, threads: int) -> Any:
+    """Raises LoadFailed naming the file."""
+    settings = onnxruntime.SessionOptions()
+    settings.log_severity_level = 3
+    settings.intra_op_num_threads = threads
+    try:
+        return onnxruntime.InferenceSession(str(graph), settings, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        raise LoadFailed(f"onnxruntime cannot load {graph.name}: {_reason(error, graph)}; if a file is damaged, `edged "
+                         "verify` tells, and pulling the model again mends it") from error
+
+
+def engine_version() -> str:
+    return f"onnxruntime {onnxruntime.__version__}"
+
+
+def device_of(session: Any) -> str:
+    """As the session attests it."""
+    name: str = session.get_providers()[0].removesuffix("ExecutionProvider").lower()
+    return name
+
+
+def _reason(error: Exception, graph: Path) -> str:
+    """The innermost of its messages, without paths and the C++ that it went through."""
+    said = str(error).replace(f"{graph.parent}/", "").strip()
+    return said.rpartition("[ONNXRuntimeError] : ")[2][:400]
