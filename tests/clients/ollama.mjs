@@ -40,6 +40,7 @@ result.format = await client.chat({
 });
 result.generate = await client.generate({ model, prompt: "say: one" });
 result.again = await client.generate({ model, prompt: "say: two", context: result.generate.context });
+result.embed = await client.embed({ model: "vectors", input: ["a", "b"] });
 result.loaded = await client.generate({ model, prompt: "" });
 result.list = await client.list();
 result.show = await client.show({ model });

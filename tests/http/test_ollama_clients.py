@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -220,3 +222,35 @@ def test_programs_find_a_server_by_its_root(daemon: Daemon) -> None:
     for path, status in (("/", 200), ("/api/blobs/sha256:00", 404)):
         answer = httpx.head(daemon.base_url + path)
         assert (answer.status_code, answer.content) == (status, b"")
+
+
+def test_the_npm_package_does_what_its_readme_shows(start: Callable[..., Daemon], tmp_path: Path) -> None:
+    daemon = start(heartbeat_s=0.1)
+    folder = fake_folder(tmp_path / "carried", end_chance=11)
+    shown = subprocess.run(
+        ["node", "ollama.mjs", daemon.base_url, "tiny", "late", str(folder)], cwd=CLIENTS, capture_output=True,
+        text=True, timeout=60, check=False)
+    assert shown.returncode == 0, shown.stderr
+    told = json.loads(shown.stdout)
+    # It warns of every line that is no JSON, the heartbeat's included.
+    assert told["warnings"] == []
+    assert "".join(part["message"]["content"] for part in told["loading"]) == "at last"
+    assert told["chat"]["message"]["content"] == "two words"
+    assert "".join(part["message"]["content"] for part in told["streamed"]) == "two words"
+    assert told["streamed"][-1]["eval_count"] == told["chat"]["eval_count"]
+    message = told["tools"]["message"]
+    assert (message["thinking"], message["content"]) == ("Hm.", "Let me see.")
+    assert [call["function"] for call in message["tool_calls"]] == [
+        {"name": "weather", "arguments": {"city": "Rome"}, "index": 0}]
+    assert isinstance(json.loads(told["format"]["message"]["content"])["a"], int)
+    assert [told[name]["response"] for name in ("generate", "again")] == ["one", "two"]
+    assert len(told["embed"]["embeddings"]) == 2
+    assert [told[name]["done_reason"] for name in ("loaded", "unloaded")] == ["load", "unload"]
+    assert "tiny:latest" in [model["name"] for model in told["list"]["models"]]
+    assert told["show"]["details"]["family"] == "fake"
+    assert {"tiny:latest", "late:latest", "vectors:latest"} <= {model["name"] for model in told["ps"]["models"]}
+    assert [told["pull"][-1], told["pulled"], told["deleted"]] == [{"status": "success"}] * 3
+    assert (told["unknown"]["name"], told["unknown"]["status"]) == ("ResponseError", 404)
+    assert told["wrong"]["status"] == 400
+    assert "num_ctx" in told["wrong"]["error"]
+    assert "died" in told["broken"]["error"]
