@@ -17,7 +17,7 @@ from msgspec import Struct
 from edged.api.logprobs import ChatToken, chat_tokens
 from edged.api.ollama_wire import OLLAMA
 from edged.errors import EdgedError
-from edged.types import CallPiece, ChoiceEnd, Delta, Event, Finished, Started, Usage
+from edged.types import CallPiece, ChoiceEnd, Delta, Event, Finished, Usage
 
 if TYPE_CHECKING:
     from edged.daemon.status import Served
@@ -45,8 +45,8 @@ class Piece(Struct, frozen=True):
 
 class Ending(Struct, frozen=True):
     """text: of the whole answer, without thinking and calls. Durations in ns. load: until a worker had the request,
-    next to nothing where the model was loaded. prompt_eval: from its start there to its first token that was told,
-    eval: from then to its end."""
+    next to nothing where the model was loaded. prompt_eval: from its start there to its first token; eval: from then
+    to its end."""
 
     text: str
     reason: str
@@ -75,7 +75,7 @@ class Turn:
     def __init__(self, *, received_at: float, asked_at: float, logprobs: bool) -> None:
         """Both of time.monotonic(): when the request came, and when it was understood."""
         self._received_at, self._asked_at, self._given_at = received_at, asked_at, time.monotonic()
-        self._queued_s = self._first_at = self._ended_at = 0.0
+        self._ended_at = self._prompt_s = self._answer_s = 0.0
         self._logprobs = logprobs
         self._text: list[str] = []
         self._call: CallPiece | None = None
@@ -86,16 +86,13 @@ class Turn:
     def pieces(self, event: Event) -> Iterator[Piece]:
         match event:
             case Delta():
-                self._first_at = self._first_at or time.monotonic()
                 yield from self._delta(event)
-            case Started(queued_s=queued_s):
-                # Its own arrival tells nothing: for a short prompt it comes together with the first token.
-                self._queued_s = queued_s
             case ChoiceEnd(reason=reason):
                 yield from self._whole_call()
                 self._reason = "length" if reason == "length" else "stop"
-            case Finished(usage=usage):
-                self._usage, self._ended_at = usage, time.monotonic()
+            case Finished(usage=usage, prompt_s=prompt_s, answer_s=answer_s):
+                self._usage, self._prompt_s, self._answer_s = usage, prompt_s, answer_s
+                self._ended_at = time.monotonic()
 
     def _delta(self, delta: Delta) -> Iterator[Piece]:
         logprobs = chat_tokens(delta.logprobs) if self._logprobs else []
@@ -126,14 +123,12 @@ class Turn:
             yield Piece(f"{call.name} {said}")
 
     def ending(self) -> Ending:
-        first_at = self._first_at or self._ended_at
         return Ending(
             text="".join(self._text), reason=self._reason,
             total_duration=nanoseconds(self._ended_at - self._received_at),
             load_duration=nanoseconds(self._given_at - self._asked_at),
-            prompt_eval_count=self._usage.prompt_tokens,
-            prompt_eval_duration=nanoseconds(first_at - self._given_at - self._queued_s),
-            eval_count=self._usage.completion_tokens, eval_duration=nanoseconds(self._ended_at - first_at),
+            prompt_eval_count=self._usage.prompt_tokens, prompt_eval_duration=nanoseconds(self._prompt_s),
+            eval_count=self._usage.completion_tokens, eval_duration=nanoseconds(self._answer_s),
         )
 
 

@@ -32,14 +32,16 @@ log = structlog.get_logger("worker")
 
 @dataclass(slots=True)
 class _Running:
-    """One request: its choices' answers, and what is left of them."""
+    """One request: its choices' answers, and what is left of them. started_s: when it was admitted; first_s: when it
+    had its first token."""
 
     prepared: Prepared
     arrived_s: float
     answers: dict[int, Answer]
     left: int
     cached_tokens: int = 0
-    started: bool = False
+    started_s: float | None = None
+    first_s: float | None = None
 
 
 class Loop:
@@ -123,13 +125,13 @@ class Loop:
 
     def _admitted(self, sequence: Sequence) -> None:
         running = self._requests[sequence.request]
-        if running.started:
+        if running.started_s is not None:
             return
-        running.started = True
+        running.started_s = time.monotonic()
         running.cached_tokens = sequence.cached_tokens
         self._prefix_query += sequence.prompt_length
         self._prefix_hit += sequence.cached_tokens
-        queued_s = time.monotonic() - running.arrived_s
+        queued_s = running.started_s - running.arrived_s
         self._events.append(Started(sequence.request, sequence.prompt_length, sequence.cached_tokens, queued_s))
 
     def _run_step(self, step: Step) -> None:
@@ -182,6 +184,7 @@ class Loop:
             answer.echo_logprobs(sequence.length - piece.count, logits)
         if sequence.pending:
             return
+        running.first_s = running.first_s or time.monotonic()
         if len(sequence.tokens) == sequence.prompt_length:
             if sequence.index:
                 answer.share_echo(running.answers[0])
@@ -214,7 +217,9 @@ class Loop:
             completion = sum(answer.completion_tokens for answer in running.answers.values())
             reasoning = sum(answer.reasoning_tokens for answer in running.answers.values())
             usage = Usage(sequence.prompt_length, completion, running.cached_tokens, reasoning)
-            self._events.append(Finished(sequence.request, usage))
+            began_s, now_s = running.started_s or running.arrived_s, time.monotonic()
+            first_s = running.first_s or now_s
+            self._events.append(Finished(sequence.request, usage, first_s - began_s, now_s - first_s))
 
     def _fail(self, request: str, error: EdgedError) -> None:
         """The whole request ends: a client gets an answer or an error, not some of its choices."""
