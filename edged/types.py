@@ -143,6 +143,7 @@ class GenerateRequest(Struct, frozen=True, kw_only=True, tag="generate", tag_fie
     reasoning: of chats. adapter: name of a LoRA of the loaded model, to compute prompt and answer with. prompt_only:
     nothing is generated; the one event before Finished is `Rendered`. context: the most tokens that prompt and answer
     may have together (Ollama's `num_ctx`), None for the model's own; a model that has fewer refuses it.
+    constraint_field: the field of the wire that the constraint came in, which an error names.
     """
 
     id: str
@@ -155,6 +156,7 @@ class GenerateRequest(Struct, frozen=True, kw_only=True, tag="generate", tag_fie
     logprobs: int | None = None
     echo: bool = False
     constraint: Constraint | None = None
+    constraint_field: str = "response_format"
     tools: ToolUse | None = None
     reasoning: Reasoning | None = None
     adapter: str | None = None
@@ -188,7 +190,9 @@ Request = GenerateRequest | EmbedRequest
 class TokenLogprob(Struct, frozen=True, array_like=True):
     """`text` may hold U+FFFD where the token is a part of a character; `raw` is always the exact bytes.
 
-    logprob is None for the first token of an echoed prompt, which nothing precedes."""
+    logprob is that of the model's own distribution, before any sampling parameter. Under a constraint it is that of the
+    distribution over the tokens that the constraint allows, so a token that it forces has 0 (a probability of one) and
+    no alternatives. None for the first token of an echoed prompt, which nothing precedes."""
 
     token: int
     text: str

@@ -9,10 +9,10 @@ import numpy as np
 
 from edged.engines.base import Logits, Vocab
 from edged.types import ChatPrompt, ChoiceEnd, Delta, FinishReason, TokenLogprob
+from edged.worker.chooser import Chooser
 from edged.worker.formats.parts import Parts, joined
 from edged.worker.logprobs import token_logprobs
 from edged.worker.prepare import Prepared
-from edged.worker.sampler import Sampler
 from edged.worker.telling import Telling
 
 
@@ -35,11 +35,11 @@ class Answer:
         self._prompt = prepared.tokens
         # The answer to a chat is a text of its own; a completion goes on with the text of its prompt.
         chat = isinstance(request.prompt, ChatPrompt) and not request.prompt.continued
-        first = request.echo or chat
+        # What a constraint holds from its first byte on is told to the byte.
+        self._chooser = Chooser(prepared, index, vocab, seed)
+        first = request.echo or (chat and not self._chooser.exact)
         self._telling = Telling(vocab, prepared.speech, request.stop, first=first)
-        self._sampler = Sampler(
-            prepared.sampling, seed=seed, choice=index, prompt=prepared.tokens, vocab_size=vocab.size
-        )
+        self._room = prepared.max_length - len(prepared.tokens)
         self._logprobs: deque[tuple[int, TokenLogprob]] = deque()
         self._unsent_tokens = 0
         self._echoed: list[TokenLogprob] = []
@@ -70,25 +70,34 @@ class Answer:
         """The prompt is the same for every choice."""
         self._echoed = leader.echoed
 
-    def take(self, logits: Logits) -> tuple[int, Delta | None, End | None]:
-        """logits: [vocab], after the last token. Returns the token chosen, what can be shown, and whether that ends it.
-        Raises EngineError for logits that are no numbers."""
-        token = self._sampler.sample(logits, self.completion_tokens)
-        self._sampler.accept(token)
-        self.completion_tokens += 1
-        self._unsent_tokens += 1
-        if token in self._vocab.end:
-            return token, self.rest(), End("stop")
-        if self._request.logprobs is not None:
-            self._logprobs.append((self._telling.produced_chars, self._entry(token, logits)))
-        thought = self._telling.thinking
-        parts, matched = self._telling.push(token)
-        self.reasoning_tokens += thought or self._telling.thinking
-        if matched is not None:
-            return token, self._delta(parts, last=True), End("stop", matched)
-        if self._request.max_tokens is not None and self.completion_tokens >= self._request.max_tokens:
-            return token, self._join(parts), End("length")
-        return token, self._delta(parts), None
+    def take(self, logits: Logits) -> tuple[list[int], Delta | None, End | None]:
+        """logits: [vocab], after the last token. Returns the tokens that come next: the one chosen and those that the
+        constraint then forces, up to the one that ends the answer; what can be shown; and whether that ends it. Raises
+        EngineError for logits that are no numbers, InvalidRequest or Internal where the constraint fails."""
+        tokens: list[int] = []
+        parts = Parts()
+        chosen = self._chooser.next(logits, self.completion_tokens)
+        for token, scores in chosen:
+            tokens.append(token)
+            self.completion_tokens += 1
+            self._unsent_tokens += 1
+            if token in self._vocab.end:
+                return tokens, self._join(parts), End("stop")
+            if self._request.logprobs is not None:
+                self._logprobs.append((self._telling.produced_chars, self._entry(token, scores)))
+            thought = self._telling.thinking
+            more, matched = self._telling.push(token)
+            joined(parts, more)
+            self.reasoning_tokens += thought or self._telling.thinking
+            if matched is not None:
+                return tokens, self._delta(parts, last=True), End("stop", matched)
+            if self.completion_tokens >= self._room:
+                break
+        if len(tokens) == len(chosen) and self._chooser.complete:
+            return tokens, self._join(parts), End("stop")
+        if self.completion_tokens >= self._room:
+            return tokens, self._join(parts), End("length")
+        return tokens, self._delta(parts), None
 
     def rest(self) -> Delta | None:
         """What is held back, for an answer that is over though no token said so."""
@@ -113,7 +122,9 @@ class Answer:
         tokens, self._unsent_tokens = self._unsent_tokens, 0
         return Delta(self._request.id, self._index, parts.content, tokens, entries, parts.reasoning, parts.calls)
 
-    def _entry(self, token: int, logits: Logits) -> TokenLogprob:
+    def _entry(self, token: int, logits: Logits | None) -> TokenLogprob:
+        if logits is None:  # forced: there was no other
+            return self._logprob_entry(token, 0.0, [(token, 0.0)] if self._request.logprobs else [])
         chosen, top = token_logprobs(np.asarray(logits), token, self._request.logprobs or 0)
         return self._logprob_entry(token, chosen, top)
 

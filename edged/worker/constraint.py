@@ -30,7 +30,7 @@ MAX_GBNF_DEPTH = 50
 
 #: Fuel is llguidance's own measure of work. Each limit ends in an error, of the grammar or of the one request.
 _LIMITS = LLParserLimits(
-    initial_lexer_fuel=1_000_000, step_lexer_fuel=200_000, step_max_items=50_000, max_items_in_row=2_000,
+    initial_lexer_fuel=1_000_000, step_lexer_fuel=200_000, step_max_items=20_000, max_items_in_row=2_000,
     max_lexer_states=20_000, max_grammar_size=200_000, verbose_errors=False,
 )
 

@@ -159,7 +159,7 @@ class Loop:
         if work[0].adapter != self._adapter:
             self._adapter = work[0].adapter
             self._switches += 1
-        if any(piece.count > 1 for piece in step):
+        if any(piece.count > 1 and not piece.sequence.answering for piece in step):
             self._pace.observe(sum(piece.count for piece in step), seconds)
         self._scheduler.advance(step)
         for piece, logits in zip(step, results, strict=True):
@@ -174,9 +174,11 @@ class Loop:
                 self._fail(piece.sequence.request, Internal("the model gave no usable numbers for this request"))
                 # They may come from a prefix that others would reuse.
                 self._rows.drop_every_idle()
+            except EdgedError as error:  # of a constraint
+                self._fail(piece.sequence.request, error)
 
     def _take_logits(self, piece: Piece, logits: Logits) -> None:
-        """Raises EngineError for logits that are no numbers."""
+        """Raises EngineError for logits that are no numbers, EdgedError where a constraint cannot be held to."""
         sequence = piece.sequence
         running = self._requests[sequence.request]
         answer = running.answers[sequence.index]
@@ -193,15 +195,12 @@ class Loop:
                 self._show(answer.rest())
                 self._end(sequence, answer, End("length"))
                 return
-        token, delta, end = answer.take(logits[-1])
+        tokens, delta, end = answer.take(logits[-1])
         self._show(delta)
-        if end is None and len(sequence.tokens) + 1 >= sequence.max_length:
-            self._show(answer.rest())
-            end = End("length")
         if end is not None:
             self._end(sequence, answer, end)
         else:
-            sequence.tokens.append(token)
+            sequence.tokens.extend(tokens)
 
     def _show(self, delta: Delta | None) -> None:
         if delta is not None:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
+import structlog
 from numpy.typing import NDArray
 
 from edged.engines.base import Vocab
 from edged.errors import Internal, InvalidRequest
 
-#: llguidance's stop_reason where the work was too much, which is of the grammar's making.
-_TOO_COMPLEX = frozenset({"ParserTooComplex", "LexerTooComplex"})
+#: In llguidance's message where a limit of work was reached, which is of the grammar's making.
+_TOO_COMPLEX = re.compile(r"too (many|complex|large|big)|max is|fuel|limit", re.IGNORECASE)
+
+log = structlog.get_logger("worker")
 
 
 class Grammar(Protocol):
@@ -136,6 +140,8 @@ class Matcher:
         assert self._grammar is not None
         if not self._grammar.is_error():
             return
-        if self._grammar.stop_reason() in _TOO_COMPLEX:
+        message = self._grammar.get_error()
+        log.error("constraint_failed", reason=message[:500], stop_reason=self._grammar.stop_reason())
+        if _TOO_COMPLEX.search(message):
             raise InvalidRequest("The format asked for became too complex to be enforced in this answer; simplify it.")
         raise Internal("the format asked for could not be enforced in this answer; it ends here rather than without it")

@@ -20,6 +20,7 @@ from edged.types import (
     TextPrompt,
     ToolFunction,
 )
+from edged.worker.constraint import Compiled, Constraints
 from edged.worker.context_limit import context_limit
 from edged.worker.fill import gap_tokens
 from edged.worker.telling import PLAIN, Speech
@@ -30,13 +31,15 @@ log = structlog.get_logger("worker")
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A request that can run: its prompt as tokens, every sampling field set, the length it may grow to."""
+    """A request that can run: its prompt as tokens, every sampling field set, the length it may grow to. compiled: what
+    its answer must be."""
 
     request: GenerateRequest
     tokens: list[int]
     sampling: SamplingParams
     max_length: int
     speech: Speech = PLAIN
+    compiled: Compiled | None = None
 
 
 class Prepare:
@@ -48,6 +51,7 @@ class Prepare:
         self._vocab = vocab
         self._log_prompts = spec.log_prompts
         self._defaults = spec.sampling.over(DEFAULT_SAMPLING)
+        self._constraints = Constraints(vocab)
         source = spec.chat_template or vocab.chat_template
         self._template = Template(source, vocab.special) if source else None
 
@@ -74,7 +78,8 @@ class Prepare:
         tokens, _ = self._prompt(request)
         if not tokens:
             raise InvalidRequest("the prompt is empty; send at least one token", param=_prompt_field(request))
-        return Prepared(request, tokens, sampling, self._max_length(request, len(tokens)))
+        longest = self._max_length(request, len(tokens))
+        return Prepared(request, tokens, sampling, longest, compiled=self._compiled(request))
 
     def rendered(self, request: GenerateRequest) -> Rendered:
         """For a request that wants its prompt only: whether an answer would have room is not asked."""
@@ -84,6 +89,15 @@ class Prepare:
     def close(self) -> None:
         if self._template is not None:
             self._template.close()
+
+    def _compiled(self, request: GenerateRequest) -> Compiled | None:
+        if request.constraint is None:
+            return None
+        try:
+            return self._constraints.compile(request.constraint)
+        except InvalidRequest as error:
+            error.param = request.constraint_field
+            raise
 
     def _prompt(self, request: GenerateRequest) -> tuple[list[int], str]:
         """Its tokens, and the text that they are."""

@@ -1,8 +1,8 @@
 """From logits to one token.
 
-Order: logit bias and penalties, temperature, top-k, typical-p, top-p, min-p, draw. Temperature comes first among the
-filters, as in vLLM and transformers (llama.cpp's server has it last), because OpenAI documents `top_p` as the mass of
-the distribution that is drawn from.
+Order: logit bias and penalties, the mask of a constraint, temperature, top-k, typical-p, top-p, min-p, draw.
+Temperature comes first among the filters, as in vLLM and transformers (llama.cpp's server has it last), because OpenAI
+documents `top_p` as the mass of the distribution that is drawn from.
 
 A draw depends on (seed, choice, position) and the logits only: one 64-bit output of Philox-4x64 (Salmon et al. 2011,
 "Parallel random numbers: as easy as 1, 2, 3"), key (seed, choice), counter (position). Rows that share a step, and
@@ -46,14 +46,17 @@ class Sampler:
         self._greedy = self._temperature < MIN_TEMPERATURE or self._truncation.top_k == 1
         self._key = (choice << 64) | (seed & _MASK_64)
 
-    def sample(self, logits: NDArray[np.float32], position: int) -> int:
+    def sample(self, logits: NDArray[np.float32], position: int, allowed: NDArray[np.bool_] | None = None) -> int:
         """logits: shape [vocab], left as they are; -inf is a token that may not come. position: of the token among the
-        generated ones, from 0. Raises EngineError where no token can be chosen: NaN, +inf or nothing but -inf."""
+        generated ones, from 0. allowed: shape [vocab], the tokens that may come, whatever their bias; None for all.
+        Raises EngineError where no token can be chosen: NaN, +inf or nothing but -inf."""
         if not self._adjustments.off:
             adjusted = _scratch.adjusted(len(logits))
             np.copyto(adjusted, logits)
             self._adjustments.apply(adjusted)
             logits = adjusted
+        if allowed is not None:
+            logits = np.where(allowed, logits, np.float32(-np.inf))
         best = int(logits.argmax())
         peak = logits[best]
         if not np.isfinite(peak):

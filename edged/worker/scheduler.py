@@ -119,8 +119,10 @@ class Scheduler:
             pieces = _pieces(prefill[: self._caps.multi_token_rows],
                              min(piece_tokens, self._caps.step_tokens - len(decode)))
             return self._by_adapter([decode + pieces])
-        pieces = _pieces(prefill[:1], min(piece_tokens, self._caps.step_tokens))
-        return self._by_adapter([decode, pieces])
+        # Of each answer what is forced, and of one prompt a piece: all of them rows of many tokens.
+        several = 1 + sum(sequence.answering for sequence in prefill)
+        pieces = _pieces(prefill[:several], min(piece_tokens, self._caps.step_tokens))
+        return self._by_adapter([decode, *([piece] for piece in pieces)])
 
     def _by_adapter(self, steps: list[Step]) -> list[Step]:
         """Engines compute with one adapter at a time, so each step becomes one for each adapter in it. All of them have
@@ -243,11 +245,12 @@ def _age(sequence: Sequence) -> tuple[int, int]:
 
 
 def _by_turn(prefill: list[Sequence], tick: int) -> list[Sequence]:
-    """The shortest rest first, which gives the least mean time to a first token, and the oldest first in every second
-    tick, so that a long prompt is not starved."""
+    """Answers go before prompts: what a constraint forces is a few tokens, and somebody reads along. Then the shortest
+    rest, which gives the least mean time to a first token, and in every second tick the oldest, so that a long prompt
+    is not starved."""
     if tick % 2:
-        return sorted(prefill, key=_age)
-    return sorted(prefill, key=lambda sequence: (sequence.pending, sequence.order))
+        return sorted(prefill, key=lambda sequence: (not sequence.answering, _age(sequence)))
+    return sorted(prefill, key=lambda sequence: (not sequence.answering, sequence.pending, sequence.order))
 
 
 def _pieces(prefill: list[Sequence], budget: int) -> list[Piece]:

@@ -40,8 +40,14 @@ class Sequence:
 
     @property
     def pending(self) -> int:
-        """Tokens without KV: 1 while decoding, more in prefill. The logits of the last of them give the next token."""
+        """Tokens without KV: 1 while decoding, more in prefill and where some were forced. The logits of the last of
+        them give the next token."""
         return len(self.tokens) - self.length
+
+    @property
+    def answering(self) -> bool:
+        """Its prompt has KV: what is pending is its answer's."""
+        return self.length >= self.prompt_length
 
     @property
     def allowance(self) -> int:

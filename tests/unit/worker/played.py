@@ -17,6 +17,7 @@ from edged.ipc.messages import Cancel, Events, FromWorker, Pause, Resume, Stats
 from edged.types import (
     DEFAULT_SAMPLING,
     ChoiceEnd,
+    Constraint,
     Delta,
     Event,
     Failed,
@@ -47,12 +48,12 @@ _numbers = itertools.count(1)
 def request(
     tokens: Sequence[int], *, max_tokens: int | None = 8, temperature: float = 0.0, seed: int = 1, id: str = "",
     n: int = 1, stop: tuple[str, ...] = (), echo: bool = False, logprobs: int | None = None, client: str = "",
-    adapter: str | None = None,
+    adapter: str | None = None, constraint: Constraint | None = None, logit_bias: dict[int, float] | None = None,
 ) -> GenerateRequest:
     return GenerateRequest(
         id=id or f"r{next(_numbers)}", prompt=TokenPrompt(list(tokens)), max_tokens=max_tokens, n=n, stop=stop,
-        sampling=SamplingParams(temperature=temperature, seed=seed), echo=echo, logprobs=logprobs, client=client,
-        adapter=adapter,
+        sampling=SamplingParams(temperature=temperature, seed=seed, logit_bias=logit_bias), echo=echo,
+        logprobs=logprobs, client=client, adapter=adapter, constraint=constraint,
     )
 
 

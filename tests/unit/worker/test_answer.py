@@ -46,7 +46,8 @@ class Told:
         prompt = prompt or TokenPrompt(list(b"prompt"))
         request = GenerateRequest(id="r", prompt=prompt, stop=stop, max_tokens=max_tokens, logprobs=logprobs, echo=echo)
         known = list(prompt.tokens) if isinstance(prompt, TokenPrompt) else [65]
-        self.answer = Answer(Prepared(request, known, SamplingParams(temperature=0.0), 1000), 0, vocab, seed=1)
+        longest = 1000 if max_tokens is None else len(known) + max_tokens
+        self.answer = Answer(Prepared(request, known, SamplingParams(temperature=0.0), longest), 0, vocab, seed=1)
         self.deltas: list[Delta] = []
         self.end: End | None = None
         if echo and logprobs is not None:
@@ -54,7 +55,7 @@ class Told:
         self._keep(self.answer.start())
         for token in tokens:
             chosen, delta, self.end = self.answer.take(forced(vocab, token))
-            assert chosen == token
+            assert chosen == [token]
             self._keep(delta)
             if self.end is not None:
                 break

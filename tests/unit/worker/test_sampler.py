@@ -207,3 +207,27 @@ def test_huge_logits_do_no_harm(scale: float) -> None:
     logits = np.array([scale, -scale, 0, scale], np.float32)
     assert sampler(SamplingParams(temperature=1e-5 * 2)).sample(logits, 0) in (0, 3)
     assert sampler(SamplingParams(top_p=0.9, typical_p=0.9)).sample(logits, 0) in (0, 3)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+@pytest.mark.parametrize("top_p", [1.0, 0.5])
+def test_what_is_not_allowed_never_comes_whatever_its_logit_and_bias(temperature: float, top_p: float) -> None:
+    logits = np.zeros(600, np.float32)
+    logits[7] = 50.0
+    before = logits.copy()
+    allowed = np.zeros(600, np.bool_)
+    allowed[[3, 300, 599]] = True
+    params = SamplingParams(temperature=temperature, top_p=top_p, logit_bias={9: 100.0, 3: -100.0, 300: 1.0})
+    sampler = Sampler(params, seed=1, choice=0, prompt=[], vocab_size=600)
+    drawn = {sampler.sample(logits, position, allowed) for position in range(50)}
+    assert drawn <= {300, 599}
+    assert (logits == before).all()
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+def test_where_all_is_allowed_the_draw_is_the_same(temperature: float) -> None:
+    logits = np.random.default_rng(1).normal(size=600).astype(np.float32)
+    sampler = Sampler(SamplingParams(temperature=temperature), seed=1, choice=0, prompt=[], vocab_size=600)
+    everything = np.ones(600, np.bool_)
+    assert [sampler.sample(logits, place, everything) for place in range(20)] == [
+        sampler.sample(logits, place) for place in range(20)]

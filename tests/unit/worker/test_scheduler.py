@@ -396,3 +396,21 @@ def test_adapters_share_one_tick_of_prefill() -> None:
         bench.submit(name, 200, adapter=None if name == "a" else {"b": "pirate", "c": "poet"}[name])
     for _ in range(6):
         assert sum(count for step in bench.tick() for count in step.values()) <= 16
+
+
+@pytest.mark.parametrize("mixed_step", [True, False])
+def test_what_is_forced_goes_before_prompts_and_all_of_it_in_one_tick(mixed_step: bool) -> None:
+    bench = Bench(mixed_step=mixed_step, piece_tokens=40)
+    [first], [second] = bench.submit("first", 8), bench.submit("second", 9)
+    bench.until(lambda: bool(answered(first) and answered(second)))
+    bench.submit("long", 300)
+    bench.tick()
+    for one, count in ((first, 5), (second, 7)):
+        one.tokens.extend(words(count))
+    for _ in range(2):  # whatever the turn among prompts
+        counts: dict[str, int] = {}
+        for step in bench.tick():
+            counts |= step
+        assert counts == {"first": 6, "second": 8, "long": 40 - 14}
+        for one, count in ((first, 5), (second, 7)):
+            one.tokens.extend(words(count))
