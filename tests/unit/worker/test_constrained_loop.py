@@ -138,7 +138,7 @@ def test_forced_tokens_respect_stop_strings() -> None:
 
 
 def test_the_grammar_wins_over_a_bias() -> None:
-    bias = {token: 100.0 for token in [*VOCAB.end, *b"xyz"]} | {token: -100.0 for token in b"ab"}
+    bias = dict.fromkeys([*VOCAB.end, *b"xyz"], 100.0) | dict.fromkeys(b"ab", -100.0)
     text = one(Regex("[ab]{4}"), max_tokens=20, temperature=1.0, logit_bias=bias).text
     assert re.fullmatch("[ab]{4}", text)
 
