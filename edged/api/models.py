@@ -1,14 +1,16 @@
-"""GET /v1/models and /v1/models/{id}: installed models and aliases, in OpenAI's shape with an `edged` object."""
+"""GET /v1/models and /v1/models/{id}: installed models and aliases, in OpenAI's shape with an `edged` object; in
+Anthropic's for its clients."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from litestar import get
+from litestar import Request, get
 from litestar.handlers import HTTPRouteHandler
 from litestar.params import FromPath
 from msgspec import Struct
 
+from edged.api.anthropic_models import ModelInfo, ModelsPage, model_info, models_page
 from edged.api.exchange import Services
 from edged.errors import CorruptFile, ModelNotFound
 from edged.store.lineage import Quality
@@ -57,14 +59,18 @@ def routes(services: Services) -> list[HTTPRouteHandler]:
         return found
 
     @get("/v1/models", sync_to_thread=False)
-    def list_models() -> ModelList:
+    def list_models(request: Request[Any, Any, Any]) -> ModelList | ModelsPage:
+        if "anthropic-version" in request.headers:
+            return models_page(services.router.models(), request.query_params)
         known = quality()
         return ModelList([model_body(status, known.get(status.digest)) for status in services.router.models()])
 
     @get("/v1/models/{name:path}", sync_to_thread=False)
-    def one_model(name: FromPath[str]) -> ModelBody:
+    def one_model(name: FromPath[str], request: Request[Any, Any, Any]) -> ModelBody | ModelInfo:
         """`name` may hold slashes: a model that was pulled by reference."""
         status = services.router.status(name.removeprefix("/"))
+        if "anthropic-version" in request.headers:
+            return model_info(status)
         return model_body(status, quality().get(status.digest))
 
     return [list_models, one_model]

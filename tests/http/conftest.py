@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Any
 
+import anthropic
 import httpx
 import openai
 import pytest
@@ -56,3 +57,10 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Da
 @pytest.fixture(scope="session")
 def daemon(start: Callable[..., Daemon]) -> Daemon:
     return start()
+
+
+@pytest.fixture(scope="session")
+def claude(daemon: Daemon) -> Iterator[anthropic.Anthropic]:
+    """Anthropic's official client of the daemon."""
+    with anthropic.Anthropic(base_url=daemon.base_url, api_key="none", max_retries=0, timeout=30) as client:
+        yield client

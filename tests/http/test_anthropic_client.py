@@ -4,11 +4,12 @@ message tells it to after `say: `."""
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import anthropic
 import httpx
 import pytest
+from pydantic import BaseModel
 
 from tests.http.conftest import Daemon
 
@@ -18,20 +19,16 @@ WEATHER: Any = {"name": "weather", "description": "Of a town.", "input_schema": 
     "type": "object", "properties": {"at": {"type": "string"}, "days": {"type": "integer"}}}}
 
 
-def client(daemon: Daemon, key: str = "none", **more: Any) -> anthropic.Anthropic:
-    return anthropic.Anthropic(base_url=daemon.base_url, api_key=key, timeout=30, **{"max_retries": 0} | more)
-
-
 def asking(content: str, **more: Any) -> dict[str, Any]:
     return {"model": "tiny", "max_tokens": 400, "messages": [{"role": "user", "content": content}], **more}
 
 
-def test_a_message_is_answered_and_streamed_alike(daemon: Daemon) -> None:
+def test_a_message_is_answered_and_streamed_alike(claude: anthropic.Anthropic) -> None:
     said = asking("Say something.", extra_body={"seed": 3}, max_tokens=40)
-    plain = client(daemon).messages.create(**said)
+    plain = claude.messages.create(**said)
     assert plain.content[0].type == "text"
     assert (plain.model, plain.role, plain.type) == ("tiny", "assistant", "message")
-    with client(daemon).messages.stream(**said) as stream:
+    with claude.messages.stream(**said) as stream:
         text = "".join(stream.text_stream)
         final = stream.get_final_message()
     assert text == plain.content[0].text
@@ -40,57 +37,77 @@ def test_a_message_is_answered_and_streamed_alike(daemon: Daemon) -> None:
     assert plain._request_id
 
 
-def test_an_alias_answers(daemon: Daemon) -> None:
-    assert client(daemon).messages.create(**asking("say: Hello.", model="gpt-4o-mini")).model == "tiny"
+def test_an_alias_answers(claude: anthropic.Anthropic) -> None:
+    assert claude.messages.create(**asking("say: Hello.", model="gpt-4o-mini")).model == "tiny"
 
 
-def test_tokens_of_a_kept_prefix_are_counted_apart(daemon: Daemon) -> None:
+def test_models_are_listed_page_by_page_and_told_one_by_one(claude: anthropic.Anthropic) -> None:
+    listed = [model.id for model in claude.models.list(limit=2)]
+    assert {"tiny", "slow", "gpt-4o-mini"} <= set(listed)
+    assert len(listed) == len(set(listed))
+    assert claude.models.retrieve("tiny").type == "model"
+
+
+def test_tokens_of_a_kept_prefix_are_counted_apart(claude: anthropic.Anthropic) -> None:
     system = "You answer questions about a box at the edge of the network. " * 4
     said = asking("say: Yes.", system=system)
-    first, second = (client(daemon).messages.create(**said).usage for _ in range(2))
+    first, second = (claude.messages.create(**said).usage for _ in range(2))
     assert second.cache_read_input_tokens
     assert second.cache_read_input_tokens > second.input_tokens > 0
     totals = [usage.input_tokens + (usage.cache_read_input_tokens or 0) for usage in (first, second)]
-    counted = client(daemon).messages.count_tokens(model="tiny", system=system, messages=said["messages"])
+    counted = claude.messages.count_tokens(model="tiny", system=system, messages=said["messages"])
     assert totals == [counted.input_tokens] * 2
 
 
-def test_a_stop_sequence_ends_the_answer_and_is_told(daemon: Daemon) -> None:
-    answer = client(daemon).messages.create(**asking("say: one two END three", stop_sequences=["END", "never"]))
+class Light(BaseModel):
+    colour: Literal["red", "green"]
+    on: bool
+
+
+def test_a_schema_is_kept_whatever_the_model_would_say_and_parsed_by_the_client(claude: anthropic.Anthropic) -> None:
+    answer = claude.messages.parse(**asking("Say something.", output_format=Light))
+    assert answer.parsed_output is not None
+    assert answer.parsed_output.colour in ("red", "green")
+    with claude.messages.stream(**asking("Say something.", output_format=Light)) as stream:
+        assert isinstance(stream.get_final_message().parsed_output, Light)
+
+
+def test_a_stop_sequence_ends_the_answer_and_is_told(claude: anthropic.Anthropic) -> None:
+    answer = claude.messages.create(**asking("say: one two END three", stop_sequences=["END", "never"]))
     assert (answer.stop_reason, answer.stop_sequence) == ("stop_sequence", "END")
     assert answer.content[0].to_dict()["text"] == "one two "
 
 
-def test_an_answer_goes_on_from_the_beginning_that_it_is_given(daemon: Daemon) -> None:
+def test_an_answer_goes_on_from_the_beginning_that_it_is_given(claude: anthropic.Anthropic) -> None:
     said = asking("say: Its name is Oslo.")
     said["messages"].append({"role": "assistant", "content": "Its name is"})
-    answer = client(daemon).messages.create(**said)
+    answer = claude.messages.create(**said)
     assert answer.content[0].to_dict()["text"] == " Oslo."
     assert answer.usage.output_tokens == 6 + 1
 
 
-def test_max_tokens_end_the_answer_and_none_only_reads_the_prompt(daemon: Daemon) -> None:
-    answer = client(daemon).messages.create(**asking("Say something.", model="wordy", max_tokens=5))
+def test_max_tokens_end_the_answer_and_none_only_reads_the_prompt(claude: anthropic.Anthropic) -> None:
+    answer = claude.messages.create(**asking("Say something.", model="wordy", max_tokens=5))
     assert (answer.stop_reason, answer.usage.output_tokens) == ("max_tokens", 5)
-    read = client(daemon).messages.create(**asking("Say nothing at all.", model="wordy", max_tokens=0))
+    read = claude.messages.create(**asking("Say nothing at all.", model="wordy", max_tokens=0))
     assert (read.content, read.stop_reason, read.usage.output_tokens) == ([], "max_tokens", 0)
 
 
-def test_max_tokens_over_the_context_end_with_it_and_say_so(daemon: Daemon) -> None:
+def test_max_tokens_over_the_context_end_with_it_and_say_so(claude: anthropic.Anthropic) -> None:
     never_end: Any = {"logit_bias": {"257": -100, "259": -100}}
-    answer = client(daemon).messages.create(**asking("x", model="small", max_tokens=32_000, extra_body=never_end))
+    answer = claude.messages.create(**asking("x", model="small", max_tokens=32_000, extra_body=never_end))
     assert answer.stop_reason == "model_context_window_exceeded"
     used = answer.usage
     assert used.input_tokens + (used.cache_read_input_tokens or 0) + used.output_tokens == 64
 
 
-def test_tokens_are_counted_with_tools_as_an_answer_counts_them(daemon: Daemon) -> None:
+def test_tokens_are_counted_with_tools_as_an_answer_counts_them(claude: anthropic.Anthropic) -> None:
     said = asking("say: Yes.", tools=[WEATHER], system="Be brief.")
-    used = client(daemon).messages.create(**said).usage
-    counted = client(daemon).messages.count_tokens(
+    used = claude.messages.create(**said).usage
+    counted = claude.messages.count_tokens(
         **{name: value for name, value in said.items() if name != "max_tokens"})
     assert counted.input_tokens == used.input_tokens + (used.cache_read_input_tokens or 0)
-    bare = client(daemon).messages.count_tokens(model="tiny", messages=said["messages"])
+    bare = claude.messages.count_tokens(model="tiny", messages=said["messages"])
     assert bare.input_tokens < counted.input_tokens
 
 
@@ -104,17 +121,17 @@ def test_tokens_are_counted_with_tools_as_an_answer_counts_them(daemon: Daemon) 
 ])
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_refusal_is_the_exception_that_the_client_has_for_it(
-    daemon: Daemon, more: dict[str, Any], expected: type[anthropic.APIStatusError], kind: str, stream: bool
+    claude: anthropic.Anthropic, more: dict[str, Any], expected: type[anthropic.APIStatusError], kind: str, stream: bool
 ) -> None:
     with pytest.raises(expected) as caught:
-        client(daemon).messages.create(**asking("hi", stream=stream) | more)
+        claude.messages.create(**asking("hi", stream=stream) | more)
     assert caught.value.type == kind
     assert caught.value.request_id
     assert caught.value.error_code
 
 
-def test_a_worker_that_dies_in_mid_stream_is_an_exception_and_not_an_end(daemon: Daemon) -> None:
-    stream = client(daemon).messages.create(**asking("Go on.", model="brittle", stream=True))
+def test_a_worker_that_dies_in_mid_stream_is_an_exception_and_not_an_end(claude: anthropic.Anthropic) -> None:
+    stream = claude.messages.create(**asking("Go on.", model="brittle", stream=True))
     events: list[Any] = []
     with pytest.raises(anthropic.APIStatusError) as caught:
         events.extend(stream)
@@ -124,9 +141,9 @@ def test_a_worker_that_dies_in_mid_stream_is_an_exception_and_not_an_end(daemon:
     assert caught.value.error_code == "worker_died"
 
 
-def test_the_client_sends_again_what_died_and_stops_where_that_cannot_help(daemon: Daemon) -> None:
+def test_the_client_sends_again_what_died_and_stops_where_that_cannot_help(claude: anthropic.Anthropic) -> None:
     with pytest.raises(anthropic.InternalServerError) as caught:
-        client(daemon, max_retries=6).messages.create(**asking("Go on, once more.", model="brittle"))
+        claude.with_options(max_retries=6).messages.create(**asking("Go on, once more.", model="brittle"))
     assert (caught.value.status_code, caught.value.error_code) == (502, "worker_died")
     # The first answer let it: only a request that ran in two deaths is told not to come back.
     assert caught.value.response.headers["x-should-retry"] == "false"
@@ -135,11 +152,15 @@ def test_the_client_sends_again_what_died_and_stops_where_that_cannot_help(daemo
 
 def test_keys_are_taken_from_x_api_key_and_as_bearer(start: Callable[..., Daemon]) -> None:
     guarded = start(api_keys="secret")
-    assert client(guarded, "secret").messages.create(**asking("say: In.")).content[0].to_dict()["text"] == "In."
-    bearer = anthropic.Anthropic(base_url=guarded.base_url, auth_token="secret", max_retries=0)
-    assert bearer.messages.create(**asking("say: In.")).content[0].to_dict()["text"] == "In."
-    with pytest.raises(anthropic.AuthenticationError):
-        client(guarded, "wrong").messages.create(**asking("say: In."))
+    shown: list[dict[str, Any]] = [{"api_key": "secret"}, {"auth_token": "secret"}, {"api_key": "wrong"}]
+    answers = []
+    for key in shown:
+        with anthropic.Anthropic(base_url=guarded.base_url, max_retries=0, **key) as client:
+            try:
+                answers.append(client.messages.create(**asking("say: In.")).content[0].to_dict()["text"])
+            except anthropic.AuthenticationError as error:
+                answers.append(error.type)
+    assert answers == ["In.", "In.", "authentication_error"]
 
 
 def test_a_body_that_claude_code_sends_is_answered(daemon: Daemon) -> None:
