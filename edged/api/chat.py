@@ -29,6 +29,7 @@ from edged.api.fields import (
     text,
     wrong,
 )
+from edged.api.formats import RESPONSE_FORMAT, constraint
 from edged.api.limits import read_json
 from edged.api.logprobs import ChatToken, chat_tokens
 from edged.api.messages import messages
@@ -60,7 +61,7 @@ def _any(value: Any, path: str) -> Any:
     return value
 
 
-FIELDS: Table = GENERATION | {
+FIELDS: Table = GENERATION | RESPONSE_FORMAT | {
     "messages": served(_any, required=True),
     "max_completion_tokens": served(integer(1, MAX_TOKENS)),
     "logprobs": served(boolean),
@@ -69,7 +70,6 @@ FIELDS: Table = GENERATION | {
     "store": inert(boolean),
     "metadata": inert(mapping(16)),
     "prompt_cache_retention": inert(text()),
-    "response_format": later({"type": "text"}, instead="Ask for the format in the messages."),
     "tools": later([]),
     "tool_choice": later("none", "auto"),
     "parallel_tool_calls": later(True, False),
@@ -100,6 +100,7 @@ def parse(body: dict[str, Any], exchange: Exchange, unknown: Unknown) -> Call:
         n=said.get("n", 1),
         logprobs=top_logprobs(said),
         adapter=said.get("adapter"),
+        **constraint(said, ignored),
         client=exchange.caller.client,
     )
     with_usage = usage_wanted(said, ignored)

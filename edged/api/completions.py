@@ -26,6 +26,7 @@ from edged.api.fields import (
     text,
     wrong,
 )
+from edged.api.formats import GRAMMAR, constraint
 from edged.api.limits import read_json
 from edged.api.request import sampling, usage_wanted
 from edged.errors import InvalidRequest
@@ -70,7 +71,7 @@ def prompts(value: Any, path: str) -> list[Prompt]:
     return [_tokens(value, path)]
 
 
-FIELDS: Table = GENERATION | {
+FIELDS: Table = GENERATION | GRAMMAR | {
     "prompt": served(prompts, required=True),
     "max_tokens": served(integer(0, MAX_TOKENS)),
     "echo": served(boolean),
@@ -129,6 +130,7 @@ def parse(body: dict[str, Any], exchange: Exchange, unknown: Unknown) -> Call:
             logprobs=said.get("logprobs", 0 if written > n else None),
             echo=said.get("echo", False),
             adapter=said.get("adapter"),
+            **constraint(said, ignored),
             client=exchange.caller.client,
         )
         for prompt in _between(said)

@@ -258,5 +258,4 @@ GENERATION: Table = SAMPLING | {
     "prompt_cache_key": inert(text()),
     "service_tier": inert(text()),
     "adapter": served(text(MAX_ADAPTER_NAME, min_length=1)),
-    "grammar": later(),
 }

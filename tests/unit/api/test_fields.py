@@ -57,9 +57,9 @@ async def test_null_means_absent(field: str) -> None:
 
 @pytest.mark.parametrize(("field", "value"), [
     ("tools", [{"type": "function", "function": {"name": "f"}}]), ("tool_choice", "required"),
-    ("response_format", {"type": "json_object"}), ("reasoning_effort", "low"), ("modalities", ["text", "audio"]),
+    ("reasoning_effort", "low"), ("modalities", ["text", "audio"]),
     ("audio", {"voice": "x"}), ("prediction", {"type": "content", "content": "x"}), ("web_search_options", {}),
-    ("functions", [{"name": "f"}]), ("grammar", {"type": "regex", "value": "a"}),
+    ("functions", [{"name": "f"}]),
     ("verbosity", "low"), ("parallel_tool_calls", 1),
 ])
 async def test_a_field_not_yet_served_is_refused_by_name(field: str, value: Any) -> None:
