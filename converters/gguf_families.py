@@ -128,6 +128,12 @@ def heads_of(name: str, config: Any) -> int | None:
     return None
 
 
+def in_pairs(tensor: Any, heads: int) -> Any:
+    """Rows (first half, second half) of each head → pairs, as `permuted` asks for. tensor: of torch or numpy."""
+    return tensor.reshape(heads, 2, tensor.shape[0] // heads // 2, *tensor.shape[1:]).swapaxes(1, 2).reshape(
+        tensor.shape)
+
+
 def _unlike(name: str, what: str) -> InvalidRequest:
     return InvalidRequest(f"llama.cpp cannot run this {name} as it is: {what}; convert to ONNX instead")
 

@@ -12,7 +12,15 @@ import gguf
 import numpy as np
 from numpy.typing import NDArray
 
-from converters.gguf_families import Family, context_of, extra_tensors, family_of, heads_of, write_settings
+from converters.gguf_families import (
+    Family,
+    context_of,
+    extra_tensors,
+    family_of,
+    heads_of,
+    in_pairs,
+    write_settings,
+)
 from converters.gguf_split_rule import find_rule
 from converters.gguf_vocab import read_vocabulary
 from converters.tensors import TensorInfo, read_headers
@@ -154,9 +162,7 @@ def _arranged(planned: _Planned, tensor: Any, config: Any, family: Family) -> ND
 
     heads = heads_of(planned.source, config) if family.permuted else None
     if heads is not None:
-        # Rows (first half, second half) of each head → pairs.
-        tensor = tensor.reshape(heads, 2, tensor.shape[0] // heads // 2, *tensor.shape[1:]).transpose(1, 2).reshape(
-            tensor.shape)
+        tensor = in_pairs(tensor, heads)
     if len(planned.info.shape) == 1:
         tensor = tensor.float()
         if planned.name.endswith("norm.weight"):

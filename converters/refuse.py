@@ -29,8 +29,8 @@ _MERGEABLE = frozenset({
     "SHIRA", "C3A", "ROAD", "WAVEFT", "DELORA",
 })
 #: peft puts its own wrapper around the base model's names.
-_WRAPPER = "base_model.model."
-_LORA = re.compile(r"(?P<module>.+)\.lora_(?P<embedding>embedding_)?(?P<half>[AB])(?:\.weight)?$")
+WRAPPER = "base_model.model."
+LORA = re.compile(r"(?P<module>.+)\.lora_(?P<embedding>embedding_)?(?P<half>[AB])(?:\.weight)?$")
 
 
 def model_files(names: Collection[str]) -> list[str]:
@@ -109,8 +109,8 @@ def check_fits(adapter: Mapping[str, TensorInfo], base: Mapping[str, TensorInfo]
     shapes than the base's. Other kinds of adapters are checked by peft when they are loaded."""
     known = 0
     for name, tensor in adapter.items():
-        inner = name.removeprefix(_WRAPPER)
-        if (lora := _LORA.fullmatch(inner)) is None:
+        inner = name.removeprefix(WRAPPER)
+        if (lora := LORA.fullmatch(inner)) is None:
             whole = base.get(inner.replace(".modules_to_save.", ".").replace(".base_layer.", "."))
             if whole is not None and len(tensor.shape) == len(whole.shape) and tensor.shape != whole.shape:
                 raise RefusedFile(_other_model(title, inner, tensor.shape, whole.shape))
@@ -125,7 +125,7 @@ def check_fits(adapter: Mapping[str, TensorInfo], base: Mapping[str, TensorInfo]
         fits = tensor.shape[1] == columns if lora["half"] == "A" else tensor.shape[0] == rows
         if not fits:
             raise RefusedFile(_other_model(title, inner, tensor.shape, weight.shape))
-    if any(_LORA.fullmatch(name.removeprefix(_WRAPPER)) for name in adapter) and not known:
+    if any(LORA.fullmatch(name.removeprefix(WRAPPER)) for name in adapter) and not known:
         raise RefusedFile(f"the adapter {title} was trained for another model: none of its layers is in this base")
 
 

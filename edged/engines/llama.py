@@ -19,6 +19,7 @@ import psutil
 from msgspec.structs import replace
 
 from edged.engines.base import Capabilities, EngineError, Facts, Loaded, Logits, Progress, RowWork, State, Vocab
+from edged.engines.llama_adapters import LlamaAdapters
 from edged.engines.llama_batch import LlamaBatch
 from edged.engines.llama_model import (
     FLASH,
@@ -71,8 +72,11 @@ _KV_TYPES: dict[KvType, tuple[int, float]] = {
 _BLOCK = 32
 
 class LlamaGenerator:
-    def __init__(self, model: Any, context: Any, caps: Capabilities, vocab: LlamaVocab, *, split: bool) -> None:
+    def __init__(
+        self, model: Any, context: Any, caps: Capabilities, vocab: LlamaVocab, adapters: LlamaAdapters, *, split: bool,
+    ) -> None:
         self.caps = caps
+        self._adapters = adapters
         self.vocab: Vocab = vocab
         self._split = split
         self._model = model
@@ -83,6 +87,7 @@ class LlamaGenerator:
         self._batch = LlamaBatch(caps.step_tokens)
 
     def step(self, work: Sequence[RowWork]) -> list[Logits]:
+        self._adapters.use(self._context, work[0].adapter)
         if self._split:
             for one, other in self._slots.gather(item.row for item in work):
                 self._swap(one, other)
@@ -245,7 +250,8 @@ def load(spec: LoadSpec, progress: Progress) -> Loaded:
         options = replace(options, key_type=options.value_type)
     model = load_model(Path(spec.path) / spec.file, device, progress, mlock=options.mlock)
     meta = metadata(model)
-    weights_bytes = lib.llama_model_size(model)
+    adapters = LlamaAdapters(model, spec.adapters, last_words)
+    weights_bytes = lib.llama_model_size(model) + adapters.size_bytes
     rows = spec.rows or DEFAULT_ROWS
     trained = lib.llama_model_n_ctx_train(model)
     kv = _kv(options, meta, model)
@@ -274,11 +280,11 @@ def load(spec: LoadSpec, progress: Progress) -> Loaded:
     row_context = min(lib.llama_n_ctx_seq(context), lib.llama_n_ctx(context))
     caps = Capabilities(
         rows=rows, context=min(row_context, pool), kv_tokens=lib.llama_n_ctx(context), mixed_step=True,
-        multi_token_rows=rows, step_tokens=STEP_TOKENS, state_bytes_per_token=int(per_token),
+        multi_token_rows=rows, step_tokens=STEP_TOKENS, state_bytes_per_token=int(per_token), adapters=adapters.names,
     )
     facts = Facts(
         engine_version=engine_version(), device=device_name(spec.provider, device),
         precision=precision_of(model), weights_bytes=weights_bytes,
         kv_bytes=int(per_token * caps.kv_tokens),
     )
-    return Loaded(LlamaGenerator(model, context, caps, LlamaVocab(model, meta), split=split), facts)
+    return Loaded(LlamaGenerator(model, context, caps, LlamaVocab(model, meta), adapters, split=split), facts)

@@ -28,7 +28,7 @@ NATIVE = {"llama_cpp", "onnxruntime", "onnxruntime_genai", "tokenizers", "llguid
 #: Each engine file, and the only native library it may import; llguidance is the worker's, in one file.
 ENGINE_LIBRARIES = {
     "edged.engines.llama": {"llama_cpp"}, "edged.engines.llama_vocab": {"llama_cpp"},
-    "edged.engines.llama_devices": {"llama_cpp"},
+    "edged.engines.llama_devices": {"llama_cpp"}, "edged.engines.llama_adapters": {"llama_cpp"},
     "edged.engines.llama_embed": {"llama_cpp"}, "edged.engines.llama_model": {"llama_cpp"},
     "edged.engines.llama_batch": {"llama_cpp"},
     "edged.engines.hf_passages": {"tokenizers"},
