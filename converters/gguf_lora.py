@@ -16,7 +16,6 @@ from typing import Any
 
 import gguf
 import numpy as np
-from numpy.typing import NDArray
 
 from converters.gguf_families import FAMILIES, heads_of, in_pairs
 from converters.lora import Pair

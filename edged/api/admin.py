@@ -10,7 +10,7 @@ from typing import Any
 
 from litestar import Request, delete, get, post
 from litestar.handlers import HTTPRouteHandler
-from litestar.params import FromPath
+from litestar.params import FromPath, FromQuery
 from msgspec import Struct
 
 from edged.api.exchange import Services
@@ -20,6 +20,7 @@ from edged.daemon.status import ModelState, ModelStatus
 from edged.errors import Conflict
 from edged.hardware.facts import Facts
 from edged.settings import describe_settings, plain
+from edged.store import adapters
 from edged.version import VERSION
 
 _MODEL = served(text(512, min_length=1), required=True)
@@ -97,8 +98,12 @@ def routes(services: Services) -> list[HTTPRouteHandler]:
         return router.status(name.removeprefix("/"))
 
     @delete("/models/{name:path}", status_code=200)
-    async def remove(name: FromPath[str]) -> Removed:
+    async def remove(name: FromPath[str], adapter: FromQuery[str | None] = None) -> Removed:
+        """With `adapter` only that: the active version is one without it from then on, and those with it stay."""
         name = name.removeprefix("/")
+        if adapter is not None:
+            router.activated(await asyncio.to_thread(adapters.remove, store, router.status(name).name, adapter))
+            return Removed(f"{name} --adapter {adapter}")
         await removed(name, services)
         return Removed(name)
 

@@ -14,7 +14,7 @@ from msgspec import Struct
 from edged.api import sse
 from edged.api.connection import send_json, unless_gone
 from edged.api.exchange import Services, exchange_of
-from edged.api.fields import Table, accept, boolean, items, served, text
+from edged.api.fields import MAX_ADAPTER_NAME, Table, accept, boolean, items, served, text, wrong
 from edged.api.limits import ClientGone, read_json
 from edged.api.wire import OPENAI
 from edged.daemon.job import JobEvent
@@ -23,8 +23,11 @@ from edged.store.conversion import specify
 if TYPE_CHECKING:
     from edged.daemon.job import Job
 
-_PULL: Table = {"model": served(text(512, min_length=1), required=True), "stream": served(boolean)}
 _PATH = text(4096, min_length=1)
+_PULL: Table = {
+    "model": served(text(512, min_length=1), required=True), "stream": served(boolean),
+    "adapter_of": served(text(512, min_length=1)), "as": served(text(MAX_ADAPTER_NAME, min_length=1)),
+}
 
 
 def _adapters(value: Any, path: str) -> tuple[str, ...]:
@@ -96,9 +99,15 @@ def routes(services: Services) -> list[HTTPRouteHandler]:
 
     @post("/pull", status_code=200)
     async def pull(request: Request[Any, Any, Any]) -> ASGIApp:
-        """Joins the pull of the same model that runs already. Without `stream` it waits for the end."""
+        """Joins the pull of the same model that runs already. Without `stream` it waits for the end. With `adapter_of`
+        what is pulled is a LoRA for that model, which requests name as `as` says."""
         body = accept(_PULL, await read_json(request.scope, request.receive, services.limits), unknown="refuse").values
-        job = await jobs.pull(body["model"])
+        if (model := body.get("adapter_of")) is not None:
+            job = await jobs.pull_adapter(model, body["model"], body.get("as"))
+        elif "as" in body:
+            raise wrong("as", "left out without `adapter_of`: it names an adapter")
+        else:
+            job = await jobs.pull(body["model"])
         return _followed(job, services) if body.get("stream", False) else _awaited(job)
 
     @post("/convert", status_code=200)

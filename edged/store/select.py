@@ -26,6 +26,10 @@ _CONFIG = "genai_config.json"
 #: on another machine, is the version that it was.
 FOUNDRY_FILE = "inference_model.json"
 _FAKE = "fake.json"
+#: Where the adapters of a version are, and its graph that takes them: no part of the model, so that an export that is
+#: pulled again is the model alone.
+ADAPTERS_FOLDER = "adapters/"
+ADAPTERS_GRAPH = "adapters.onnx"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +52,7 @@ def quant_of(path: str) -> str | None:
 
 def choose(paths: Iterable[str], quant: str | None = None) -> Choice:
     """The model that these files make up. Raises RefusedFile, which lists what is there."""
-    everything = sorted(paths)
+    everything = sorted(path for path in paths if path != ADAPTERS_GRAPH and not path.startswith(ADAPTERS_FOLDER))
     ggufs = _gguf_sets([path for path in everything if path.lower().endswith(".gguf") and not _is_projector(path)])
     onnx = _genai_folders(everything)
     if quant is not None:
