@@ -107,6 +107,11 @@ class Settings(Struct, frozen=True, kw_only=True):
     receive_timeout_s: Annotated[float, number(above=0), "a request must be received within this time"] = 30.0
     max_queue: Annotated[int, whole(0), "requests that may wait for one model; more get 429"] = 64
 
+    stored_responses: Annotated[
+        int, whole(0), "answers of /v1/responses that are kept, the least recently used go first; 0 keeps none"] = 1000
+    stored_responses_bytes: Annotated[int, kinds.SIZE, "what they may take on the disk"] = 64 * 1024 * 1024
+    stored_responses_days: Annotated[float, number(above=0), "no answer is kept longer"] = 30.0
+
     memory_bytes: Annotated[
         int | None, kinds.SIZE,
         "memory for all loaded models together; by default a share of what the machine has free"] = None

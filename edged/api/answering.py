@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -33,7 +33,9 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, slots=True)
 class Call:
     """What an endpoint understood of its body. `requests`: one for each prompt. The two renderers are made once the
-    worker that answers is known; streamed is None where the endpoint has no streams."""
+    worker that answers is known; streamed is None where the endpoint has no streams. ended: awaited once the renderer
+    has had all events, or has said in its stream what failed, and before the last of it is sent; what it raises is the
+    answer's failure."""
 
     model: str
     requests: Sequence[Request]
@@ -43,6 +45,7 @@ class Call:
     timeout_s: float | None = None
     keep_alive_s: float | None = None
     ignored: tuple[str, ...] = ()
+    ended: Callable[[], Awaitable[None]] | None = None
 
 
 async def answer(call: Call, exchange: Exchange, services: Services, receive: Receive, send: Send) -> None:
@@ -58,22 +61,24 @@ async def answer(call: Call, exchange: Exchange, services: Services, receive: Re
 
 async def _collect(call: Call, exchange: Exchange, services: Services, send: Send) -> None:
     told: Headers = []
-    async with _events(call, exchange, services) as (served, events):
+    async with generating(call, exchange, services) as (served, events):
         collected = call.collected(served)
         async for prompt, event in events:
             if isinstance(event, Started | Rendered):
                 told = told or _told(served, exchange)
             collected.add(prompt, event)
-    await send_json(send, collected.answer(), [*_ignored(call), *told])
+    if call.ended is not None:
+        await call.ended()
+    await send_json(send, collected.answer(), [*ignored_header(call.ignored), *told])
 
 
 async def _stream(call: Call, exchange: Exchange, services: Services, send: Send) -> None:
     wire = exchange.wire
-    stream = sse.EventStream(send, wire, services.settings.heartbeat_s, _ignored(call))
+    stream = sse.EventStream(send, wire, services.settings.heartbeat_s, ignored_header(call.ignored))
     heart = asyncio.create_task(stream.beat())
     streamed: sse.Streamed | None = None
     try:
-        async with _events(call, exchange, services) as (served, events):
+        async with generating(call, exchange, services) as (served, events):
             assert call.streamed is not None
             streamed = call.streamed(served)
             async for prompt, event in events:
@@ -81,13 +86,17 @@ async def _stream(call: Call, exchange: Exchange, services: Services, send: Send
                     await stream.open(_told(served, exchange))
                 if chunk := sse.framed(wire, streamed.chunks(prompt, event)):
                     await stream.write(chunk)
-            last = sse.framed(wire, streamed.closing()) + wire.done
+        if call.ended is not None:
+            await call.ended()
+        last = sse.framed(wire, streamed.closing()) + wire.done
     except Exception as error:
         if not stream.started:
             raise
         failure = known(error)
         exchange.status = failure.status
         last = sse.framed(wire, streamed.failed(failure) if streamed is not None else [wire.error(failure)])
+        if streamed is not None and call.ended is not None:
+            await call.ended()
     finally:
         heart.cancel()
         await asyncio.wait({heart})
@@ -95,7 +104,7 @@ async def _stream(call: Call, exchange: Exchange, services: Services, send: Send
 
 
 @asynccontextmanager
-async def _events(
+async def generating(
     call: Call, exchange: Exchange, services: Services
 ) -> AsyncIterator[tuple[Served, AsyncIterator[tuple[int, Event]]]]:
     """The events of all prompts with the prompt's number, ended in every case. Raises DeadlineExceeded."""
@@ -179,8 +188,8 @@ async def _merged(generations: list[Generation]) -> AsyncGenerator[tuple[int, Ev
         await asyncio.wait(pumps)
 
 
-def _ignored(call: Call) -> Headers:
-    return [(b"edged-ignored", header_value(call.ignored))] if call.ignored else []
+def ignored_header(names: Sequence[str]) -> Headers:
+    return [(b"edged-ignored", header_value(names))] if names else []
 
 
 def _told(served: Served, exchange: Exchange) -> Headers:

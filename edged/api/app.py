@@ -31,6 +31,7 @@ from edged.api import (
     models,
     ollama,
     rerank,
+    responses,
     storage,
     tokens,
     versions,
@@ -46,6 +47,7 @@ from edged.api.wire import wire_of
 if TYPE_CHECKING:
     from edged.daemon.jobs import Jobs
     from edged.daemon.metrics import Metrics
+    from edged.daemon.responses import Responses
     from edged.daemon.router import Router
     from edged.settings import Settings
     from edged.store import Store
@@ -54,14 +56,15 @@ log = structlog.get_logger(__name__)
 
 
 def create_app(
-    router: Router, settings: Settings, jobs: Jobs, metrics: Metrics, store: Store, *, addresses: Sequence[str] = ()
+    router: Router, settings: Settings, jobs: Jobs, metrics: Metrics, store: Store, *, responses: Responses,
+    addresses: Sequence[str] = (),
 ) -> ASGIApp:
     """What uvicorn serves, on TCP and on the Unix socket alike. addresses: where it listens, for /edged/v1/status."""
-    services = Services(router, settings, jobs, metrics, store, limits_of(settings), addresses)
+    services = Services(router, settings, jobs, metrics, store, responses, limits_of(settings), addresses)
     return Gate(create_routes(services), services)
 
 
-_MODULES = (chat, completions, embeddings, rerank, tokens, models, health, anthropic, ollama)
+_MODULES = (chat, completions, responses, embeddings, rerank, tokens, models, health, anthropic, ollama)
 
 
 def _admin_only(connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHandler) -> None:

@@ -19,6 +19,7 @@ from edged.api.wire import OPENAI, Wire
 if TYPE_CHECKING:
     from edged.daemon.jobs import Jobs
     from edged.daemon.metrics import Metrics
+    from edged.daemon.responses import Responses
     from edged.daemon.router import Router
     from edged.settings import Settings
     from edged.store import Store
@@ -34,6 +35,7 @@ class Services:
     jobs: Jobs
     metrics: Metrics
     store: Store
+    responses: Responses
     limits: Limits
     #: Where this daemon listens, as a person would type it.
     addresses: Sequence[str] = ()

@@ -11,6 +11,7 @@ from msgspec import Struct
 
 from edged.api.anthropic_wire import Anthropic
 from edged.api.ollama_wire import OLLAMA
+from edged.api.responses_wire import RESPONSES
 from edged.errors import EdgedError
 
 _encoder = msgspec.json.Encoder()
@@ -65,6 +66,8 @@ def wire_of(path: str, request_id: str) -> Wire:
     """That of one request."""
     if path == "/v1/messages" or path.startswith("/v1/messages/"):
         return Anthropic(request_id)
+    if path == "/v1/responses" or path.startswith("/v1/responses/"):
+        return RESPONSES
     if path.startswith("/api/"):
         return OLLAMA
     return OPENAI

@@ -27,6 +27,7 @@ from edged.cli.listen import Listeners
 from edged.cli.notify import Notifier
 from edged.daemon.jobs import Jobs
 from edged.daemon.metrics import Metrics
+from edged.daemon.responses import Responses
 from edged.daemon.router import Router
 from edged.errors import ConfigError
 from edged.logs import chosen_format
@@ -72,7 +73,9 @@ class Daemon:
         self._router = Router(settings, store, catalog, metrics)
         self._jobs = Jobs(settings, store, catalog, metrics, made=self._router.activated)
         addresses = [address for address in (listeners.url, listeners.path) if address]
-        app = create_app(self._router, settings, self._jobs, metrics, store, addresses=addresses)
+        self._responses = Responses(settings)
+        app = create_app(self._router, settings, self._jobs, metrics, store, responses=self._responses,
+                         addresses=addresses)
         self._server = _Server(server_config(app, settings, timeout_graceful_shutdown=LAST_BYTES_S))
         self._asked = asyncio.Event()
         self._asked_again = asyncio.Event()
@@ -88,6 +91,7 @@ class Daemon:
         gc.enable()
         self._told_ready()
         await self._jobs.start()
+        await self._responses.start()
         asked = asyncio.create_task(self._asked.wait())
         await asyncio.wait({serving, asked}, return_when=asyncio.FIRST_COMPLETED)
         failed = serving.done()
@@ -127,6 +131,7 @@ class Daemon:
         """New requests are answered with 503 to the end: the sockets close last."""
         await self._router.drain(self._settings.grace_s)
         await self._jobs.close()
+        await self._responses.close()
         self._server.end(at_once=False)
 
     async def _reload(self) -> None:

@@ -160,14 +160,21 @@ def remove_tree(path: Path) -> None:
     path.rmdir()
 
 
-def publish_bytes(path: Path, data: bytes, tmp: Path) -> None:
-    """Put a small file at `path`, whole or not at all. tmp: folder on the same file system."""
+def publish_bytes(path: Path, data: bytes, tmp: Path, *, durable: bool = True) -> None:
+    """Put a small file at `path`, whole or not at all. tmp: folder on the same file system. durable false: it does not
+    wait for the disk, and a power cut may leave nothing, an older file or an empty one; for what is written often and
+    may be lost."""
     temporary = tmp / f"write-{os.getpid()}-{secrets.token_hex(8)}"
     try:
         with OutFile(temporary, keep=False) as out:
             out.write(data)
-            out.sync()
-        rename(temporary, path)
+            if durable:
+                out.sync()
+        if durable:
+            rename(temporary, path)
+        else:
+            watch(Operation("rename", temporary, to=path))
+            temporary.replace(path)
     except OSError:
         with contextlib.suppress(OSError):
             remove(temporary)

@@ -80,6 +80,7 @@ class Layout:
         self.manifests = home / "manifests"
         self.models = home / "models"
         self.jobs = home / "jobs"
+        self.responses = home / "responses"
         self.tmp = home / "tmp"
         self.locks = home / "locks"
         self.schema = home / "schema.json"

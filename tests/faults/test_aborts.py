@@ -19,6 +19,7 @@ from edged.api.app import create_app
 from edged.api.server import server_config
 from edged.cli.listen import listen_tcp
 from edged.daemon.jobs import Jobs
+from edged.daemon.responses import Responses
 from edged.store import Store
 from edged.worker.loop import STATS_INTERVAL_S
 from edged.worker.reader import PREPARE_THREADS
@@ -217,7 +218,7 @@ class Server(uvicorn.Server):
 async def serving(rig: Rig) -> AsyncIterator[int]:
     """The port of rig's router behind HTTP."""
     jobs = Jobs(rig.settings, rig.store, rig.router._catalog, rig.metrics, made=rig.router.activated)
-    app = create_app(rig.router, rig.settings, jobs, rig.metrics, rig.store)
+    app = create_app(rig.router, rig.settings, jobs, rig.metrics, rig.store, responses=Responses(rig.settings))
     server, listener = Server(server_config(app, rig.settings)), listen_tcp("127.0.0.1", 0)
     running = asyncio.create_task(server.serve([listener]))
     yield int(listener.getsockname()[1])

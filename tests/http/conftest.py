@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from functools import cached_property
 from typing import Any
 
 import anthropic
@@ -23,10 +24,21 @@ MODELS: dict[str, dict[str, Any]] = {
 
 
 class Daemon(processes.Daemon):
-    """One that has the models above, and an official client for it."""
+    """One that has the models above, and official clients for it, which end with it."""
 
     def openai(self, key: str = "none") -> openai.OpenAI:
-        return openai.OpenAI(base_url=self.base_url + "/v1", api_key=key, max_retries=0, timeout=30)
+        made = openai.OpenAI(base_url=self.base_url + "/v1", api_key=key, max_retries=0, timeout=30)
+        self._clients.append(made)
+        return made
+
+    def stop(self) -> list[str]:
+        while self._clients:
+            self._clients.pop().close()
+        return super().stop()
+
+    @cached_property
+    def _clients(self) -> list[openai.OpenAI]:
+        return []
 
     def status(self, model: str) -> dict[str, Any]:
         found: dict[str, Any] = httpx.get(f"{self.base_url}/edged/v1/models/{model}").json()

@@ -8,6 +8,7 @@ from typing import Any
 
 from edged.api.app import create_app
 from edged.daemon.metrics import Metrics
+from edged.daemon.responses import Responses
 from edged.daemon.status import ModelState, ModelStatus, Served
 from edged.errors import EdgedError, ModelNotFound
 from edged.settings import Settings
@@ -136,5 +137,6 @@ class FakeRouter:
 
 
 def app_with(router: FakeRouter, jobs: Any = None, store: Any = None, **settings: Any) -> Any:
-    made = Settings(**settings)
-    return create_app(router, made, jobs, Metrics(), store)  # type: ignore[arg-type]
+    """Answers of /v1/responses are kept only where a home is given."""
+    made = Settings(**({"stored_responses": 0} if "home" not in settings else {}) | settings)
+    return create_app(router, made, jobs, Metrics(), store, responses=Responses(made))  # type: ignore[arg-type]

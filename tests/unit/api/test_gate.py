@@ -13,6 +13,7 @@ from edged.api.app import create_routes
 from edged.api.exchange import Services
 from edged.api.limits import limits_of
 from edged.daemon.metrics import Metrics
+from edged.daemon.responses import Responses
 from edged.settings import Settings
 from tests.unit.api.asgi import HOST, Client, ask, get
 from tests.unit.api.fake_router import FakeRouter, app_with, words
@@ -103,7 +104,7 @@ async def test_a_server_that_does_not_know_its_address_counts_as_tcp() -> None:
 def every_route() -> list[tuple[str, str]]:
     settings = Settings()
     routes = create_routes(Services(
-        FakeRouter(words("a")), settings, None, Metrics(), None, limits_of(settings)))  # type: ignore[arg-type]
+        FakeRouter(words("a")), settings, None, Metrics(), None, Responses(settings), limits_of(settings)))  # type: ignore[arg-type]
     return sorted(
         (route.path, method) for route in routes.routes
         for method in getattr(route, "methods", ()) if method != "OPTIONS"

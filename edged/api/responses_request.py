@@ -1,0 +1,197 @@
+"""The body of POST /v1/responses: every field of the official package's `ResponseCreateParams` is served, inert by its
+meaning, or refused by its name."""
+
+from __future__ import annotations
+
+import time
+from typing import Any, NamedTuple
+
+from edged.api.exchange import Exchange, generation_id
+from edged.api.fields import (
+    GENERATION,
+    MAX_TOKENS,
+    SAMPLING,
+    Table,
+    Unknown,
+    accept,
+    boolean,
+    choice,
+    inert,
+    integer,
+    items,
+    later,
+    mapping,
+    record,
+    served,
+    text,
+    wrong,
+)
+from edged.api.request import sampling
+from edged.api.responses_events import ReasoningBody, ResponseBody
+from edged.api.responses_input import read_input
+from edged.api.responses_items import Item, Reference, chat_messages
+from edged.errors import InvalidRequest, MissingParameter
+from edged.store.responses import new_id
+from edged.types import ChatPrompt, GenerateRequest, Reasoning
+
+LOGPROBS = "message.output_text.logprobs"
+#: What else may be asked for is of items that do not come up here, or is in them anyway (thoughts, unencrypted).
+_INCLUDABLE = (
+    LOGPROBS, "file_search_call.results", "web_search_call.results", "web_search_call.action.sources",
+    "message.input_image.image_url", "computer_call_output.output.image_url", "code_interpreter_call.outputs",
+    "reasoning.encrypted_content",
+)
+_includable = choice(*_INCLUDABLE)
+
+
+def include(value: Any, path: str) -> list[str]:
+    return items(value, path, _includable, "a list of up to 20 names", range(21))
+
+
+def metadata(value: Any, path: str) -> dict[str, str]:
+    for key, item in mapping(16)(value, path).items():
+        if len(key) > 64 or not isinstance(item, str) or len(item) > 512:
+            raise wrong(path, "an object of up to 16 texts of at most 512 characters, under keys of at most 64")
+    return dict(value)
+
+
+def _anything(value: Any, path: str) -> Any:
+    return value
+
+
+_REASONING: Table = {
+    "effort": served(choice("none", "minimal", "low", "medium", "high")),
+    # All of the thoughts are the most detailed summary; nothing here could write a shorter one.
+    "summary": served(choice("auto", "detailed")),
+    "generate_summary": served(choice("auto", "detailed")),
+    "context": later("auto", instead="The model's template decides which thoughts of earlier turns it is shown."),
+    "mode": later("standard"),
+}
+_TEXT: Table = {
+    "format": later({"type": "text"}),
+    "verbosity": later("medium", instead="Ask for it in the instructions."),
+}
+_CACHE: Table = {
+    "mode": inert(choice("implicit", "explicit")), "ttl": inert(choice("30m", "12h")), "prewarm": later(False),
+    "comparison_response_id": later(),
+}
+_STREAM: Table = {"include_obfuscation": inert(boolean)}
+_ALIKE = ("model", "stop", "stream", "timeout_s", "keep_alive", "adapter", "grammar", "user", "safety_identifier",
+          "prompt_cache_key", "service_tier")
+
+FIELDS: Table = SAMPLING | {name: GENERATION[name] for name in _ALIKE} | {
+    "input": served(_anything),
+    "instructions": served(text()),
+    "previous_response_id": served(text(128, min_length=1)),
+    "max_output_tokens": served(integer(1, MAX_TOKENS)),
+    "top_logprobs": served(integer(0, 20)),
+    "include": served(include),
+    "text": served(record(_TEXT)),
+    "reasoning": served(record(_REASONING)),
+    "tools": later([]),
+    "tool_choice": later("none", "auto"),
+    "parallel_tool_calls": later(True, False),
+    "max_tool_calls": inert(integer(1, MAX_TOKENS)),
+    "store": served(boolean),
+    "background": served(boolean),
+    "metadata": served(metadata),
+    "stream_options": served(record(_STREAM)),
+    "truncation": later("disabled", instead="Nothing is cut to fit here: shorten the input, or let max_output_tokens "
+                        "leave it room."),
+    "prompt_cache_options": served(record(_CACHE)),
+    "prompt_cache_retention": inert(text()),
+    "conversation": later(instead="Continue a response with previous_response_id, or send the whole conversation as "
+                          "input."),
+    "prompt": later(instead="No prompts are stored here; send the text as instructions and input."),
+    "moderation": later(),
+    "access_programs": later(),
+    "background_options": later({"completion_window": "soonest"}),
+    "context_management": later([], instead="Nothing is compacted here."),
+    "image": later({"context_compression": "auto"}),
+}
+
+
+class Asked(NamedTuple):
+    """What the body says; what it refers to is not looked up yet. begun: the response before anything is made. store:
+    None where nothing is said of it."""
+
+    begun: ResponseBody
+    items: list[Item | Reference]
+    request: GenerateRequest
+    logprobs: bool
+    stream: bool
+    store: bool | None
+    timeout_s: float | None
+    keep_alive_s: float | None
+    ignored: tuple[str, ...]
+
+    def with_items(self, history: list[Item]) -> GenerateRequest:
+        """history: all that came before and was asked now. Raises InvalidRequest."""
+        messages = chat_messages(self.begun.instructions, history)
+        if not messages:
+            raise InvalidRequest("`input` is empty; send a text or at least one item.", param="input")
+        return GenerateRequest(**{
+            name: getattr(self.request, name) for name in GenerateRequest.__struct_fields__
+        } | {"prompt": ChatPrompt(messages)})
+
+
+def parse(body: dict[str, Any], exchange: Exchange, unknown: Unknown) -> Asked:
+    """Raises InvalidRequest and its kin, with the path of the field in `param`."""
+    said, ignored = accept(FIELDS, body, unknown=unknown)
+    for name in ("text", "reasoning", "stream_options", "prompt_cache_options"):
+        nested = said.get(name)
+        if nested is not None:
+            ignored.extend(nested.ignored)
+            said[name] = nested.values
+    if "input" not in said and "previous_response_id" not in said:
+        raise MissingParameter("`input` is missing.", param="input")
+    if "stream_options" in said and not said.get("stream"):
+        raise InvalidRequest("`stream_options` needs `stream` to be true.", param="stream_options")
+    if said.get("background") and said.get("store") is False:
+        raise InvalidRequest("`background` needs `store`: the answer is fetched later.", param="background")
+    wanted = said.get("include", [])
+    ignored.extend(f"include.{name}" for name in wanted if name != LOGPROBS)
+    logprobs = LOGPROBS in wanted or said.get("top_logprobs", 0) > 0
+    identity = new_id()
+    reasoning = said.get("reasoning", {})
+    begun = ResponseBody(
+        id=identity,
+        created_at=int(time.time()),
+        background=said.get("background", False),
+        instructions=said.get("instructions"),
+        max_output_tokens=said.get("max_output_tokens"),
+        max_tool_calls=body.get("max_tool_calls"),
+        model=said["model"],
+        previous_response_id=said.get("previous_response_id"),
+        prompt_cache_key=body.get("prompt_cache_key"),
+        reasoning=ReasoningBody(reasoning.get("effort"), reasoning.get("summary") or reasoning.get("generate_summary")),
+        safety_identifier=body.get("safety_identifier"),
+        store=said.get("store", True),
+        temperature=said.get("temperature"),
+        top_logprobs=said.get("top_logprobs", 0),
+        top_p=said.get("top_p"),
+        user=body.get("user"),
+        metadata=said.get("metadata", {}),
+    )
+    request = GenerateRequest(
+        id=generation_id(exchange),
+        prompt=ChatPrompt([]),
+        sampling=sampling(said),
+        max_tokens=said.get("max_output_tokens"),
+        stop=said.get("stop", ()),
+        logprobs=said.get("top_logprobs", 0) if logprobs else None,
+        reasoning=Reasoning(effort=reasoning["effort"]) if "effort" in reasoning else None,
+        adapter=said.get("adapter"),
+        client=exchange.caller.client,
+    )
+    return Asked(
+        begun=begun,
+        items=read_input(said.get("input", []), "input", identity, unknown, ignored),
+        request=request,
+        logprobs=logprobs,
+        stream=said.get("stream", False),
+        store=said.get("store"),
+        timeout_s=said.get("timeout_s"),
+        keep_alive_s=said.get("keep_alive"),
+        ignored=tuple(ignored),
+    )
