@@ -7,8 +7,8 @@ from typing import Any
 
 import anthropic
 import httpx
-import openai
 import pytest
+from openai import OpenAI
 
 from edged.store import Store
 from tests import daemon as processes
@@ -26,8 +26,8 @@ MODELS: dict[str, dict[str, Any]] = {
 class Daemon(processes.Daemon):
     """One that has the models above, and official clients for it, which end with it."""
 
-    def openai(self, key: str = "none") -> openai.OpenAI:
-        made = openai.OpenAI(base_url=self.base_url + "/v1", api_key=key, max_retries=0, timeout=30)
+    def openai(self, key: str = "none") -> OpenAI:
+        made = OpenAI(base_url=self.base_url + "/v1", api_key=key, max_retries=0, timeout=30)
         self._clients.append(made)
         return made
 
@@ -37,7 +37,7 @@ class Daemon(processes.Daemon):
         return super().stop()
 
     @cached_property
-    def _clients(self) -> list[openai.OpenAI]:
+    def _clients(self) -> list[OpenAI]:
         return []
 
     def status(self, model: str) -> dict[str, Any]:
