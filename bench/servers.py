@@ -113,8 +113,9 @@ def _status(port: int, path: str) -> int | None:
         connection.close()
 
 
-def peer_python(environment: str = "bench-venv", package: str = PEER_PACKAGE) -> Path:
-    """The interpreter of a peer's environment, which is made if it is missing or holds another version."""
+def peer_python(environment: str = "bench-venv", package: str = PEER_PACKAGE, *, extra: str = "") -> Path:
+    """The interpreter of a peer's environment, which is made if it is missing or holds another version. extra: of the
+    package, to be installed with it."""
     folder = BUILD / environment
     python = folder / "bin" / "python"
     name, version = package.split("==")
@@ -122,7 +123,8 @@ def peer_python(environment: str = "bench-venv", package: str = PEER_PACKAGE) ->
     if not python.exists():
         subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
     if subprocess.run([str(python), "-c", wanted], stderr=subprocess.DEVNULL, check=False).returncode != 0:
-        installed = subprocess.run([str(python), "-m", "pip", "install", "--quiet", package], check=False)
+        asked = f"{name}[{extra}]=={version}" if extra else package
+        installed = subprocess.run([str(python), "-m", "pip", "install", "--quiet", asked], check=False)
         if installed.returncode != 0:
             raise BenchError(f"pip could not install {package}; leave that peer out, or name one that runs already")
     return python

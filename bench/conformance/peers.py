@@ -1,0 +1,62 @@
+"""edged and its peers, each started with the same GGUF, context and threads, and ended again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from importlib.metadata import version
+from pathlib import Path
+
+from bench import servers
+from bench.conformance.server import Server
+
+MODEL = "smollm2-135m"
+CONTEXT = 1024
+ROWS = 4
+THREADS = 2
+LLAMA_CPP_PYTHON = "llama-cpp-python==0.3.36"
+
+
+def gguf() -> Path:
+    return servers.Edged(MODEL, rows=ROWS, context=CONTEXT, threads=THREADS, build={}).gguf()
+
+
+@contextmanager
+def edged() -> Iterator[tuple[Server, str]]:
+    """The server, and which version it is."""
+    made = servers.Edged(MODEL, rows=ROWS, context=CONTEXT, threads=THREADS, build={})
+    made.gguf()
+    running = made.start()
+    try:
+        yield Server(running.url, MODEL, CONTEXT), f"{servers.commit()}, llama-cpp-python {version('llama-cpp-python')}"
+    finally:
+        running.stop()
+
+
+@contextmanager
+def llama_server() -> Iterator[tuple[Server, str]]:
+    running = servers.start_peer(
+        "llama-server", gguf(), rows=ROWS, context=CONTEXT, threads=THREADS, tuned=False)
+    try:
+        yield Server(running.url, running.model, CONTEXT), running.facts["version"]
+    finally:
+        running.stop()
+
+
+@contextmanager
+def llama_cpp_python() -> Iterator[tuple[Server, str]]:
+    """Its server computes one request at a time, and log-probabilities only with all logits kept."""
+    python = servers.peer_python("llama-cpp-python-venv", LLAMA_CPP_PYTHON, extra="server")
+    port = servers.free_port()
+    child = servers.spawn("llama-cpp-python", [
+        python, "-m", "llama_cpp.server", "--model", gguf(), "--n_ctx", str(CONTEXT), "--n_threads", str(THREADS),
+        "--port", str(port), "--model_alias", MODEL, "--logits_all", "true"])
+    try:
+        servers.wait_ready(child, "llama-cpp-python", port, "/v1/models")
+        yield Server(f"http://127.0.0.1:{port}", MODEL, CONTEXT), LLAMA_CPP_PYTHON.replace("==", " ")
+    finally:
+        servers.end(child)
+
+
+PEERS: dict[str, Callable[[], AbstractContextManager[tuple[Server, str]]]] = {
+    "edged": edged, "llama-server": llama_server, "llama-cpp-python": llama_cpp_python}
