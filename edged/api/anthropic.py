@@ -140,7 +140,7 @@ def parse(body: dict[str, Any], exchange: Exchange, unknown: Unknown, table: Tab
     wanted = said.get("thinking")
     output = _output(said, ignored)
     constraint = _constraint(said, output)
-    if continued and (constraint is not None or (wanted is not None and wanted.kind == "enabled")):
+    if continued and (constraint or (wanted is not None and wanted.kind == "enabled")):
         raise InvalidRequest(
             "`messages` ends with the assistant's, so the answer goes on in the middle of a text: leave `thinking` and "
             "the format of the answer out, or end with a message of the user.", param="messages")
@@ -154,7 +154,7 @@ def parse(body: dict[str, Any], exchange: Exchange, unknown: Unknown, table: Tab
         # Programs for Anthropic ask for as much as its models could write; the answer says why it ended.
         to_context_end=True,
         stop=said.get("stop_sequences", ()),
-        constraint=constraint,
+        **constraint,
         tools=tool_use(functions, said.get("tool_choice", Choice())),
         reasoning=reasoning(wanted, output.get("effort"), max_tokens),
         adapter=said.get("adapter"),
@@ -181,13 +181,15 @@ def _output(said: dict[str, Any], ignored: list[str]) -> dict[str, Any]:
     return said["output_config"].values if "output_config" in said else {}
 
 
-def _constraint(said: dict[str, Any], output: dict[str, Any]) -> Constraint | None:
-    """`output_format` is what `output_config.format` was called before."""
+def _constraint(said: dict[str, Any], output: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a GenerateRequest that say it. `output_format` is what `output_config.format` was called before."""
     if "output_format" in said and "format" in output:
         raise InvalidRequest("`output_format` and `output_config.format` are the same; send the second one only.",
                              param="output_format")
-    form: Accepted | None = output.get("format", said.get("output_format"))
-    return None if form is None else form.values["schema"]
+    for path, form in (("output_config.format", output.get("format")), ("output_format", said.get("output_format"))):
+        if form is not None:
+            return {"constraint": form.values["schema"], "constraint_field": f"{path}.schema"}
+    return {}
 
 
 def _told_once(ignored: list[str]) -> tuple[str, ...]:

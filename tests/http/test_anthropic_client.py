@@ -3,6 +3,7 @@ message tells it to after `say: `."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -70,6 +71,15 @@ def test_a_schema_is_kept_whatever_the_model_would_say_and_parsed_by_the_client(
     assert answer.parsed_output.colour in ("red", "green")
     with claude.messages.stream(**asking("Say something.", output_format=Light)) as stream:
         assert isinstance(stream.get_final_message().parsed_output, Light)
+
+
+def test_a_schema_that_cannot_be_enforced_is_refused_under_the_name_that_it_has_here(
+    claude: anthropic.Anthropic
+) -> None:
+    schema = {"type": "object", "properties": {"a": {"type": "string", "contentEncoding": "base64"}}, "not": {}}
+    with pytest.raises(anthropic.BadRequestError) as caught:
+        claude.messages.create(**asking("hi", output_config={"format": {"type": "json_schema", "schema": schema}}))
+    assert "output_config.format.schema" in json.dumps(caught.value.body)
 
 
 def test_a_stop_sequence_ends_the_answer_and_is_told(claude: anthropic.Anthropic) -> None:

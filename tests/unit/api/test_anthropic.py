@@ -127,12 +127,14 @@ async def test_thinking_and_effort(said: dict[str, Any], expected: Reasoning | N
     assert (await asked(**said)).reasoning == expected
 
 
-@pytest.mark.parametrize("where", [
-    {"output_config": {"format": {"type": "json_schema", "schema": {"type": "object", "b": 1, "a": 2}}}},
-    {"output_format": {"type": "json_schema", "schema": {"type": "object", "b": 1, "a": 2}}},
+@pytest.mark.parametrize(("where", "field"), [
+    ({"output_config": {"format": {"type": "json_schema", "schema": {"type": "object", "b": 1, "a": 2}}}},
+     "output_config.format.schema"),
+    ({"output_format": {"type": "json_schema", "schema": {"type": "object", "b": 1, "a": 2}}}, "output_format.schema"),
 ])
-async def test_a_schema_for_the_answer_keeps_its_order(where: dict[str, Any]) -> None:
-    assert (await asked(**where)).constraint == JsonSchema('{"type":"object","b":1,"a":2}')
+async def test_a_schema_for_the_answer_keeps_its_order(where: dict[str, Any], field: str) -> None:
+    request = await asked(**where)
+    assert (request.constraint, request.constraint_field) == (JsonSchema('{"type":"object","b":1,"a":2}'), field)
 
 
 @pytest.mark.parametrize(("said", "param"), [
