@@ -101,10 +101,11 @@ class ToolUse(Struct, frozen=True, kw_only=True):
 class Reasoning(Struct, frozen=True, kw_only=True):
     """How much a model may think before it answers. effort: `none` (no thinking at all), `minimal`, `low`, `medium`,
     `high`, for its template; None leaves it to the template. budget: tokens of thinking at most, after which the
-    answer is made to begin."""
+    answer is made to begin. optional: a model that does not think answers without; else it refuses."""
 
     effort: Literal["none", "minimal", "low", "medium", "high"] | None = None
     budget: int | None = None
+    optional: bool = False
 
 
 class ChatPrompt(Struct, frozen=True, tag="chat", tag_field="kind"):

@@ -22,7 +22,7 @@ from edged.api.answering import Call, answer
 from edged.api.anthropic_messages import Reader
 from edged.api.anthropic_render import MessageAnswer, MessageStream, Shape
 from edged.api.anthropic_thinking import effort, reasoning, thinking
-from edged.api.anthropic_tools import CACHE_CONTROL, Choice, tool_choice, tool_use, tools
+from edged.api.anthropic_tools import CACHE_CONTROL, Choice, offered, tool_choice, tool_use, tools
 from edged.api.exchange import Exchange, Services, exchange_of, generation_id
 from edged.api.fields import (
     MAX_TOKENS,
@@ -144,7 +144,7 @@ def parse(body: dict[str, Any], exchange: Exchange, unknown: Unknown, table: Tab
         raise InvalidRequest(
             "`messages` ends with the assistant's, so the answer goes on in the middle of a text: leave `thinking` and "
             "the format of the answer out, or end with a message of the user.", param="messages")
-    functions = tools(said.get("tools", []), "tools", unknown, ignored)
+    functions = offered(tools(said.get("tools", []), "tools", unknown, ignored), reader.changes)
     request = GenerateRequest(
         id=generation_id(exchange),
         prompt=ChatPrompt(

@@ -11,8 +11,22 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from edged.api.anthropic_thinking import unsealed
-from edged.api.anthropic_tools import CACHE_CONTROL
-from edged.api.fields import Table, Unknown, accept, boolean, choice, inert, items, later, mapping, served, text, wrong
+from edged.api.anthropic_tools import CACHE_CONTROL, ToolChange
+from edged.api.fields import (
+    Table,
+    Unknown,
+    accept,
+    boolean,
+    choice,
+    inert,
+    items,
+    later,
+    mapping,
+    record,
+    served,
+    text,
+    wrong,
+)
 from edged.api.messages import MAX_MESSAGES
 from edged.errors import InvalidRequest, MissingParameter, UnsupportedParameter
 
@@ -51,13 +65,17 @@ _TOOL_RESULT: Table = _KIND | {
 _THINKING: Table = _KIND | {"thinking": served(text(), required=True), "signature": served(text())}
 #: Only who encrypted it can read it, so no other model's answer could depend on it.
 _REDACTED: Table = _KIND | {"data": served(text(), required=True)}
+_REFERENCE: Table = _KIND | {"tool_name": served(_id, required=True)}
+_NAMED: Table = {"type": served(choice("tool_reference"), required=True), "name": served(_id, required=True)}
+_CHANGE: Table = _KIND | {"tool": served(record(_NAMED), required=True)}
 
-Tables = Mapping[str, Table]
+Tables = dict[str, Table]
 _TEXTS: Tables = {"text": _TEXT}
+_RESULTS: Tables = _TEXTS | {"tool_reference": _REFERENCE}
 _BLOCKS: Mapping[str, Tables] = {
     "user": {"text": _TEXT, "tool_result": _TOOL_RESULT},
     "assistant": {"text": _TEXT, "tool_use": _TOOL_USE, "thinking": _THINKING, "redacted_thinking": _REDACTED},
-    "system": _TEXTS,
+    "system": _TEXTS | {"tool_addition": _CHANGE, "tool_removal": _CHANGE},
 }
 _EVERY_KIND = frozenset(kind for blocks in _BLOCKS.values() for kind in blocks)
 _MAX_BLOCKS = 10_000
@@ -71,12 +89,14 @@ _MESSAGE: Table = {
 
 
 class Reader:
-    """Of one request. Names of fields that are only reported go to `ignored`."""
+    """Of one request. Names of fields that are only reported go to `ignored`. changes: what the messages say of tools,
+    in their order."""
 
     def __init__(self, unknown: Unknown, ignored: list[str]) -> None:
         self._unknown = unknown
         self._ignored = ignored
-        self._tools: dict[str, str] = {}
+        self._called: dict[str, str] = {}
+        self.changes: list[ToolChange] = []
 
     def system(self, value: Any, path: str) -> str:
         return _joined(self._blocks(_TEXTS, value, path, fewest=1))
@@ -91,6 +111,8 @@ class Reader:
                 _add(told, message)
 
         items(value, path, check, "a list of at least one message", range(1, MAX_MESSAGES + 1))
+        if not told:
+            raise InvalidRequest(f"`{path}` holds nothing that anybody said; send a message of the user.", param=path)
         if told[-1]["role"] == "assistant" and told[-1].keys() != {"role", "content"}:
             raise UnsupportedParameter(
                 f"`{path}` ends with thinking or calls of the assistant; an answer goes on from text only. End with a "
@@ -106,8 +128,15 @@ class Reader:
         blocks = self._blocks(_BLOCKS[role], said["content"], f"{path}.content", fewest=int(role != "assistant"))
         if role == "assistant":
             return [self._assistant(blocks, f"{path}.content")]
-        return self._user(blocks, f"{path}.content") if role == "user" else [{
-            "role": role, "content": _joined(blocks)}]
+        if role == "user":
+            return self._user(blocks, f"{path}.content")
+        for index, block in enumerate(blocks):
+            if block["type"] != "text":
+                name = block["tool"].values["name"]
+                self.changes.append(ToolChange(
+                    name, block["type"] == "tool_addition", f"{path}.content[{index}].tool.name"))
+        texts = [block for block in blocks if block["type"] == "text"]
+        return [{"role": role, "content": _joined(texts)}] if texts else []
 
     def _user(self, blocks: list[Block], path: str) -> list[dict[str, Any]]:
         told: list[dict[str, Any]] = []
@@ -121,14 +150,22 @@ class Reader:
     def _result(self, block: Block, path: str) -> dict[str, Any]:
         """Templates know no failed results: the model reads it in the text."""
         id_ = block["tool_use_id"]
-        if id_ not in self._tools:
+        if id_ not in self._called:
             raise InvalidRequest(
                 f"`{path}.tool_use_id` is {id_[:64]!r}, and no tool_use block before it has that id.",
                 param=f"{path}.tool_use_id")
-        content = _joined(self._blocks(_TEXTS, block.get("content", ""), f"{path}.content", fewest=0))
+        said = self._blocks(_RESULTS, block.get("content", ""), f"{path}.content", fewest=0)
+        content = _joined([self._referred(part, f"{path}.content[{index}]") for index, part in enumerate(said)])
         if block.get("is_error"):
             content = f"Error: {content}" if content else "Error"
-        return {"role": "tool", "tool_call_id": id_, "name": self._tools[id_], "content": content}
+        return {"role": "tool", "tool_call_id": id_, "name": self._called[id_], "content": content}
+
+    def _referred(self, block: Block, path: str) -> Block:
+        """A tool that was searched for: the model finds its schema among the tools from now on."""
+        if block["type"] == "text":
+            return block
+        self.changes.append(ToolChange(block["tool_name"], True, f"{path}.tool_name"))
+        return {"type": "text", "text": f"The tool {block['tool_name']} can be called now."}
 
     def _assistant(self, blocks: list[Block], path: str) -> dict[str, Any]:
         message: dict[str, Any] = {"role": "assistant", "content": ""}
@@ -141,7 +178,7 @@ class Reader:
             case "text":
                 return {"content": block["text"]}
             case "tool_use":
-                self._tools[block["id"]] = block["name"]
+                self._called[block["id"]] = block["name"]
                 function = {"name": block["name"], "arguments": block["input"]}
                 return {"tool_calls": [{"id": block["id"], "type": "function", "function": function}]}
             case "thinking":

@@ -62,8 +62,9 @@ def effort(value: Any, path: str) -> Effort:
 
 
 def reasoning(said: Thinking | None, wanted: Effort | None, max_tokens: int | None) -> Reasoning | None:
-    """None leaves it to the model's template, as `adaptive` does where no effort is named. Raises InvalidRequest where
-    the budget leaves nothing for the answer."""
+    """None leaves it to the model's template, as `adaptive` does where no effort is named. An effort alone is for how
+    much is written at all, so no model has to think for it. Raises InvalidRequest where the budget leaves nothing for
+    the answer."""
     if said is not None and said.kind == "disabled":
         return Reasoning(effort="none")
     if said is not None and said.kind == "enabled":
@@ -72,7 +73,7 @@ def reasoning(said: Thinking | None, wanted: Effort | None, max_tokens: int | No
                 f"`thinking.budget_tokens` is {said.budget} and must be below `max_tokens`, which is {max_tokens}.",
                 param="thinking.budget_tokens")
         return Reasoning(effort=wanted or "medium", budget=said.budget)
-    return None if wanted is None else Reasoning(effort=wanted)
+    return None if wanted is None else Reasoning(effort=wanted, optional=True)
 
 
 def sealed(thought: str) -> str:

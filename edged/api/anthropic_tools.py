@@ -4,6 +4,7 @@ itself, and those whose schema only its own models know, are refused by their na
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import msgspec
@@ -45,13 +46,39 @@ _TOOL: Table = {
     "cache_control": CACHE_CONTROL,
     # Input is streamed as it is written, in any case.
     "eager_input_streaming": inert(boolean),
-    "defer_loading": later(False, instead="Every tool is shown to the model from the beginning."),
+    "defer_loading": served(boolean),
     "allowed_callers": later(["direct"], instead="Only the model itself calls tools here."),
 }
 
 
-def tools(value: Any, path: str, unknown: Unknown, ignored: list[str]) -> list[ToolFunction]:
-    def check(item: Any, at: str) -> ToolFunction:
+class Tool(NamedTuple):
+    """deferred: not shown to the model before a message refers to it."""
+
+    function: ToolFunction
+    deferred: bool
+
+
+class ToolChange(NamedTuple):
+    """What a message says of a tool: it can be called from here on, or no more. at: where it says so."""
+
+    name: str
+    offered: bool
+    at: str
+
+
+def offered(tools: list[Tool], changes: Iterable[ToolChange]) -> list[ToolFunction]:
+    """The functions that the next answer may call. Raises InvalidRequest where a change names none of them."""
+    now = {tool.function.name: not tool.deferred for tool in tools}
+    for change in changes:
+        if change.name not in now:
+            raise InvalidRequest(f"`{change.at}` is {change.name[:64]}, and no tool of `tools` has that name.",
+                                 param=change.at)
+        now[change.name] = change.offered
+    return [tool.function for tool in tools if now[tool.function.name]]
+
+
+def tools(value: Any, path: str, unknown: Unknown, ignored: list[str]) -> list[Tool]:
+    def check(item: Any, at: str) -> Tool:
         if not isinstance(item, dict):
             raise wrong(at, "an object with name and input_schema")
         kind = item.get("type")
@@ -61,11 +88,11 @@ def tools(value: Any, path: str, unknown: Unknown, ignored: list[str]) -> list[T
                 "a name, a description and an input_schema, and run it in your program.", param=f"{at}.type")
         accepted = accept(_TOOL, item, unknown=unknown, path=at)
         ignored.extend(accepted.ignored)
-        return _function(accepted.values)
+        return Tool(_function(accepted.values), accepted.values.get("defer_loading", False))
 
-    found: list[ToolFunction] = items(value, path, check, f"a list of up to {MAX_TOOLS} tools", range(MAX_TOOLS + 1))
+    found: list[Tool] = items(value, path, check, f"a list of up to {MAX_TOOLS} tools", range(MAX_TOOLS + 1))
     names: set[str] = set()
-    for index, function in enumerate(found):
+    for index, (function, _) in enumerate(found):
         if function.name in names:
             raise InvalidRequest(
                 f"`{path}[{index}].name`: there are two tools named {function.name}; rename one.",

@@ -114,14 +114,38 @@ async def test_a_strict_tool_is_strict_and_its_examples_are_in_its_schema() -> N
     assert json.loads(use.functions[0].parameters or "")["examples"] == [{"at": "Oslo"}]
 
 
+CLOCK = {"name": "clock", "input_schema": {"type": "object"}, "defer_loading": True}
+FOUND: list[dict[str, Any]] = [
+    {"role": "assistant", "content": [{"type": "tool_use", "id": "c1", "name": "weather", "input": {}}]},
+    {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "c1", "content": [
+        {"type": "tool_reference", "tool_name": "clock"}]}]},
+]
+
+
+def change(kind: str, name: str) -> dict[str, Any]:
+    return {"role": "system", "content": [{"type": kind, "tool": {"type": "tool_reference", "name": name}}]}
+
+
+@pytest.mark.parametrize(("more", "names"), [
+    ([], ["weather"]), (FOUND, ["weather", "clock"]), ([change("tool_addition", "clock")], ["weather", "clock"]),
+    ([*FOUND, change("tool_removal", "clock"), change("tool_removal", "weather")], []),
+])
+async def test_a_tool_is_offered_from_where_the_messages_offer_it(more: list[Any], names: list[str]) -> None:
+    request = await asked(tools=[WEATHER, CLOCK], messages=[*HELLO["messages"], *more])
+    assert [function.name for function in (request.tools.functions if request.tools else [])] == names
+    assert isinstance(request.prompt, ChatPrompt)
+    assert all(message["role"] != "system" for message in request.prompt.messages)
+
+
 @pytest.mark.parametrize(("said", "expected"), [
     ({"thinking": {"type": "enabled", "budget_tokens": 40}}, Reasoning(effort="medium", budget=40)),
     ({"thinking": {"type": "enabled", "budget_tokens": 40}, "output_config": {"effort": "low"}},
      Reasoning(effort="low", budget=40)),
     ({"thinking": {"type": "disabled"}}, Reasoning(effort="none")),
     ({"thinking": {"type": "adaptive", "display": "summarized"}}, None),
-    ({"thinking": {"type": "adaptive"}, "output_config": {"effort": "high"}}, Reasoning(effort="high")),
-    ({"output_config": {"effort": "low"}}, Reasoning(effort="low")),
+    ({"thinking": {"type": "adaptive"}, "output_config": {"effort": "high"}},
+     Reasoning(effort="high", optional=True)),
+    ({"output_config": {"effort": "low"}}, Reasoning(effort="low", optional=True)),
 ])
 async def test_thinking_and_effort(said: dict[str, Any], expected: Reasoning | None) -> None:
     assert (await asked(**said)).reasoning == expected
@@ -147,7 +171,12 @@ async def test_a_schema_for_the_answer_keeps_its_order(where: dict[str, Any], fi
     ({"tools": [WEATHER, WEATHER]}, "tools[1].name"), ({"tools": [WEATHER | {"name": "a b"}]}, "tools[0].name"),
     ({"tools": [{"name": "weather"}]}, "tools[0].input_schema"),
     ({"tools": [WEATHER | {"input_schema": {"type": "string"}}]}, "tools[0].input_schema"),
-    ({"tools": [WEATHER | {"defer_loading": True}]}, "tools[0].defer_loading"),
+    ({"messages": [{"role": "system", "content": [
+        {"type": "tool_addition", "tool": {"type": "tool_reference", "name": "clock"}}]}, *HELLO["messages"]]},
+     "messages[0].content[0].tool.name"),
+    ({"messages": [{"role": "system", "content": [
+        {"type": "tool_addition", "tool": {"type": "tool_definition", "definition": WEATHER}}]}, *HELLO["messages"]]},
+     "messages[0].content[0].tool.type"),
     ({"tools": [WEATHER | {"allowed_callers": ["code_execution_20250825"]}]}, "tools[0].allowed_callers"),
     ({"tool_choice": {"type": "any"}}, "tool_choice"),
     ({"tool_choice": {"type": "tool", "name": "clock"}, "tools": [WEATHER]}, "tool_choice.name"),
