@@ -144,6 +144,8 @@ def parse(body: dict[str, Any], exchange: Exchange, unknown: Unknown, table: Tab
         raise InvalidRequest(
             "`messages` ends with the assistant's, so the answer goes on in the middle of a text: leave `thinking` and "
             "the format of the answer out, or end with a message of the user.", param="messages")
+    if "effort" in output and wanted is not None and wanted.kind == "disabled":
+        ignored.append("output_config.effort")
     functions = offered(tools(said.get("tools", []), "tools", unknown, ignored), reader.changes)
     request = GenerateRequest(
         id=generation_id(exchange),

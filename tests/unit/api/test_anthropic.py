@@ -224,6 +224,11 @@ async def test_what_cannot_change_the_answer_is_told_as_ignored() -> None:
         "tools[0].eager_input_streaming"]
 
 
+async def test_an_effort_beside_thinking_that_is_off_is_told_as_ignored() -> None:
+    body = HELLO | {"thinking": {"type": "disabled"}, "output_config": {"effort": "low"}}
+    assert (await ask(APP, MESSAGES, body)).answer_headers["edged-ignored"] == "output_config.effort"
+
+
 #: Sent as headers by the official client.
 _HEADERS = {"betas"}
 
