@@ -173,21 +173,27 @@ def test_keys_are_taken_from_x_api_key_and_as_bearer(start: Callable[..., Daemon
     assert answers == ["In.", "In.", "authentication_error"]
 
 
-def test_a_body_that_claude_code_sends_is_answered(daemon: Daemon) -> None:
-    """Its fields and headers, as far as they are known from the proxies written for it."""
+def test_what_claude_code_sends_is_answered(daemon: Daemon) -> None:
+    """Its first request as version 2.1.332 sends it, with shorter texts."""
     cached = {"type": "ephemeral"}
     reply = httpx.post(f"{daemon.base_url}/v1/messages?beta=true", timeout=30, headers={
-        "anthropic-version": "2023-06-01", "anthropic-beta": "claude-code-20250219,interleaved-thinking-2025-05-14",
-        "authorization": "Bearer none", "x-app": "cli",
+        "anthropic-version": "2023-06-01", "anthropic-dangerous-direct-browser-access": "true", "x-app": "cli",
+        "anthropic-beta": "claude-code-20250219,interleaved-thinking-2025-05-14,effort-2025-11-24", "x-api-key": "none",
     }, json={
-        "model": "tiny", "max_tokens": 500, "stream": False, "temperature": 1, "metadata": {"user_id": "user_1"},
-        "system": [{"type": "text", "text": "You are a program.", "cache_control": cached}],
-        "messages": [{"role": "user", "content": [
-            {"type": "text", "text": "<system-reminder>none</system-reminder>"},
-            {"type": "text", "text": "say: Done.", "cache_control": cached}]}],
-        "tools": [WEATHER | {"cache_control": cached}], "thinking": {"type": "adaptive"},
+        "model": "tiny", "max_tokens": 32_000, "stream": True, "metadata": {"user_id": '{"device_id":"4f6c"}'},
+        "system": [{"type": "text", "text": "You are an agent."},
+                   {"type": "text", "text": "You work with the user.", "cache_control": cached}],
+        "messages": [
+            {"role": "user", "content": [{"type": "text", "text": "<system-reminder>none</system-reminder>"},
+                                         {"type": "text", "text": "Are you done?"}]},
+            {"role": "system", "content": [{"type": "text", "text": "say: Done.", "cache_control": cached}]}],
+        "tools": [WEATHER, {"name": "DeferredToolPlaceholder", "description": "Never call it.", "defer_loading": True,
+                            "input_schema": {"type": "object", "properties": {}}}],
+        "thinking": {"type": "adaptive", "display": "omitted"}, "output_config": {"effort": "high"},
         "context_management": {"edits": [{"type": "clear_thinking_20251015", "keep": "all"}]},
     })
     assert reply.status_code == 200, reply.text
-    assert reply.json()["content"] == [{"type": "text", "text": "Done."}]
-    assert {"metadata", "cache_control"} <= set(reply.headers["edged-ignored"].split(", "))
+    data = [json.loads(line.removeprefix("data: ")) for line in reply.text.splitlines() if line.startswith("data: ")]
+    assert "".join(event["delta"].get("text", "") for event in data if event["type"] == "content_block_delta") == "Done."
+    assert {"metadata", "cache_control", "anthropic-beta", "context_management.edits"} == set(
+        reply.headers["edged-ignored"].split(", "))
