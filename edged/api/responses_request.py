@@ -76,7 +76,7 @@ _CACHE: Table = {
     "comparison_response_id": later(),
 }
 _STREAM: Table = {"include_obfuscation": inert(boolean)}
-_ALIKE = ("model", "stop", "stream", "timeout_s", "keep_alive", "adapter", "grammar", "user", "safety_identifier",
+_ALIKE = ("model", "stop", "stream", "timeout_s", "keep_alive", "adapter", "user", "safety_identifier",
           "prompt_cache_key", "service_tier")
 
 FIELDS: Table = SAMPLING | {name: GENERATION[name] for name in _ALIKE} | {
@@ -88,6 +88,7 @@ FIELDS: Table = SAMPLING | {name: GENERATION[name] for name in _ALIKE} | {
     "include": served(include),
     "text": served(record(_TEXT)),
     "reasoning": served(record(_REASONING)),
+    "grammar": later(),
     "tools": later([]),
     "tool_choice": later("none", "auto"),
     "parallel_tool_calls": later(True, False),

@@ -194,6 +194,7 @@ def test_what_claude_code_sends_is_answered(daemon: Daemon) -> None:
     })
     assert reply.status_code == 200, reply.text
     data = [json.loads(line.removeprefix("data: ")) for line in reply.text.splitlines() if line.startswith("data: ")]
-    assert "".join(event["delta"].get("text", "") for event in data if event["type"] == "content_block_delta") == "Done."
+    text = "".join(event["delta"].get("text", "") for event in data if event["type"] == "content_block_delta")
+    assert text == "Done."
     assert {"metadata", "cache_control", "anthropic-beta", "context_management.edits"} == set(
         reply.headers["edged-ignored"].split(", "))
