@@ -14,7 +14,8 @@ from edged.api.logprobs import ChatToken
 from edged.api.ollama_answer import CallBody, Ending, Piece, timestamp
 from edged.api.ollama_messages import messages, tools
 from edged.api.ollama_request import Presence, call, common, presence
-from edged.types import ChatPrompt
+from edged.errors import InvalidRequest
+from edged.types import ChatPrompt, Reasoning
 
 
 def _any(value: Any, path: str) -> Any:
@@ -71,4 +72,17 @@ def parse(body: dict[str, Any], exchange: Exchange, unknown: Unknown) -> Call | 
     turns = messages(said.get("messages", []), "messages", unknown, ignored)
     if not turns:
         return presence(said, ignored)
-    return call(said, ignored, exchange, ChatPrompt(turns), partial(line, said["model"]), tools=said.get("tools"))
+    prompt = ChatPrompt(turns, continued=_continued(turns[-1], said))
+    return call(said, ignored, exchange, prompt, partial(line, said["model"]), tools=said.get("tools"))
+
+
+def _continued(last: dict[str, Any], said: dict[str, Any]) -> bool:
+    """A last message of the assistant is the beginning of the answer, as Ollama's templates have it."""
+    if last["role"] != "assistant" or last.get("tool_calls"):
+        return False
+    for name in ("format", "think"):
+        if said.get(name) is not None and said[name] != Reasoning(effort="none"):
+            raise InvalidRequest(
+                f"`messages` ends with the assistant's, so the answer goes on in the middle of a text: leave `{name}` "
+                "out, or end with a message of the user.", param="messages")
+    return True

@@ -6,6 +6,7 @@ import json
 import subprocess
 from pathlib import Path
 
+import ollama
 import openai
 import pytest
 
@@ -72,6 +73,30 @@ def test_n_choices_come_from_one_prompt_and_a_seed_repeats_them(served: Served) 
     first = texts()
     assert len(set(first)) > 1
     assert texts() == first
+
+
+def test_ollamas_client_gets_the_same_text_and_the_models_own_facts(served: Served) -> None:
+    messages = [{"role": "user", "content": QUESTION}]
+    client = openai.OpenAI(base_url=served.url + "/v1", api_key="none")
+    theirs = client.chat.completions.create(
+        model=MODEL, messages=messages, temperature=0, max_tokens=24)  # type: ignore[arg-type]
+    with ollama.Client(host=served.url) as programs:
+        options = {"temperature": 0, "num_predict": 24}
+        told = programs.chat("smollm2:135m", messages, options=options)
+        assert told.message.content == theirs.choices[0].message.content
+        begun = [*messages, {"role": "assistant", "content": "The capital of France is"}]
+        assert "Paris" in (programs.chat(MODEL, begun, options=options).message.content or "")
+        first = programs.generate(MODEL, QUESTION, options=options)
+        assert first.response == told.message.content
+        again = programs.generate(MODEL, "And of Italy?", context=first.context, options=options)
+        turns = [{"role": "assistant", "content": first.response}, {"role": "user", "content": "And of Italy?"}]
+        whole = programs.chat(MODEL, [*messages, *turns], options=options)
+        assert (again.response, again.prompt_eval_count) == (whole.message.content, whole.prompt_eval_count)
+        shown = programs.show(MODEL)
+    assert (shown.details and shown.details.family, shown.capabilities) == ("llama", ["completion"])
+    assert shown.modelinfo is not None
+    assert shown.modelinfo["llama.context_length"] == 8192
+    assert "<|im_start|>" in (shown.template or "")
 
 
 def test_the_npm_package_lists_chats_and_streams(served: Served) -> None:

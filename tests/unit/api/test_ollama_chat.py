@@ -193,6 +193,13 @@ async def test_what_clients_always_send_means_nothing() -> None:
                                       to_context_end=True, client=request.client)
 
 
+async def test_a_last_message_of_the_assistant_is_gone_on_with() -> None:
+    turns = [*HELLO["messages"], {"role": "assistant", "content": "Once upon"}]
+    assert (await parsed(messages=turns, think=False)).prompt == ChatPrompt(turns, continued=True)
+    for said in ({"think": True}, {"format": "json"}):
+        assert "`messages`" in await refused(messages=turns, **said)
+
+
 @pytest.mark.parametrize(("said", "effort"), [(True, "medium"), (False, "none"), ("high", "high")])
 async def test_think_is_an_effort(said: Any, effort: str) -> None:
     reasoning = (await parsed(think=said)).reasoning
