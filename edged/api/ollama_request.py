@@ -6,16 +6,16 @@ import time
 from functools import partial
 from typing import Any
 
-import msgspec
 from msgspec import Struct
 
 from edged.api.answering import Call
 from edged.api.exchange import Exchange, generation_id
 from edged.api.fields import Table, Unknown, boolean, integer, keep_alive, later, served, text, wrong
+from edged.api.formats import json_schema
 from edged.api.ollama_answer import Line, OllamaAnswer, OllamaStream, Turn
 from edged.api.ollama_options import Options, options
 from edged.api.request import top_logprobs
-from edged.types import Constraint, GenerateRequest, JsonObject, JsonSchema, Prompt, Reasoning, ToolUse
+from edged.types import Constraint, GenerateRequest, JsonObject, Prompt, Reasoning, ToolUse
 
 IMAGES_INSTEAD = "The models here read text only."
 _EFFORTS = ("low", "medium", "high")
@@ -28,7 +28,7 @@ def _format(value: Any, path: str) -> Constraint | None:
     if value == "json":
         return JsonObject()
     if isinstance(value, dict):
-        return JsonSchema(msgspec.json.encode(value).decode())
+        return json_schema(value, path)
     raise wrong(path, '"json" or a JSON schema')
 
 
@@ -83,7 +83,8 @@ def call(said: dict[str, Any], ignored: list[str], exchange: Exchange, prompt: P
     request = GenerateRequest(
         id=generation_id(exchange), prompt=prompt, sampling=chosen.sampling, max_tokens=chosen.max_tokens,
         # num_predict is a maximum: an answer that the context ends before says so by its reason.
-        to_context_end=True, stop=chosen.stop, logprobs=top_logprobs(said), constraint=said.get("format"), tools=tools,
+        to_context_end=True, stop=chosen.stop, logprobs=top_logprobs(said), constraint=said.get("format"),
+        constraint_field="format", tools=tools,
         reasoning=said.get("think"), context=chosen.context, client=exchange.caller.client,
     )
     made = partial(Turn, received_at=exchange.received_at, asked_at=time.monotonic(),
