@@ -159,8 +159,9 @@ async def _presence(
     """Loads or unloads. To unload takes an admin, as it does elsewhere: others may wait for that model."""
     if asked.keep_alive_s == 0:
         require_admin(exchange.caller)
-        await services.router.unload(model)
-        yield present(asked.model, "unload")
+        status, reason = await services.router.unload(model), "unload"
     else:
-        await services.router.load(model, keep_alive_s=asked.keep_alive_s, forgive=exchange.caller.admin)
-        yield present(asked.model, "load")
+        status, reason = await services.router.load(
+            model, keep_alive_s=asked.keep_alive_s, forgive=exchange.caller.admin), "load"
+    exchange.model = (status.alias_of or status.name).partition("@")[0]
+    yield present(asked.model, reason)

@@ -190,7 +190,7 @@ async def test_the_body_becomes_one_request() -> None:
 async def test_what_clients_always_send_means_nothing() -> None:
     request = await parsed(tools=[], format="", options={}, keep_alive=None, think=None, truncate=False, shift=False)
     assert request == GenerateRequest(id=request.id, prompt=ChatPrompt([{"role": "user", "content": "hi"}]),
-                                      to_context_end=True, client=request.client)
+                                      to_context_end=True, constraint_field="format", client=request.client)
 
 
 async def test_a_last_message_of_the_assistant_is_gone_on_with() -> None:

@@ -90,7 +90,7 @@ async def test_what_is_not_served_is_refused_by_name(said: dict[str, Any], names
 async def test_what_clients_always_send_means_nothing() -> None:
     request = await parsed(template="", images=[], system="", suffix="", context=[], format="", raw=False)
     assert request == GenerateRequest(id=request.id, prompt=ChatPrompt([{"role": "user", "content": "Why?"}]),
-                                      to_context_end=True, client=request.client)
+                                      to_context_end=True, constraint_field="format", client=request.client)
 
 
 async def test_no_prompt_loads_the_model_and_a_keep_alive_of_zero_unloads_it() -> None:
