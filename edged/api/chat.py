@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from litestar import post
 from litestar.handlers import HTTPRouteHandler
 from litestar.types import ASGIApp, HTTPScope, Receive, Send
-from msgspec import UNSET, Struct, UnsetType
 
 from edged.api.answering import Call, answer
+from edged.api.chat_body import ChatAnswer, ChatStream, Wanted
 from edged.api.exchange import Exchange, Services, exchange_of, generation_id
 from edged.api.fields import (
     GENERATION,
@@ -31,16 +30,10 @@ from edged.api.fields import (
 )
 from edged.api.formats import RESPONSE_FORMAT, constraint
 from edged.api.limits import read_json
-from edged.api.logprobs import ChatToken, chat_tokens
 from edged.api.messages import messages
 from edged.api.request import max_tokens, sampling, top_logprobs, usage_wanted
-from edged.api.usage import UsageBody, fingerprint, usage_body
-from edged.api.wire import OPENAI
-from edged.errors import EdgedError
-from edged.types import ChatPrompt, ChoiceEnd, Delta, Event, Finished, GenerateRequest, Started, TokenLogprob, Usage
-
-if TYPE_CHECKING:
-    from edged.daemon.status import Served
+from edged.api.tools import TOOL_FIELDS, reasoning, tool_use
+from edged.types import ChatPrompt, GenerateRequest
 
 #: Names that the rendering of a template sets itself.
 _RESERVED = frozenset({"messages", "tools", "documents", "add_generation_prompt", "continue_final_message",
@@ -61,7 +54,7 @@ def _any(value: Any, path: str) -> Any:
     return value
 
 
-FIELDS: Table = GENERATION | RESPONSE_FORMAT | {
+FIELDS: Table = GENERATION | RESPONSE_FORMAT | TOOL_FIELDS | {
     "messages": served(_any, required=True),
     "max_completion_tokens": served(integer(1, MAX_TOKENS)),
     "logprobs": served(boolean),
@@ -70,12 +63,8 @@ FIELDS: Table = GENERATION | RESPONSE_FORMAT | {
     "store": inert(boolean),
     "metadata": inert(mapping(16)),
     "prompt_cache_retention": inert(text()),
-    "tools": later([]),
-    "tool_choice": later("none", "auto"),
-    "parallel_tool_calls": later(True, False),
-    "functions": later([]),
-    "function_call": later("none", "auto"),
-    "reasoning_effort": later(),
+    "functions": later([], instead="Send them as `tools`."),
+    "function_call": later("none", "auto", instead="Send it as `tool_choice`."),
     "modalities": later(["text"]),
     "audio": later(),
     "prediction": later(),
@@ -99,147 +88,27 @@ def parse(body: dict[str, Any], exchange: Exchange, unknown: Unknown) -> Call:
         stop=said.get("stop", ()),
         n=said.get("n", 1),
         logprobs=top_logprobs(said),
+        tools=tool_use(said),
+        reasoning=reasoning(said),
         adapter=said.get("adapter"),
         **constraint(said, ignored),
         client=exchange.caller.client,
     )
-    with_usage = usage_wanted(said, ignored)
+    wanted = Wanted(
+        n=request.n, logprobs=request.logprobs is not None, usage=usage_wanted(said, ignored),
+        may_call=request.tools is not None and request.tools.choice != "none",
+    )
     head = (f"chatcmpl-{exchange.request_id}", int(time.time()))
     return Call(
         model=said["model"],
         requests=[request],
         stream=said.get("stream", False),
-        streamed=partial(ChatStream, head, request.n, request.logprobs is not None, with_usage),
-        collected=partial(ChatAnswer, head, request.n, request.logprobs is not None),
+        streamed=partial(ChatStream, head, wanted),
+        collected=partial(ChatAnswer, head, wanted),
         timeout_s=said.get("timeout_s"),
         keep_alive_s=said.get("keep_alive"),
         ignored=tuple(ignored),
     )
-
-
-Head = tuple[str, int]
-
-
-class LogprobsBody(Struct, frozen=True):
-    content: list[ChatToken]
-    refusal: None = None
-
-
-class DeltaBody(Struct, frozen=True, omit_defaults=True):
-    role: str | UnsetType = UNSET
-    content: str | UnsetType = UNSET
-
-
-class ChunkChoice(Struct, frozen=True):
-    index: int
-    delta: DeltaBody
-    logprobs: LogprobsBody | None = None
-    finish_reason: str | None = None
-
-
-class Chunk(Struct, frozen=True):
-    id: str
-    created: int
-    model: str
-    system_fingerprint: str
-    choices: list[ChunkChoice]
-    object: str = "chat.completion.chunk"
-    usage: UsageBody | UnsetType | None = UNSET
-
-
-class ChatStream:
-    """Events as chunks: a role chunk for each choice, content, a finish_reason chunk for each choice, and the usage
-    chunk where asked for."""
-
-    def __init__(self, head: Head, n: int, logprobs: bool, with_usage: bool, served: Served) -> None:
-        self._head = head
-        self._n = n
-        self._logprobs = logprobs
-        self._no_usage: UnsetType | None = None if with_usage else UNSET
-        self._usage: Usage | None = None
-        self._model = served.name
-        self._fingerprint = fingerprint(served)
-
-    def _chunk(self, index: int, delta: DeltaBody, logprobs: LogprobsBody | None = None,
-               finish_reason: str | None = None) -> Chunk:
-        return Chunk(*self._head, self._model, self._fingerprint,
-                     [ChunkChoice(index, delta, logprobs, finish_reason)], usage=self._no_usage)
-
-    def chunks(self, prompt: int, event: Event) -> Iterable[Struct]:
-        match event:
-            case Delta(index=index, text=text, logprobs=tokens):
-                if text or tokens:
-                    logprobs = LogprobsBody(chat_tokens(tokens)) if self._logprobs else None
-                    yield self._chunk(index, DeltaBody(content=text), logprobs)
-            case Started():
-                for index in range(self._n):
-                    yield self._chunk(index, DeltaBody(role="assistant", content=""))
-            case ChoiceEnd(index=index, reason=reason):
-                yield self._chunk(index, DeltaBody(), finish_reason=reason)
-            case Finished(usage=usage):
-                self._usage = usage
-
-    def closing(self) -> Iterator[Struct]:
-        if self._no_usage is None and self._usage is not None:
-            yield Chunk(*self._head, self._model, self._fingerprint, [], usage=usage_body(self._usage))
-
-    def failed(self, error: EdgedError) -> Iterator[Struct]:
-        yield OPENAI.error(error)
-
-
-class Message(Struct, frozen=True):
-    content: str
-    role: str = "assistant"
-    refusal: None = None
-
-
-class Choice(Struct, frozen=True):
-    index: int
-    message: Message
-    logprobs: LogprobsBody | None
-    finish_reason: str | None
-
-
-class Completion(Struct, frozen=True):
-    id: str
-    created: int
-    model: str
-    system_fingerprint: str
-    choices: list[Choice]
-    usage: UsageBody
-    object: str = "chat.completion"
-
-
-class ChatAnswer:
-    """The same events, folded into one body."""
-
-    def __init__(self, head: Head, n: int, logprobs: bool, served: Served) -> None:
-        self._head = head
-        self._logprobs = logprobs
-        self._texts: list[list[str]] = [[] for _ in range(n)]
-        self._tokens: list[list[TokenLogprob]] = [[] for _ in range(n)]
-        self._reasons: list[str | None] = [None] * n
-        self._usage = Usage(0, 0)
-        self._model = served.name
-        self._fingerprint = fingerprint(served)
-
-    def add(self, prompt: int, event: Event) -> None:
-        match event:
-            case Delta(index=index, text=text, logprobs=tokens):
-                self._texts[index].append(text)
-                self._tokens[index].extend(tokens)
-            case ChoiceEnd(index=index, reason=reason):
-                self._reasons[index] = reason
-            case Finished(usage=usage):
-                self._usage = usage
-
-    def answer(self) -> Completion:
-        choices = [
-            Choice(index, Message("".join(self._texts[index])),
-                   LogprobsBody(chat_tokens(self._tokens[index])) if self._logprobs else None, reason)
-            for index, reason in enumerate(self._reasons)
-        ]
-        return Completion(*self._head, self._model, self._fingerprint, choices, usage_body(self._usage))
 
 
 def routes(services: Services) -> list[HTTPRouteHandler]:

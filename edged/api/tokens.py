@@ -33,7 +33,8 @@ MAX_TOKENS_READ = 1 << 20
 
 _COMMON: Table = {name: chat.FIELDS[name] for name in ("model", "timeout_s", "keep_alive")}
 _SHAPES_THE_PROMPT = {
-    "messages", "tools", "tool_choice", "functions", "function_call", "reasoning_effort", "chat_template_kwargs",
+    "messages", "tools", "tool_choice", "functions", "function_call", "reasoning_effort", "reasoning_budget",
+    "chat_template_kwargs",
 }
 #: A chat request as it is: what only steers the answer is checked, and told in `edged-ignored`.
 _CHAT: Table = {

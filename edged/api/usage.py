@@ -32,7 +32,7 @@ class UsageBody(Struct, frozen=True):
 def usage_body(usage: Usage) -> UsageBody:
     return UsageBody(
         usage.prompt_tokens, usage.completion_tokens, usage.prompt_tokens + usage.completion_tokens,
-        PromptDetails(usage.cached_tokens),
+        PromptDetails(usage.cached_tokens), CompletionDetails(usage.reasoning_tokens),
     )
 
 

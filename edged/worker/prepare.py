@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
-import msgspec
 import structlog
 
 from edged.engines.base import Capabilities, Vocab
@@ -18,21 +16,21 @@ from edged.types import (
     Rendered,
     SamplingParams,
     TextPrompt,
-    ToolFunction,
 )
+from edged.worker.chat import Chat, Turn
 from edged.worker.constraint import Compiled, Constraints
 from edged.worker.context_limit import context_limit
 from edged.worker.fill import gap_tokens
+from edged.worker.formats.enforce import Enforced
 from edged.worker.telling import PLAIN, Speech
-from edged.worker.template import Template
 
 log = structlog.get_logger("worker")
 
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A request that can run: its prompt as tokens, every sampling field set, the length it may grow to. compiled: what
-    its answer must be."""
+    """A request that can run: its prompt as tokens, every sampling field set, the length it may grow to. speech: how
+    its answer is read. compiled: what it must be."""
 
     request: GenerateRequest
     tokens: list[int]
@@ -53,11 +51,11 @@ class Prepare:
         self._defaults = spec.sampling.over(DEFAULT_SAMPLING)
         self._constraints = Constraints(vocab)
         source = spec.chat_template or vocab.chat_template
-        self._template = Template(source, vocab.special) if source else None
+        self._chat = Chat(source, vocab) if source else None
 
     @property
     def chat(self) -> bool:
-        return self._template is not None
+        return self._chat is not None
 
     def __call__(self, request: GenerateRequest) -> Prepared:
         if request.adapter is not None and request.adapter not in self._caps.adapters:
@@ -75,44 +73,54 @@ class Prepare:
                 "this model's graph gives no log-probabilities of the prompt; leave out `echo`, or `logprobs` and "
                 "`best_of`", param="logprobs",
             )
-        tokens, _ = self._prompt(request)
+        turn = self._turn(request)
+        tokens, _ = self._prompt(request, turn)
         if not tokens:
             raise InvalidRequest("the prompt is empty; send at least one token", param=_prompt_field(request))
         longest = self._max_length(request, len(tokens))
-        return Prepared(request, tokens, sampling, longest, compiled=self._compiled(request))
+        return Prepared(request, tokens, sampling, longest, turn.speech, self._compiled(request, turn))
 
     def rendered(self, request: GenerateRequest) -> Rendered:
         """For a request that wants its prompt only: whether an answer would have room is not asked."""
-        tokens, text = self._prompt(request)
+        tokens, text = self._prompt(request, self._turn(request))
         return Rendered(request.id, tokens, text, [self._vocab.written(token) for token in tokens])
 
     def close(self) -> None:
-        if self._template is not None:
-            self._template.close()
+        if self._chat is not None:
+            self._chat.close()
 
-    def _compiled(self, request: GenerateRequest) -> Compiled | None:
-        if request.constraint is None:
-            return None
+    def _turn(self, request: GenerateRequest) -> Turn:
+        """Of a prompt that is no chat: one without text, whose answer is read as it is."""
+        if not isinstance(request.prompt, ChatPrompt):
+            return Turn("", enforced=None if request.constraint is None else Enforced(request.constraint))
+        if self._chat is None:
+            raise UnsupportedParameter(
+                "this model has no chat template; use /v1/completions, or set its `chat_template` in models.toml",
+                param="messages",
+            )
+        return self._chat(request)
+
+    def _compiled(self, request: GenerateRequest, turn: Turn) -> Compiled | None:
         try:
-            return self._constraints.compile(request.constraint)
+            return self._compile(turn.enforced)
         except InvalidRequest as error:
-            error.param = request.constraint_field
+            if turn.looser is not None:
+                return self._compile(turn.looser)
+            error.param = error.param or ("tools" if request.constraint is None else request.constraint_field)
             raise
 
-    def _prompt(self, request: GenerateRequest) -> tuple[list[int], str]:
+    def _compile(self, enforced: Enforced | None) -> Compiled | None:
+        if enforced is None:
+            return None
+        return self._constraints.compile(
+            enforced.rule, after=enforced.after, optional=enforced.optional, budget=enforced.budget)
+
+    def _prompt(self, request: GenerateRequest, turn: Turn) -> tuple[list[int], str]:
         """Its tokens, and the text that they are."""
         prompt = request.prompt
         if isinstance(prompt, ChatPrompt):
-            if self._template is None:
-                raise UnsupportedParameter(
-                    "this model has no chat template; use /v1/completions, or set its `chat_template` in models.toml",
-                    param="messages",
-                )
-            tools = None if request.tools is None else [_shown(function) for function in request.tools.functions]
-            text = self._template.render(
-                prompt.messages, tools, prompt.template_kwargs, continued=prompt.continued)
-            self._log(request, text)
-            return self._vocab.tokenize(text, special=True, bos=False), text
+            self._log(request, turn.text)
+            return self._vocab.tokenize(turn.text, special=True, bos=False), turn.text
         if isinstance(prompt, TextPrompt) and prompt.suffix is not None:
             self._log(request, f"{prompt.text}{prompt.suffix}")
             return self._gap(prompt.text, prompt.suffix, bos=prompt.bos)
@@ -157,14 +165,6 @@ class Prepare:
                 param=_prompt_field(request),
             )
         return context if request.max_tokens is None else min(prompt_tokens + request.max_tokens, context)
-
-
-def _shown(function: ToolFunction) -> dict[str, Any]:
-    """As templates expect it, which is OpenAI's shape."""
-    told: dict[str, Any] = {"name": function.name, "description": function.description}
-    if function.parameters is not None:
-        told["parameters"] = msgspec.json.decode(function.parameters)
-    return {"type": "function", "function": told}
 
 
 def _prompt_field(request: GenerateRequest) -> str:

@@ -56,10 +56,13 @@ class Setup(msgspec.Struct):
 
 
 class Render(msgspec.Struct):
+    """null_content: calls without words have the content None, which some templates ask for, and else an absent one."""
+
     messages: list[dict[str, Any]]
     tools: list[dict[str, Any]] | None
     kwargs: dict[str, Any]
     add_generation_prompt: bool
+    null_content: bool = False
 
 
 #: syntax: the template is no Jinja. refused: its own raise_exception. forbidden: the sandbox said no. failed: it does
@@ -151,10 +154,13 @@ def compile_template(source: str) -> jinja2.Template:
 _REASONING = ("reasoning_content", "thinking", "reasoning")
 
 
-def visible(message: dict[str, Any]) -> dict[str, Any]:
+def visible(message: dict[str, Any], *, null_content: bool = False) -> dict[str, Any]:
     """The message as templates expect it: templates test for keys, so None is absence; reasoning has had three names,
     of which current templates read the first and gpt-oss the second."""
+    no_words = null_content and message.get("tool_calls") and not message.get("content")
     message = {key: value for key, value in message.items() if value is not None}
+    if no_words:
+        message["content"] = None
     reasoning = next((message[name] for name in _REASONING if name in message), None)
     if reasoning is None:
         return message
@@ -166,7 +172,7 @@ def render(template: jinja2.Template, special: dict[str, str], request: Render) 
         **special,
         "documents": None,
         **request.kwargs,
-        "messages": [visible(message) for message in request.messages],
+        "messages": [visible(message, null_content=request.null_content) for message in request.messages],
         "tools": request.tools,
         "add_generation_prompt": request.add_generation_prompt,
     })

@@ -52,6 +52,7 @@ class Template:
         *,
         add_generation_prompt: bool = True,
         continued: bool = False,
+        null_content: bool = False,
     ) -> str:
         """The prompt; with `continued` up to the end of the last message's content. Raises InvalidRequest with the
         template's own message where it refuses the messages, and where it fails on them or exceeds time or memory;
@@ -63,7 +64,7 @@ class Template:
         mark = ""
         if continued:
             (messages, mark), add_generation_prompt = marked(messages), False
-        request = _encode(Render(messages, tools, kwargs, add_generation_prompt))
+        request = _encode(Render(messages, tools, kwargs, add_generation_prompt, null_content))
         with self._places:
             child = self._take()
             try:

@@ -47,7 +47,8 @@ async def test_a_value_out_of_bounds_is_refused_under_its_name(field: str, value
     "temperature", "top_p", "top_k", "min_p", "typical_p", "repetition_penalty", "presence_penalty",
     "frequency_penalty", "logit_bias", "seed", "stop", "n", "max_tokens", "max_completion_tokens", "stream",
     "stream_options", "logprobs", "top_logprobs", "user", "store", "metadata", "tools", "tool_choice",
-    "response_format", "reasoning_effort", "audio", "timeout_s", "keep_alive", "chat_template_kwargs", "adapter",
+    "response_format", "reasoning_effort", "reasoning_budget", "parallel_tool_calls",
+    "audio", "timeout_s", "keep_alive", "chat_template_kwargs", "adapter",
 ])
 async def test_null_means_absent(field: str) -> None:
     reply = await chat({field: None})
@@ -56,11 +57,9 @@ async def test_null_means_absent(field: str) -> None:
 
 
 @pytest.mark.parametrize(("field", "value"), [
-    ("tools", [{"type": "function", "function": {"name": "f"}}]), ("tool_choice", "required"),
-    ("reasoning_effort", "low"), ("modalities", ["text", "audio"]),
+    ("modalities", ["text", "audio"]),
     ("audio", {"voice": "x"}), ("prediction", {"type": "content", "content": "x"}), ("web_search_options", {}),
-    ("functions", [{"name": "f"}]),
-    ("verbosity", "low"), ("parallel_tool_calls", 1),
+    ("functions", [{"name": "f"}]), ("verbosity", "low"), ("function_call", {"name": "f"}),
 ])
 async def test_a_field_not_yet_served_is_refused_by_name(field: str, value: Any) -> None:
     reply = await chat({field: value})

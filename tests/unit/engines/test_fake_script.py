@@ -17,10 +17,10 @@ pytestmark = pytest.mark.unit
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=60).filter(lambda text: "<|" not in text)
 
 
-def prompt(message: str, *, role: str = "user", thinking: bool = True) -> list[int]:
+def prompt(message: str, *, role: str = "user", thinking: bool | None = None) -> list[int]:
     vocab = FakeGenerator(Knobs()).vocab
     assert vocab.chat_template
-    kwargs = {} if thinking else {"enable_thinking": False}
+    kwargs = {} if thinking is None else {"enable_thinking": thinking}
     before = [{"role": "user", "content": "say: something else"}] if role == "tool" else []
     shown = render(compile_template(vocab.chat_template), vocab.special,
                    Render([*before, {"role": role, "content": message}], None, kwargs, True))
@@ -52,6 +52,12 @@ def test_any_role_can_tell_it(role: str) -> None:
 
 def test_a_model_told_not_to_think_says_it_all_the_same() -> None:
     assert said(prompt("say: four of the words", thinking=False)) == "four of the words"
+
+
+def test_a_model_told_to_think_goes_on_within_its_thought() -> None:
+    assert said(prompt("say: <think>So.</think>Yes", thinking=True)) == "So.</think>Yes"
+    assert said(prompt("say: Yes", thinking=True)) == "</think>Yes"
+    assert said([*prompt("say: <think>So it is.</think>Yes", thinking=True), *b"So</think>"]) == "Yes"
 
 
 def test_without_a_script_and_off_the_script_it_speaks_by_chance() -> None:
