@@ -12,8 +12,9 @@ from edged.api.exchange import Exchange
 from edged.api.fields import Table, Unknown, accept, served
 from edged.api.logprobs import ChatToken
 from edged.api.ollama_answer import CallBody, Ending, Piece, timestamp
-from edged.api.ollama_messages import messages, tools
+from edged.api.ollama_messages import messages
 from edged.api.ollama_request import Presence, call, common, presence
+from edged.api.tools import tool_use, tools
 from edged.errors import InvalidRequest
 from edged.types import ChatPrompt, Reasoning
 
@@ -73,7 +74,7 @@ def parse(body: dict[str, Any], exchange: Exchange, unknown: Unknown) -> Call | 
     if not turns:
         return presence(said, ignored)
     prompt = ChatPrompt(turns, continued=_continued(turns[-1], said))
-    return call(said, ignored, exchange, prompt, partial(line, said["model"]), tools=said.get("tools"))
+    return call(said, ignored, exchange, prompt, partial(line, said["model"]), tools=tool_use(said))
 
 
 def _continued(last: dict[str, Any], said: dict[str, Any]) -> bool:

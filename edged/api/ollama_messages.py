@@ -1,4 +1,4 @@
-"""Ollama's messages and tools in, the shape a chat template knows out (`edged.types.ChatPrompt`).
+"""Ollama's messages in, the shape a chat template knows out (`edged.types.ChatPrompt`).
 
 Ollama's calls have arguments as an object and often no id; the result of a call names its function, or stands in the
 order of the calls. Here each call gets an id, and each result the id of the call that it answers.
@@ -9,14 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import msgspec
-
 from edged.api.fields import (
     Check,
     Table,
     Unknown,
     accept,
-    boolean,
     choice,
     inert,
     integer,
@@ -29,7 +26,6 @@ from edged.api.fields import (
 )
 from edged.api.messages import MAX_MESSAGES
 from edged.errors import MissingParameter
-from edged.types import ToolFunction, ToolUse
 
 _NO_IMAGES = "The models here read text only."
 _name = text(256, min_length=1)
@@ -144,37 +140,3 @@ class _Calls:
                 del self._open[number]
                 return opened, function or name
         return identity or self._fresh(), function
-
-
-_TOOL_FUNCTION: Table = {
-    "name": served(_name, required=True),
-    "description": served(text()),
-    "parameters": served(mapping(10_000)),
-    "strict": served(boolean),
-    "type": inert(choice("function")),
-}
-
-
-def _tool_function(value: Any, path: str) -> ToolFunction:
-    if not isinstance(value, dict):
-        raise wrong(path, "an object with name, description and parameters")
-    said = accept(_TOOL_FUNCTION, value, unknown="refuse", path=path).values
-    if (parameters := said.get("parameters")) is not None:
-        said["parameters"] = msgspec.json.encode(parameters).decode()
-    return ToolFunction(**said)
-
-
-_TOOL: Table = {"type": served(choice("function")), "function": served(_tool_function, required=True)}
-
-
-def _tool(value: Any, path: str) -> ToolFunction:
-    if not isinstance(value, dict):
-        raise wrong(path, 'an object like {"type": "function", "function": {"name": "…"}}')
-    function: ToolFunction = accept(_TOOL, value, unknown="refuse", path=path).values["function"]
-    return function
-
-
-def tools(value: Any, path: str) -> ToolUse | None:
-    """None for an empty list, which the client for Python always sends. Whether to call is the model's choice."""
-    functions = items(value, path, _tool, "a list of up to 128 tools", range(129))
-    return ToolUse(functions=functions) if functions else None

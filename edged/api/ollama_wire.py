@@ -36,9 +36,12 @@ class Ollama:
         return line + b"\n"
 
     def error(self, error: EdgedError) -> Struct:
-        """Programs written for Ollama look for "not found" in the text before they pull a model."""
-        said = f"model not found: {error.message}" if isinstance(error, ModelNotFound) else error.message
-        return ErrorLine(said)
+        """Text alone, so it names the field that is at fault, too. Programs written for Ollama look for "not found" in
+        it before they pull a model."""
+        if isinstance(error, ModelNotFound):
+            return ErrorLine(f"model not found: {error.message}")
+        named = error.param is None or error.param in error.message
+        return ErrorLine(error.message if named else f"`{error.param}`: {error.message}")
 
 
 OLLAMA = Ollama()

@@ -105,6 +105,57 @@ def test_a_raw_prompt_is_taken_as_it_stands(client: ollama.Client) -> None:
         client.generate("tiny", "abc", raw=True, system="x")
 
 
+def test_an_answer_is_what_its_format_says(client: ollama.Client) -> None:
+    schema = {"type": "object", "properties": {"age": {"type": "integer"}, "kind": {"enum": ["cat", "dog"]}},
+              "required": ["age", "kind"], "additionalProperties": False}
+    for asked in (HELLO, said("no JSON at all")):
+        answer = client.chat("slow", asked, format=schema, options={"num_predict": 400})
+        found = json.loads(answer.message.content or "")
+        assert {*found} == {"age", "kind"}
+        assert type(found["age"]) is int
+        assert found["kind"] in ("cat", "dog")
+    assert json.loads(client.generate("tiny", 'say: {"a": [1]}', format="json").response or "") == {"a": [1]}
+    with pytest.raises(ollama.ResponseError, match="`format`") as caught:
+        client.chat("tiny", HELLO, format={"type": "objekt"})
+    assert caught.value.status_code == 400
+
+
+def weather(city: str) -> str:
+    """The weather of a city.
+
+    Args:
+      city: its name
+
+    Returns:
+      str: in words
+    """
+    return f"sunny in {city}"
+
+
+def test_a_function_of_the_program_is_called_and_its_result_answered(client: ollama.Client) -> None:
+    call = '<tool_call>{"name": "weather", "arguments": {"city": "Rome"}}</tool_call>'
+    asked: list[Any] = said(f"<think>Rome, then.</think>Let me see.{call}")
+    first = client.chat("tiny", asked, tools=[weather], think=True).message
+    assert (first.thinking, first.content) == ("Rome, then.", "Let me see.")
+    (called,) = first.tool_calls or []
+    result = {"weather": weather}[called.function.name](**called.function.arguments)
+    assert result == "sunny in Rome"
+    *parts, last = client.chat("tiny", asked, tools=[weather], think=True, stream=True)
+    assert "".join(part.message.thinking or "" for part in parts) == first.thinking
+    assert "".join(part.message.content or "" for part in parts) == first.content
+    assert [call for part in parts for call in part.message.tool_calls or []] == [called]
+    assert last.done_reason == "stop"
+    turns = [*asked, first, {"role": "tool", "tool_name": "weather", "content": f"say: It is {result}."}]
+    assert client.chat("tiny", turns, tools=[weather]).message.content == f"It is {result}."
+
+
+def test_without_thinking_there_is_none(client: ollama.Client) -> None:
+    answer = client.chat("tiny", said("Plainly."), think=False).message
+    assert (answer.thinking, answer.content) == (None, "Plainly.")
+    thought = client.generate("tiny", "say: <think>Hm.</think>Yes.", think="low")
+    assert (thought.thinking, thought.response) == ("Hm.", "Yes.")
+
+
 def test_num_ctx_is_kept_or_refused_with_both_numbers(client: ollama.Client) -> None:
     with pytest.raises(ollama.ResponseError, match=r"`num_ctx` is 128, .* is 64 ") as caught:
         client.chat("small", HELLO, options={"num_ctx": 128})
@@ -246,6 +297,10 @@ def test_the_npm_package_does_what_its_readme_shows(start: Callable[..., Daemon]
     assert told["chat"]["message"]["content"] == "two words"
     assert "".join(part["message"]["content"] for part in told["streamed"]) == "two words"
     assert told["streamed"][-1]["eval_count"] == told["chat"]["eval_count"]
+    message = told["tools"]["message"]
+    assert (message["thinking"], message["content"]) == ("Hm.", "Let me see.")
+    assert [call["function"] for call in message["tool_calls"]] == [
+        {"name": "weather", "arguments": {"city": "Rome"}, "index": 0}]
     assert isinstance(json.loads(told["format"]["message"]["content"])["a"], int)
     assert [told[name]["response"] for name in ("generate", "again")] == ["one", "two"]
     assert len(told["embed"]["embeddings"]) == 2
