@@ -72,7 +72,7 @@ def reasoning(said: Thinking | None, wanted: Effort | None, max_tokens: int | No
             raise InvalidRequest(
                 f"`thinking.budget_tokens` is {said.budget} and must be below `max_tokens`, which is {max_tokens}.",
                 param="thinking.budget_tokens")
-        return Reasoning(effort=wanted or "medium", budget=said.budget)
+        return Reasoning(effort=wanted, budget=said.budget)
     return None if wanted is None else Reasoning(effort=wanted, optional=True)
 
 

@@ -7,9 +7,8 @@ import re
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-import msgspec
-
 from edged.api.fields import Table, Unknown, accept, boolean, choice, inert, items, later, mapping, served, text, wrong
+from edged.api.tools import parameters
 from edged.errors import InvalidRequest, UnsupportedParameter
 from edged.types import ToolFunction, ToolUse
 
@@ -26,12 +25,6 @@ def _name(value: Any, path: str) -> str:
     return value
 
 
-def _schema(value: Any, path: str) -> dict[str, Any]:
-    if not isinstance(value, dict) or value.get("type") != "object":
-        raise wrong(path, 'a JSON Schema of "type": "object"')
-    return value
-
-
 def _examples(value: Any, path: str) -> list[dict[str, Any]]:
     return items(value, path, mapping(1000), "a list of up to 100 objects", range(101))
 
@@ -40,7 +33,7 @@ _TOOL: Table = {
     "type": served(choice("custom")),
     "name": served(_name, required=True),
     "description": served(text()),
-    "input_schema": served(_schema, required=True),
+    "input_schema": served(mapping(100_000), required=True),
     "input_examples": served(_examples),
     "strict": served(boolean),
     "cache_control": CACHE_CONTROL,
@@ -88,7 +81,7 @@ def tools(value: Any, path: str, unknown: Unknown, ignored: list[str]) -> list[T
                 "a name, a description and an input_schema, and run it in your program.", param=f"{at}.type")
         accepted = accept(_TOOL, item, unknown=unknown, path=at)
         ignored.extend(accepted.ignored)
-        return Tool(_function(accepted.values), accepted.values.get("defer_loading", False))
+        return Tool(_function(accepted.values, at), accepted.values.get("defer_loading", False))
 
     found: list[Tool] = items(value, path, check, f"a list of up to {MAX_TOOLS} tools", range(MAX_TOOLS + 1))
     names: set[str] = set()
@@ -101,14 +94,14 @@ def tools(value: Any, path: str, unknown: Unknown, ignored: list[str]) -> list[T
     return found
 
 
-def _function(said: dict[str, Any]) -> ToolFunction:
+def _function(said: dict[str, Any], path: str) -> ToolFunction:
     schema = said["input_schema"]
     if said.get("input_examples"):
         # JSON Schema's own place for them, which every template shows.
         schema = schema | {"examples": [*schema.get("examples", []), *said["input_examples"]]}
     return ToolFunction(
-        name=said["name"], description=said.get("description", ""), parameters=msgspec.json.encode(schema).decode(),
-        strict=said.get("strict", False))
+        name=said["name"], description=said.get("description", ""),
+        parameters=parameters(schema, f"{path}.input_schema"), strict=said.get("strict", False))
 
 
 class Choice(NamedTuple):

@@ -3,6 +3,7 @@ the header `request-id` and in the body of errors. Source: the types of package 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 
 import msgspec
@@ -17,6 +18,14 @@ _TYPES: Mapping[int, str] = {
     401: "authentication_error", 403: "permission_error", 404: "not_found_error", 413: "request_too_large",
     429: "rate_limit_error", 504: "timeout_error",
 }
+
+
+#: Fields of chat that the worker's refusals name, and what they are called here.
+_NAMES = (
+    (re.compile(r"\breasoning_effort\b"), "output_config.effort"),
+    (re.compile(r"\breasoning_budget\b"), "thinking.budget_tokens"),
+    (re.compile(r"(tools\[\d+\])\.function\.parameters\b"), r"\1.input_schema"),
+)
 
 
 class Details(Struct, frozen=True, omit_defaults=True):
@@ -53,12 +62,18 @@ class Anthropic:
         return b"event: %b\ndata: %b\n\n" % (str(chunk.__struct_config__.tag).encode(), _encoder.encode(chunk))
 
     def error(self, error: EdgedError) -> Struct:
-        message = error.message
+        message, param = _here(error.message), error.param and _here(error.param)
         if error.code == ContextLengthExceeded.default_code:
             # Programs that shorten a conversation by themselves wait for these words.
             message = f"prompt is too long: {message}"
-        details = Details(error.code, error.param) if error.code or error.param else None
+        details = Details(error.code, param) if error.code or param else None
         return ErrorBody(Detail(_type(error), message, details), self._request_id)
+
+
+def _here(said: str) -> str:
+    for theirs, ours in _NAMES:
+        said = theirs.sub(ours, said)
+    return said
 
 
 def _type(error: EdgedError) -> str:

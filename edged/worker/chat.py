@@ -138,10 +138,11 @@ class Chat:
         self, request: GenerateRequest, prompt: ChatPrompt, render: Callable[[dict[str, Any]], str], *, enforced: bool
     ) -> tuple[str, Thought, int | None]:
         """The prompt, whether the answer begins within a thought, and the thought's budget."""
-        want = wanted(request.reasoning or NOTHING, self._tags, self.habits, prompt.template_kwargs)
+        asked = request.reasoning or NOTHING
+        want = wanted(asked, self._tags, self.habits, prompt.template_kwargs)
         text = render(want.kwargs)
         if prompt.continued:
-            if want.asked:
+            if want.asked and not asked.optional:
                 raise InvalidRequest(
                     "The last message is the beginning of the answer, before which no thinking can come any more. End "
                     "with a message of the user, or ask for no reasoning.", param="messages")

@@ -29,10 +29,12 @@ class Wanted:
 
 
 def wanted(reasoning: Reasoning, tags: Tags | None, habits: Habits, kwargs: dict[str, Any]) -> Wanted:
-    """Raises UnsupportedParameter where a model that does not think is to think."""
+    """Raises UnsupportedParameter where a model that does not think is to think, and that is not optional."""
     effort, budget = reasoning.effort, reasoning.budget
     off = effort == "none" or budget == 0
     if tags is None:
+        if reasoning.optional:
+            return Wanted(kwargs, None, False, False)
         for name, asked in (("reasoning_effort", effort not in (None, "none")), ("reasoning_budget", bool(budget))):
             if asked:
                 raise UnsupportedParameter(

@@ -18,6 +18,7 @@ from edged.errors import (
     Internal,
     QueueFull,
     ShuttingDown,
+    UnsupportedParameter,
     WorkerDied,
 )
 from edged.types import (
@@ -138,7 +139,7 @@ async def test_a_tool_is_offered_from_where_the_messages_offer_it(more: list[Any
 
 
 @pytest.mark.parametrize(("said", "expected"), [
-    ({"thinking": {"type": "enabled", "budget_tokens": 40}}, Reasoning(effort="medium", budget=40)),
+    ({"thinking": {"type": "enabled", "budget_tokens": 40}}, Reasoning(budget=40)),
     ({"thinking": {"type": "enabled", "budget_tokens": 40}, "output_config": {"effort": "low"}},
      Reasoning(effort="low", budget=40)),
     ({"thinking": {"type": "disabled"}}, Reasoning(effort="none")),
@@ -297,6 +298,18 @@ async def test_a_prompt_that_is_too_long_is_said_in_the_words_that_programs_wait
     router.refuse = ContextLengthExceeded("This model's context is 64 tokens.", param="messages")
     reply = await ask(app_with(router), MESSAGES, HELLO)
     assert reply.error["message"] == "prompt is too long: This model's context is 64 tokens."
+
+
+@pytest.mark.parametrize(("message", "param", "expected"), [
+    ("It does not think; leave `reasoning_budget` out.", "reasoning_budget", "thinking.budget_tokens"),
+    ("It does not think; leave `reasoning_effort` out.", "reasoning_effort", "output_config.effort"),
+    ("`tools[3].function.parameters` is too deep.", "tools[3].function.parameters", "tools[3].input_schema"),
+])
+async def test_what_the_worker_refuses_is_named_as_it_is_named_here(message: str, param: str, expected: str) -> None:
+    router = FakeRouter(words("a"))
+    router.refuse = UnsupportedParameter(message, param=param)
+    error = (await ask(app_with(router), MESSAGES, HELLO)).error
+    assert (error["details"]["param"], error["message"]) == (expected, message.replace(param, expected))
 
 
 async def test_an_unknown_model_is_not_found() -> None:
