@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
@@ -49,6 +50,7 @@ from edged.store.sources import Fetched, Wanted, local, package
 from edged.store.sources import hub as hub_source
 from edged.store.sources.transfer import HubSettings
 from edged.store.store import Store
+from edged.store.task_of import task_of
 
 __all__ = ["HubSettings", "main", "pull"]
 
@@ -213,12 +215,17 @@ def _manifest(store: Store, target: Target, fetched: Fetched, reference: str, re
             file=fetched.file, files=fetched.files, source=fetched.source, reference=reference, created=time.time(),
             parameters=target.entry.parameters if target.entry is not None else None,
             license=target.entry.license if target.entry is not None else None, target=_built_for(store, fetched),
+            task=task_of(fetched.engine, fetched.file, partial(_blob_of, store, fetched)),
         )
+
+
+def _blob_of(store: Store, fetched: Fetched, path: str) -> Path | None:
+    return next((store.layout.blob(entry.sha256) for entry in fetched.files if entry.path == path), None)
 
 
 def _built_for(store: Store, fetched: Fetched) -> lineage.Target:
     """A GGUF is for any device that llama.cpp has a back end for."""
-    if fetched.engine not in ("ort", "genai"):
+    if fetched.engine not in ("ort", "genai") or fetched.file.endswith(".onnx"):
         return "cpu"
     entry = next(entry for entry in fetched.files if entry.path == fetched.file)
     return built_for.target_of(store.layout.blob(entry.sha256).read_bytes())

@@ -1,6 +1,7 @@
 """Which files of a repository or folder make up a model, and which engine runs them. Pure.
 
-*.gguf → llama, genai_config.json beside *.onnx → ort, fake.json → fake.
+*.gguf → llama, genai_config.json beside *.onnx → ort, another ONNX graph in a Hugging Face folder → ort too, an encoder
+(`select_encoder`), fake.json → fake.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from edged.errors import RefusedFile
+from edged.store import select_encoder
 from edged.types import EngineName
 
 #: Without a word from the user: what most edge boxes run well, first.
@@ -65,6 +67,8 @@ def choose(paths: Iterable[str], quant: str | None = None) -> Choice:
                 return _gguf(group, everything)
     if onnx:
         return _onnx(_preferred_folder(onnx), everything)
+    if encoders := select_encoder.roots(everything):
+        return _encoder(encoders[0], select_encoder.graphs(encoders[0], everything)[0], everything)
     if _FAKE in everything:
         return Choice("fake", "none", _FAKE, (_FAKE, *_licences(everything, "")), "")
     raise RefusedFile(_what_is_there(ggufs, onnx, everything))
@@ -85,6 +89,8 @@ def entry_of(engine: EngineName, paths: Iterable[str]) -> str:
     for path in sorted(everything, key=lambda path: path.count("/")):
         if path.rsplit("/", 1)[-1] == wanted:
             return path
+    if engine == "ort" and (encoders := select_encoder.roots(everything)):
+        return select_encoder.graphs(encoders[0], everything)[0]
     raise RefusedFile(f"there is no {wanted} among the files: " + ", ".join(everything[:20]))
 
 
@@ -93,6 +99,8 @@ def precision_of(engine: EngineName, entry: str, paths: Iterable[str]) -> str:
         return quant_of(entry) or "unknown"
     if engine == "fake":
         return "none"
+    if entry.lower().endswith(".onnx"):
+        return select_encoder.precision_of(entry)
     found = [match for path in (entry, *sorted(paths)) for match in _ONNX_PRECISION.findall(path)]
     return str(found[0]).lower() if found else "unknown"
 
@@ -106,6 +114,9 @@ def _with_quant(
     folders = [folder for folder in onnx if quant.lower() in re.split(r"[-._/]", folder.lower())]
     if folders:
         return _onnx(_preferred_folder(folders), everything)
+    for root in select_encoder.roots(everything):
+        if (graph := select_encoder.with_precision(root, everything, quant)) is not None:
+            return _encoder(root, graph, everything)
     raise RefusedFile(f"there is no {quant} here. " + _what_is_there(ggufs, onnx, everything))
 
 
@@ -157,6 +168,11 @@ def _onnx(root: str, everything: list[str]) -> Choice:
     return Choice("ort", precision_of("ort", entry, files), entry, files, root)
 
 
+def _encoder(root: str, graph: str, everything: list[str]) -> Choice:
+    files = select_encoder.members(root, graph, everything)
+    return Choice("ort", select_encoder.precision_of(graph), graph, files, root)
+
+
 def _licences(everything: list[str], root: str) -> tuple[str, ...]:
     return tuple(
         path for path in everything
@@ -171,4 +187,7 @@ def _what_is_there(ggufs: list[tuple[str, ...]], onnx: list[str], everything: li
     if onnx:
         return "ONNX folders here: " + ", ".join(folder or "." for folder in onnx)
     listed = ", ".join(everything[:20]) or "nothing"
+    if any(path.lower().endswith(".safetensors") for path in everything):
+        return ("weights as transformers trains them (safetensors), which nothing serves as they are; `edged convert` "
+                f"makes a model of them (--recipe cpu-fp32 of one for embeddings); there is: {listed}")
     return f"no GGUF file, no genai_config.json with an ONNX graph; there is: {listed}"
