@@ -27,6 +27,9 @@ from edged.store.sources.transfer import HubClient, HubSettings
 
 STAGE = "source"
 
+#: Of sentence-transformers: its modules have configurations in folders of their own.
+MODULES = "modules.json"
+
 #: Which files of those at the top level, by name. Raises RefusedFile.
 Choose = Callable[[Collection[str]], list[str]]
 #: Looks into a text. Raises RefusedFile.
@@ -69,6 +72,8 @@ def list_folder(folder: Path, choose: Choose) -> Listing:
     if not root.is_dir():
         raise RefusedFile(f"there is no folder {folder}")
     names = choose(sorted(os.listdir(root)))
+    if MODULES in names:
+        names += sorted(file.relative_to(root).as_posix() for file in root.glob("*/config.json"))
     sizes = {name: _regular(root, name).st_size for name in names}
     return Listing(title=str(folder), sizes=sizes, folder=root)
 
@@ -80,6 +85,8 @@ def list_repository(
     asked = HubSource(repo=repo, files=("*",), revision=revision or "main")
     commit, listed = hub.listing(asked, client, settings)
     names = choose(sorted(path for path in listed if "/" not in path))
+    if MODULES in names:
+        names += sorted(path for path in listed if _is_of_module(path))
     pinned = HubSource(repo=repo, files=tuple(names), revision=commit)
     return Listing(
         title=f"{repo}@{commit}", sizes={name: listed[name].size for name in names},
@@ -107,6 +114,7 @@ def bring_folder(listing: Listing, out: Path, check: Check, tell: Tell) -> Broug
             data = _read_text(real, name, status.st_size)
             if name.lower().endswith(".json"):
                 check(name, data)
+            (out / name).parent.mkdir(exist_ok=True)
             (out / name).write_bytes(data)
             sha256 = hash_file(out / name, report.add)
         entries.append(FileEntry(path=name, size=status.st_size, sha256=sha256))
@@ -175,7 +183,12 @@ def _read_text(real: Path, name: str, size: int) -> bytes:
         return stream.read(kinds.JSON_BYTES + 1)
 
 
+def _is_of_module(path: str) -> bool:
+    return path.count("/") == 1 and path.endswith("/config.json")
+
+
 def _link(blob: Path, path: Path) -> None:
+    path.parent.mkdir(exist_ok=True)
     try:
         files.link(blob, path)
     except OSError:

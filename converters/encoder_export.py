@@ -10,23 +10,37 @@ from pathlib import Path
 from typing import Any
 
 from converters.quiet import quietly
-from edged.errors import ConversionFailed, RefusedFile
+from converters.recipe import Recipe
+from edged.errors import ConversionFailed, InvalidRequest, RefusedFile
 from edged.types import Task
 
 GRAPH = "model.onnx"
-#: Longest and shortest of what the exporter is shown; both dimensions stay free.
+_FOR = {"embed": "embeddings", "rerank": "reranking"}
+#: Shape of what the exporter is shown; both dimensions stay free.
 _EXAMPLE = (2, 16)
 #: What goes along with the graph: it describes the model to the engine.
 _BESIDE = ("config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
            "modules.json", "sentence_bert_config.json", "config_sentence_transformers.json")
 
 
-def task_of(config: dict[str, Any], *, has_modules: bool) -> Task:
-    """What a Hugging Face folder is for, by its config.json and whether sentence-transformers made it."""
-    architectures = config.get("architectures") or []
-    if any(str(one).endswith("ForSequenceClassification") for one in architectures):
+def task_of(hf_folder: Path) -> Task:
+    """What a Hugging Face folder is for: `embed` where sentence-transformers made it, `rerank` where its head sorts."""
+    config = json.loads((hf_folder / "config.json").read_bytes())
+    named = config.get("architectures")
+    if isinstance(named, list) and any(str(one).endswith("ForSequenceClassification") for one in named):
         return "rerank"
-    return "embed" if has_modules else "generate"
+    return "embed" if (hf_folder / "modules.json").is_file() else "generate"
+
+
+def require_recipe(recipe: Recipe, task: Task, adapters: int) -> None:
+    """Raises InvalidRequest where it makes nothing of such a model."""
+    if task == "generate":
+        return
+    if recipe.format != "onnx" or recipe.target != "cpu" or recipe.precision != "fp32" or recipe.passes:
+        raise InvalidRequest(
+            f"this is a model for {_FOR[task]}, of which recipe {recipe.name} makes nothing; take --recipe cpu-fp32")
+    if adapters:
+        raise InvalidRequest(f"adapters are not merged into models for {_FOR[task]}; merge them with peft first")
 
 
 def export(hf_folder: Path, out: Path, task: Task, progress: Callable[[float, str | None], None]) -> None:
@@ -62,14 +76,21 @@ def module_folders(hf_folder: Path) -> list[str]:
     return found
 
 
-def _export_graph(hf_folder: Path, file: Path, task: Task) -> None:
+def encoder_of(hf_folder: Path, task: Task) -> tuple[Any, str]:
+    """The model in 32 bits, and which of its outputs is wanted."""
     import torch
     from transformers import AutoModel, AutoModelForSequenceClassification
 
     kind: Any = AutoModelForSequenceClassification if task == "rerank" else AutoModel
     model = kind.from_pretrained(hf_folder, dtype=torch.float32, attn_implementation="eager", local_files_only=True,
                                  use_safetensors=True).eval()
-    output = "logits" if task == "rerank" else "last_hidden_state"
+    return model, "logits" if task == "rerank" else "last_hidden_state"
+
+
+def _export_graph(hf_folder: Path, file: Path, task: Task) -> None:
+    import torch
+
+    model, output = encoder_of(hf_folder, task)
     names = ["input_ids", "attention_mask"]
     if getattr(model.config, "type_vocab_size", 0):
         names.append("token_type_ids")

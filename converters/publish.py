@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 
 from converters.child import Tell
+from converters.encoder_export import GRAPH
 from converters.record import engine_of, settings_of, tools_of
 from converters.refuse import is_licence
 from converters.work import Work
@@ -19,18 +20,19 @@ from edged.store.entries import FileEntry, Manifest
 from edged.store.lineage import Conversion, ConvertedSource, Stage
 from edged.store.manifests import digest_of
 from edged.store.report import Report
+from edged.types import Task
 
 STAGE = "publish"
 
 
 def publish(
     work: Work, tell: Tell, *, source: ConvertedSource, stages: Sequence[Stage], made: Path, licences: Path,
-    parameters: int, license: str | None, never_run: bool,
+    parameters: int, license: str | None, never_run: bool, task: Task,
 ) -> str:
     """Returns the version. made: the folder of the converted files. licences: a folder whose licences go along."""
     report = Report(lambda moment: tell(msgspec.structs.replace(moment, stage=STAGE)))
     paths = _listed(made)
-    file = entry_file(made, paths)
+    file = entry_file(made, paths, task)
     beside = {path.name: path for path in sorted(licences.iterdir()) if is_licence(path.name)} if licences.is_dir() \
         else {}
     wanted = {path: made / path for path in paths} | {name: path for name, path in beside.items() if name not in paths}
@@ -43,6 +45,7 @@ def publish(
             precision=work.recipe.precision, file=file, files=entries, source=source,
             reference=" + ".join((source.base, *(adapter.reference for adapter in source.adapters))),
             created=time.time(), parameters=parameters, license=license, target=work.recipe.target, never_run=never_run,
+            task=task,
             conversion=Conversion(
                 recipe=work.recipe.name, settings=settings_of(work.recipe, work.spec), tools=tools_of(work.recipe),
                 stages=tuple(stages), base_bytes=4 * parameters),
@@ -51,7 +54,7 @@ def publish(
     return manifest.version
 
 
-def entry_file(made: Path, paths: Sequence[str]) -> str:
+def entry_file(made: Path, paths: Sequence[str], task: Task = "generate") -> str:
     """What the engine opens. Raises ConversionFailed where the files make up no model that edged would take from
     elsewhere."""
     for path in paths:
@@ -60,7 +63,8 @@ def entry_file(made: Path, paths: Sequence[str]) -> str:
         if onnx_paths.is_graph(path):
             with (made / path).open("rb") as graph:
                 onnx_paths.check(path, graph, paths)
-    found = [path for path in paths if path == "genai_config.json" or path.endswith(".gguf")]
+    found = [path for path in paths if (
+        path == "genai_config.json" or path.endswith(".gguf") if task == "generate" else path == GRAPH)]
     if len(found) != 1:
         raise ConversionFailed(f"the conversion left no model that an engine opens: {', '.join(paths) or 'nothing'}")
     return found[0]

@@ -68,7 +68,7 @@ def already_made(work: Work, source: ConvertedSource) -> str | None:
             (manifest.source.base_digest, made.recipe) == (source.base_digest, work.recipe.name)
             and [each.sha256 for each in manifest.source.adapters] == [each.sha256 for each in source.adapters]
             and (made.settings, made.tools) == (settings, tools)
-            and (manifest.quality is not None or manifest.never_run)
+            and (manifest.verdict is not None or manifest.never_run)
         ):
             return manifest.version
     return None

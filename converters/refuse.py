@@ -65,17 +65,16 @@ def adapter_files(names: Collection[str]) -> list[str]:
 def check_config(path: str, data: bytes) -> dict[str, Any]:
     """A JSON file of a model that is to be converted. Raises RefusedFile where it names code, or says that the weights
     are quantized already. Returns it; {} where it is a list or the like."""
-    name = path.rsplit("/", 1)[-1]
-    if name == CONFIG and kinds.check_json(path, data) is not None:
+    if path == CONFIG and kinds.check_json(path, data) is not None:
         raise RefusedFile(
             f"{path} needs code that comes with the model (auto_map), which is never run. Where transformers knows "
             "this architecture itself, take the key auto_map out of the file")
-    if name != CONFIG and (why := kinds.check_json(path, data)) is not None:
+    if path != CONFIG and (why := kinds.check_json(path, data)) is not None:
         raise RefusedFile(f"{path} is refused: {why}")
     value = json.loads(data)
     if any(key == "trust_remote_code" and said for key, said in kinds.items(value)):
         raise RefusedFile(f"{path} asks for trust_remote_code, and code that comes with a model is never run")
-    if name != CONFIG or not isinstance(value, dict):
+    if path != CONFIG or not isinstance(value, dict):
         return value if isinstance(value, dict) else {}
     if (quantized := value.get("quantization_config")) is not None:
         how = quantized.get("quant_method") if isinstance(quantized, dict) else None

@@ -31,6 +31,7 @@ from converters.bring import (
 )
 from converters.child import Tell
 from converters.dequantize import GgufFacts, dequantize, read_facts
+from converters.encoder_export import module_folders, require_recipe, task_of
 from converters.quiet import quietly
 from converters.record import already_made, runs_here
 from converters.tensors import read_headers
@@ -45,6 +46,7 @@ from edged.store.lineage import AdapterSource, ConvertedSource
 from edged.store.manifests import digest_of
 from edged.store.paths import segment_of
 from edged.store.sources.hub import open_client
+from edged.types import Task
 
 #: Modules of the extra `convert`, by the distribution that has each.
 _PACKAGES = {
@@ -56,13 +58,14 @@ _PACKAGES = {
 
 class Sourced(Struct, frozen=True, kw_only=True):
     """What the later stages know of it. source: for the manifest. context: tokens that it was trained for, where its
-    configuration says so. origin: what the weights have been through, in words. linked: files that are used where they
-    lie. made: the version that this conversion has made before, with the same tools; then there is nothing left to do
-    but to activate it."""
+    configuration says so. task: what it is for. origin: what the weights have been through, in words. linked: files
+    that are used where they lie. made: the version that this conversion has made before, with the same tools; then
+    there is nothing left to do but to activate it."""
 
     source: ConvertedSource
     parameters: int
     context: int | None = None
+    task: Task = "generate"
     origin: str | None = None
     license: str | None = None
     linked: tuple[Linked, ...] = ()
@@ -174,11 +177,14 @@ class _HuggingFace:
         self, work: Work, adapters: tuple[AdapterSource, ...], linked: tuple[Linked, ...], tell: Tell,
     ) -> Sourced:
         brought = self.listed.bring(model_folder(work), refuse.check_config, tell)
+        task = task_of(model_folder(work))
+        require_recipe(work.recipe, task, len(adapters))
+        module_folders(model_folder(work))
         parameters = count_weights(model_folder(work))
         source = ConvertedSource(base=self.base, base_digest=digest_of(brought.files), adapters=adapters)
         return Sourced(
             source=source, linked=(*linked, *brought.linked), made=already_made(work, source),
-            context=trained_context(model_folder(work)), parameters=parameters)
+            context=trained_context(model_folder(work)), parameters=parameters, task=task)
 
 
 @dataclass(frozen=True, slots=True)

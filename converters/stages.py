@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
-from converters import bring, reference, source
+from converters import bring, encoder_export, encoder_gate, reference, source
 from converters.calibration import SHIPPED
 from converters.child import Tell
 from converters.job import StageKind
@@ -19,8 +19,8 @@ from converters.source import Sourced, model_folder
 from converters.work import Work
 from edged.hardware.place import places
 from edged.hardware.probe import probe
-from edged.store.entries import JobProgress, Manifest
-from edged.store.lineage import ConvertedSource, Quality
+from edged.store.entries import JobProgress, Manifest, with_accepted_loss
+from edged.store.lineage import Agreement, ConvertedSource, Quality, Verdict, agreement_words
 from edged.types import LoadSpec
 
 #: Tokens of each model's row in the gate; tasks are longer than windows of text.
@@ -32,6 +32,13 @@ Fractions = Callable[[float, str | None], None]
 
 class Published(Struct, frozen=True, kw_only=True):
     version: str
+
+
+class Gated(Struct, frozen=True, kw_only=True):
+    """One of the two."""
+
+    quality: Quality | None = None
+    agreement: Agreement | None = None
 
 
 class Activated(Struct, frozen=True, kw_only=True):
@@ -55,8 +62,10 @@ def merge(work: Work, tell: Tell) -> None:
 
 
 def convert(work: Work, tell: Tell) -> None:
-    calibration = Path(work.spec.calibration) if work.spec.calibration is not None else None
-    if work.recipe.format == "onnx":
+    calibration = _calibration(work)
+    if (task := _sourced(work).task) != "generate":
+        encoder_export.export(_weights(work), work.out("convert"), task, _doing("convert", tell))
+    elif work.recipe.format == "onnx":
         from converters import olive
 
         if calibration is None and work.recipe.calibrates:
@@ -74,6 +83,11 @@ def convert(work: Work, tell: Tell) -> None:
 
 def build_reference(work: Work, tell: Tell) -> str:
     """Returns what it is, in words."""
+    if (task := _sourced(work).task) != "generate":
+        made = LoadSpec(name=work.spec.name, version="new", digest="0" * 64, engine="ort", task=task,
+                        path=str(work.out("convert")), file=encoder_export.GRAPH)
+        return encoder_gate.build_reference(
+            _weights(work), made, work.out("reference"), _calibration(work), _doing("reference", tell))
     report = (_doing if work.recipe.format == "onnx" else _noting)("reference", tell)
     words = reference.build(
         _weights(work), work.recipe.format, work.out("reference"), work.scratch("reference"), report)
@@ -86,17 +100,21 @@ def publish_it(work: Work, tell: Tell) -> Published:
     ended = [work.record(name) for name in ("source", "merge", "convert", "reference") if work.is_done(name)]
     version = publish(
         work, tell, source=sourced.source, stages=ended, made=work.out("convert"), licences=_weights(work),
-        parameters=sourced.parameters, license=sourced.license, never_run=not _runs_here(work))
+        parameters=sourced.parameters, license=sourced.license, never_run=not _runs_here(work),
+        task=sourced.task)
     return Published(version=version)
 
 
-def gate(work: Work, tell: Tell) -> Quality:
-    from converters.gate import measure
-
+def gate(work: Work, tell: Tell) -> Gated:
     spec, sourced = work.spec, _sourced(work)
     manifest = work.store.manifest(spec.name, work.value("publish", Published).version)
     with work.store.lease(manifest):
         result = _load_spec(work, manifest, work.store.folder(manifest))
+        if sourced.task != "generate":
+            return Gated(agreement=encoder_gate.measure(
+                result, work.out("reference"), work.value("reference", str), _doing("gate", tell)))
+        from converters.gate import measure
+
         if work.is_done("reference"):
             words = work.value("reference", str)
             compared = msgspec.structs.replace(
@@ -104,11 +122,11 @@ def gate(work: Work, tell: Tell) -> Quality:
                 engine=engine_of(work.recipe))
         else:
             words, compared = reference.itself(work.recipe.format), result
-        return measure(
+        return Gated(quality=measure(
             compared, result, work.recipe.limits,
             reference_words=", ".join(filter(None, (words, sourced.origin, _merged(sourced.source)))),
-            text=Path(spec.calibration) if spec.calibration is not None else None,
-            tasks=Path(spec.tasks) if spec.tasks is not None else None, progress=_doing("gate", tell))
+            text=_calibration(work),
+            tasks=Path(spec.tasks) if spec.tasks is not None else None, progress=_doing("gate", tell)))
 
 
 def activate(work: Work, tell: Tell) -> Activated:
@@ -116,18 +134,20 @@ def activate(work: Work, tell: Tell) -> Activated:
     spec, store = work.spec, work.store
     version = _sourced(work).made or work.value("publish", Published).version
     manifest = store.manifest(spec.name, version)
-    conversion, quality = manifest.conversion, manifest.quality
+    conversion, gated = manifest.conversion, Gated(quality=manifest.quality, agreement=manifest.agreement)
     if work.is_done("gate"):
-        quality = work.value("gate", Quality)
+        gated = work.value("gate", Gated)
     if conversion is not None and work.is_done("publish"):
         ended = [stage for stage in conversion.stages if stage.name not in ("publish", "gate")]
         ended += [work.record(name) for name in ("publish", "gate") if work.is_done(name)]
         conversion = msgspec.structs.replace(conversion, stages=tuple(ended))
-    if quality is not None and not quality.passed and spec.accept_loss:
-        quality = msgspec.structs.replace(quality, accepted_loss=True)
-    if (conversion, quality) != (manifest.conversion, manifest.quality):
-        store.amend(msgspec.structs.replace(manifest, conversion=conversion, quality=quality))
-    serves, words = decide(manifest.never_run, quality, activate=spec.activate, named=f"{spec.name}@{version}",
+    known = msgspec.structs.replace(
+        manifest, conversion=conversion, quality=gated.quality, agreement=gated.agreement)
+    if known.verdict is not None and not known.verdict.passed and spec.accept_loss:
+        known = with_accepted_loss(known)
+    if known != manifest:
+        store.amend(known)
+    serves, words = decide(manifest.never_run, known.verdict, activate=spec.activate, named=f"{spec.name}@{version}",
                            target=manifest.target)
     if serves:
         store.activate(spec.name, version, by="convert")
@@ -136,7 +156,7 @@ def activate(work: Work, tell: Tell) -> Activated:
 
 
 def decide(
-    never_run: bool, quality: Quality | None, *, activate: bool, named: str, target: str,
+    never_run: bool, quality: Verdict | None, *, activate: bool, named: str, target: str,
 ) -> tuple[bool, str]:
     """Whether the version is to serve, and what to tell of it. Pure."""
     if never_run:
@@ -148,8 +168,9 @@ def decide(
         return False, (f"{named} is kept and not active, it falls short of what its precision is held to: "
                        f"{'; '.join(quality.lacking)}. Another recipe may do better; --accept-loss activates it all "
                        "the same")
-    figures = (f"perplexity ratio {quality.perplexity_ratio:.3f}, top-1 agreement {quality.top1_agreement:.1%}, "
-               f"against {quality.reference}")
+    figures = agreement_words(quality) if isinstance(quality, Agreement) else (
+        f"perplexity ratio {quality.perplexity_ratio:.3f}, top-1 agreement {quality.top1_agreement:.1%}, "
+        f"against {quality.reference}")
     if not activate:
         return False, f"{named} is kept and not active, as asked: {figures}"
     loss = "" if quality.passed else f" (its loss is accepted: {'; '.join(quality.lacking)})"
@@ -169,7 +190,10 @@ def _to_measure(work: Work) -> bool:
 
 
 def _needs_reference(work: Work) -> bool:
-    """The result of the reference's own recipe is compared with itself: that shows that it runs, and its perplexity."""
+    """The result of the reference's own recipe is compared with itself: that shows that it runs, and its perplexity. Of
+    an encoder the reference is what torch makes of the texts, while the original is here."""
+    if _to_measure(work) and _sourced(work).task != "generate":
+        return True
     return _to_measure(work) and not (work.recipe.format == "onnx" and work.recipe.precision == "fp32")
 
 
@@ -214,8 +238,12 @@ def _load_spec(work: Work, manifest: Manifest, folder: Path) -> LoadSpec:
     place = next(place for place in places(probe(), engine_of(work.recipe), manifest.target) if place.refused is None)
     return LoadSpec(
         name=manifest.name, version=manifest.version, digest=manifest.digest, engine=place.engine, path=str(folder),
-        file=manifest.file, provider=place.provider, threads=place.threads, rows=1,
+        file=manifest.file, task=manifest.task, provider=place.provider, threads=place.threads, rows=1,
         context=_context(work))
+
+
+def _calibration(work: Work) -> Path | None:
+    return Path(work.spec.calibration) if work.spec.calibration is not None else None
 
 
 def _context(work: Work) -> int:

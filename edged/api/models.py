@@ -13,7 +13,7 @@ from msgspec import Struct
 from edged.api.anthropic_models import ModelInfo, ModelsPage, model_info, models_page
 from edged.api.exchange import Services
 from edged.errors import CorruptFile, ModelNotFound
-from edged.store.lineage import Quality
+from edged.store.lineage import Verdict
 
 if TYPE_CHECKING:
     from edged.daemon.status import ModelStatus
@@ -32,7 +32,7 @@ class ModelList(Struct, frozen=True):
     object: str = "list"
 
 
-def model_body(status: ModelStatus, quality: Quality | None) -> ModelBody:
+def model_body(status: ModelStatus, quality: Verdict | None) -> ModelBody:
     return ModelBody(
         id=status.name,
         created=int(status.created),
@@ -47,15 +47,15 @@ def model_body(status: ModelStatus, quality: Quality | None) -> ModelBody:
 
 
 def routes(services: Services) -> list[HTTPRouteHandler]:
-    def quality() -> dict[str, Quality | None]:
+    def quality() -> dict[str, Verdict | None]:
         """By digest, of every installed model's active version."""
-        found: dict[str, Quality | None] = {}
+        found: dict[str, Verdict | None] = {}
         for name in services.store.names():
             try:
                 manifest = services.store.manifest(name)
             except (ModelNotFound, CorruptFile):
                 continue
-            found[manifest.digest] = manifest.quality
+            found[manifest.digest] = manifest.verdict
         return found
 
     @get("/v1/models", sync_to_thread=False)

@@ -21,7 +21,7 @@ from edged.errors import ConfigError, EdgedError
 from edged.store import Store, job_folders
 from edged.store.conversion import DEFAULT_RECIPE, specify
 from edged.store.entries import JobLine, Manifest
-from edged.store.lineage import ConversionSpec
+from edged.store.lineage import ConversionSpec, agreement_words
 
 
 def convert(
@@ -78,7 +78,7 @@ def convert(
             answer_json(JobLine(manifest=manifest))
         else:
             tell(manifest, spec)
-        if manifest.quality is not None and not (manifest.quality.passed or spec.accept_loss):
+        if manifest.verdict is not None and not (manifest.verdict.passed or spec.accept_loss):
             worst = ExitCode.NOT_GOOD_ENOUGH
     return worst
 
@@ -114,10 +114,12 @@ def tell(manifest: Manifest, spec: ConversionSpec) -> None:
         answer(f"perplexity {quality.perplexity:.2f}, {quality.perplexity_ratio:.3f} times that of "
                f"{quality.reference}; top-1 agreement {quality.top1_agreement:.1%}; KL divergence "
                f"{quality.kl_divergence:.4f} nats ({quality.tokens} tokens of {quality.text})")
+    if manifest.agreement is not None:
+        answer(agreement_words(manifest.agreement))
     if manifest.never_run:
         answer(f"built for {manifest.target}, never run: it serves only where its self-test passes")
-    elif quality is not None and quality.lacking and not spec.accept_loss:
-        answer(f"kept, not activated: {'; '.join(quality.lacking)}. `edged activate {manifest.name}@"
+    elif manifest.verdict is not None and manifest.verdict.lacking and not spec.accept_loss:
+        answer(f"kept, not activated: {'; '.join(manifest.verdict.lacking)}. `edged activate {manifest.name}@"
                f"{manifest.version}` serves it all the same")
     elif spec.activate:
         answer(f"{manifest.name} is now served from it")

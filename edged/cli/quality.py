@@ -18,7 +18,7 @@ from edged.hardware.measured import Measured, Speed
 from edged.hardware.probe import probe_with
 from edged.hardware.providers import CPU
 from edged.store.entries import Manifest
-from edged.store.lineage import Quality
+from edged.store.lineage import Agreement, Quality
 
 BAR_CHARACTERS = 28
 NOTHING = "-"
@@ -40,6 +40,7 @@ class Line(Struct, frozen=True, kw_only=True):
     gate: str
     perplexity_ratio: float | None
     quality: Quality | None
+    agreement: Agreement | None = None
 
 
 def quality(
@@ -66,8 +67,9 @@ def quality(
         return ExitCode.OK
     answer(versions_table(lines))
     for each in lines:
-        if each.quality is not None and each.quality.lacking:
-            answer(f"{each.version} lacks: {'; '.join(each.quality.lacking)}")
+        for verdict in (each.quality, each.agreement):
+            if verdict is not None and verdict.lacking:
+                answer(f"{each.version} lacks: {'; '.join(verdict.lacking)}")
     answer(plot(lines))
     return ExitCode.OK
 
@@ -80,7 +82,7 @@ def line(manifest: Manifest, *, active: bool, speed: tuple[str, Speed] | None) -
         size=manifest.size, base_bytes=base_bytes, share=manifest.size / base_bytes if base_bytes else None,
         provider=speed[0] if speed else None, speed=speed[1] if speed else None, gate=_gate(manifest),
         perplexity_ratio=manifest.quality.perplexity_ratio if manifest.quality is not None else None,
-        quality=manifest.quality,
+        quality=manifest.quality, agreement=manifest.agreement,
     )
 
 
@@ -98,6 +100,7 @@ def versions_table(lines: list[Line]) -> str:
                         for each in lines]),
         ("TOP-1", [f"{each.quality.top1_agreement:.1%}" if each.quality else NOTHING for each in lines]),
         ("KL", [f"{each.quality.kl_divergence:.4f}" if each.quality else NOTHING for each in lines]),
+        ("COSINE", [_cosine(each.agreement) for each in lines]),
         ("TASKS", [_tasks(each.quality) for each in lines]),
         ("AGAINST", [f"({references.index(_reference(each.quality)) + 1})" if each.quality else NOTHING
                      for each in lines]),
@@ -146,17 +149,24 @@ def _speeds(home: Path, manifests: list[Manifest]) -> dict[str, tuple[str, Speed
 
 
 def _gate(manifest: Manifest) -> str:
-    if manifest.quality is None:
+    if manifest.verdict is None:
         return "never run" if manifest.never_run else "not measured"
-    if manifest.quality.passed:
+    if manifest.verdict.passed:
         return "passed"
-    return "loss accepted" if manifest.quality.accepted_loss else "lacking"
+    return "loss accepted" if manifest.verdict.accepted_loss else "lacking"
 
 
 def _speed(each: Line) -> str:
     if each.speed is None:
         return NOTHING
     return f"{each.speed.decode:.0f}" + (f" on {each.provider}" if each.provider != CPU else "")
+
+
+def _cosine(agreement: Agreement | None) -> str:
+    """The worst of all texts."""
+    if agreement is None or agreement.least_cosine is None:
+        return NOTHING
+    return f"{agreement.least_cosine:.6f}"
 
 
 def _tasks(quality: Quality | None) -> str:

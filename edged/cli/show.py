@@ -16,7 +16,7 @@ from edged.cli.output import answer, answer_json, size
 from edged.cli.target import Target, store_of
 from edged.daemon.status import ModelStatus
 from edged.store.entries import Activation, Manifest, ModelEntry
-from edged.store.lineage import Quality
+from edged.store.lineage import Agreement, Quality, agreement_words
 
 #: Of the history; `--json` has all.
 SHOWN_ACTIVATIONS = 10
@@ -80,7 +80,7 @@ def _print_version(manifest: Manifest, *, active: bool) -> None:
         "built for": None if manifest.target == "cpu" else f"{manifest.target}{', never run' * manifest.never_run}",
         "parameters": f"{manifest.parameters:,}" if manifest.parameters else None, "license": manifest.license,
         "pulled as": manifest.reference, "from": source.pop("from") + " " + _source(source),
-        "made": _moment(manifest.created), "quality": _quality(manifest.quality),
+        "made": _moment(manifest.created), "quality": _quality(manifest.quality) or _agreement(manifest.agreement),
     })
     for adapter in manifest.adapters:
         answer(f"  adapter      {adapter.name}  from {adapter.reference}")
@@ -101,6 +101,15 @@ def _quality(quality: Quality | None) -> str | None:
     if quality.passed:
         return figures
     return f"{figures}; {'; '.join(quality.lacking)}{' (accepted)' if quality.accepted_loss else ''}"
+
+
+def _agreement(agreement: Agreement | None) -> str | None:
+    if agreement is None:
+        return None
+    figures = agreement_words(agreement)
+    if agreement.passed:
+        return figures
+    return f"{figures}; {'; '.join(agreement.lacking)}{' (accepted)' if agreement.accepted_loss else ''}"
 
 
 def _moment(seconds: float) -> str:

@@ -5,9 +5,10 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+import msgspec
 from msgspec import Struct
 
-from edged.store.lineage import Conversion, ConvertedSource, Quality, Target
+from edged.store.lineage import Agreement, Conversion, ConvertedSource, Quality, Target, Verdict
 from edged.types import EngineName, SamplingParams, Task
 
 #: Raised together with a step in `edged.store.schema`.
@@ -129,8 +130,8 @@ class Manifest(Struct, frozen=True, kw_only=True):
     pinned. created: seconds since 1970, for people to read only. target: the device it was built for. task: what it is
     for, as its files tell. never_run: it was built for a device that is not here, and nothing has run it yet. adapters:
     what was added to the model's own files, which makes another version of it. conversion: how it was made, where it
-    was made on this machine; quality: what its gate measured. Speeds belong to a machine, not to a model:
-    `edged.hardware.measured` keeps them."""
+    was made on this machine; quality, and agreement of an encoder: what its gate measured. Speeds belong to a machine,
+    not to a model: `edged.hardware.measured` keeps them."""
 
     name: str
     version: str
@@ -150,11 +151,17 @@ class Manifest(Struct, frozen=True, kw_only=True):
     adapters: tuple[Adapter, ...] = ()
     conversion: Conversion | None = None
     quality: Quality | None = None
+    agreement: Agreement | None = None
     schema: int = MANIFEST_SCHEMA
 
     @property
     def size(self) -> int:
         return sum(entry.size for entry in self.files)
+
+    @property
+    def verdict(self) -> Verdict | None:
+        """What its gate said, of whichever kind it is; None where nothing was measured."""
+        return self.quality or self.agreement
 
     @property
     def base_files(self) -> tuple[FileEntry, ...]:
@@ -223,3 +230,12 @@ class JobLine(Struct, frozen=True, kw_only=True, omit_defaults=True):
     progress: JobProgress | None = None
     manifest: Manifest | None = None
     error: JobFailed | None = None
+
+
+def with_accepted_loss(manifest: Manifest) -> Manifest:
+    """Somebody wants it though its gate refused it."""
+    replace = msgspec.structs.replace
+    quality, agreement = manifest.quality, manifest.agreement
+    return replace(
+        manifest, quality=quality and replace(quality, accepted_loss=True),
+        agreement=agreement and replace(agreement, accepted_loss=True))

@@ -76,6 +76,28 @@ class QualityLimits(Struct, frozen=True, kw_only=True):
     task_accuracy_drop: float = 0.02
 
 
+class Agreement(Struct, frozen=True, kw_only=True):
+    """How well a converted encoder agrees with what it was made from, over the same texts on the serving engine.
+
+    reference: in words (`fp32 on torch`). text: the name of the text and 12 digits of its sha256; texts: passages
+    compared. least_cosine: of the vectors of the passage where they differ most, None of a reranker; most_difference:
+    between two numbers, of vectors or of scores. lacking: in words, what falls short, empty where it passed.
+    accepted_loss: somebody activated it all the same.
+    """
+
+    reference: str
+    text: str
+    texts: int
+    least_cosine: float | None
+    most_difference: float
+    lacking: tuple[str, ...] = ()
+    accepted_loss: bool = False
+
+    @property
+    def passed(self) -> bool:
+        return not self.lacking
+
+
 class Quality(Struct, frozen=True, kw_only=True):
     """What the gate measured over the same text on the logits of the serving engines.
 
@@ -107,3 +129,14 @@ class Quality(Struct, frozen=True, kw_only=True):
     @property
     def passed(self) -> bool:
         return not self.lacking
+
+
+#: What a gate says, of a model that writes text or of an encoder.
+Verdict = Quality | Agreement
+
+
+def agreement_words(agreement: Agreement) -> str:
+    """In one clause, for people."""
+    cosine = f"cosine {agreement.least_cosine:.6f} at least, " if agreement.least_cosine is not None else ""
+    return (f"{cosine}numbers {agreement.most_difference:.1e} apart at most, against {agreement.reference}, over "
+            f"{agreement.texts} passages of {agreement.text}")

@@ -38,7 +38,7 @@ def ranking(
 
 
 def _barred(manifest: Manifest, facts: Facts, entry: ModelEntry, known: Known) -> str | None:
-    quality = manifest.quality
+    quality = manifest.verdict
     if quality is None and isinstance(manifest.source, ConvertedSource) and not manifest.never_run:
         return "converted, and its quality was never measured: the same `edged convert` here makes up for that"
     if quality is not None and not quality.passed and not quality.accepted_loss:

@@ -12,12 +12,10 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from msgspec.structs import replace
-
 from edged.errors import Conflict, CorruptFile, InsufficientStorage, ModelNotFound
 from edged.store import collect, folders, history, locks, schema, space, verify
 from edged.store.blobs import Receiver
-from edged.store.entries import ActivatedBy, Activation, Collected, Damage, Manifest
+from edged.store.entries import ActivatedBy, Activation, Collected, Damage, Manifest, with_accepted_loss
 from edged.store.manifests import Manifests, check, not_installed
 from edged.store.paths import Layout
 
@@ -106,8 +104,8 @@ class Store:
         ModelNotFound, CorruptFile, BadReference; Conflict where the store cannot be written; InsufficientStorage."""
         with self._changing():
             manifest = self.manifest(name, version)
-            if by == "activate" and manifest.quality is not None and not manifest.quality.passed:
-                self.manifests.write(replace(manifest, quality=replace(manifest.quality, accepted_loss=True)))
+            if by == "activate" and manifest.verdict is not None and not manifest.verdict.passed:
+                self.manifests.write(with_accepted_loss(manifest))
             self.manifests.activate(name, manifest.version, by)
             return manifest.version
 

@@ -170,6 +170,7 @@ def test_what_was_converted_is_looked_at_as_what_comes_from_elsewhere(tmp_path: 
     (tmp_path / "model.onnx").write_bytes(GRAPH)
     assert entry_file(tmp_path, ["genai_config.json", "model.onnx"]) == "genai_config.json"
     assert entry_file(tmp_path, ["LICENSE", "model.gguf"]) == "model.gguf"
+    assert entry_file(tmp_path, ["config.json", "model.onnx"], "embed") == "model.onnx"
     for paths in (["model.py", "genai_config.json"], ["model.onnx"], [], ["a.gguf", "b.gguf"]):
         with pytest.raises(ConversionFailed):
             entry_file(tmp_path, paths)
