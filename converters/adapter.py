@@ -137,7 +137,7 @@ def _source(folder: Path, brought: Brought) -> _Source:
 
 def _made(base: Manifest, folder: Path, source: _Source, name: str, scratch: Path) -> dict[str, Path]:
     """By path in the version, the adapter's file first. Raises InvalidRequest where the engine serves none."""
-    from converters import gguf_lora, lora
+    from converters import gguf_lora, graph_lora, lora
 
     if base.engine == "llama":
         files = [folder / entry.path for entry in base.base_files if entry.path.endswith(".gguf")]
@@ -149,10 +149,14 @@ def _made(base: Manifest, folder: Path, source: _Source, name: str, scratch: Pat
         return {adapters.file_for(name, ".gguf"): out}
     if source.gguf is not None:
         raise InvalidRequest(f"{base.name} is an ONNX model: give the adapter as peft saved it, not as a GGUF")
+    if base.engine == "ort" and base.target == "cpu":
+        out = scratch / f"{name}.onnx_adapter"
+        graph_lora.write(folder, lora.read(source.folder), graph=scratch / ADAPTERS_GRAPH, out=out)
+        return {adapters.file_for(name, ".onnx_adapter"): out, ADAPTERS_GRAPH: scratch / ADAPTERS_GRAPH}
     if base.engine == "fake":
         return {adapters.file_for(name, ".safetensors"): source.folder / refuse.ADAPTER_WEIGHTS}
-    raise InvalidRequest(f"the engine {base.engine}, which {base.name} is for, serves no adapters; merge it: `edged "
-                         "convert MODEL --adapter …`")
+    raise InvalidRequest(f"{base.name}@{base.version} is for {base.engine} on {base.target}, which serves no adapters; "
+                         "merge it: `edged convert MODEL --adapter …`, or pull it for a version for cpu")
 
 
 def _received(base: Manifest, path: str, real: Path, receiver: Receiver) -> FileEntry:

@@ -126,6 +126,10 @@ def _engine_errors() -> Iterator[None]:
 def load(spec: LoadSpec, progress: Progress) -> Loaded:
     if spec.options:
         raise LoadFailed(f"options of {spec.name}: this engine has none, but {', '.join(spec.options)} was given")
+    if spec.adapters:
+        names = ", ".join(adapter.name for adapter in spec.adapters)
+        raise LoadFailed(f"{spec.name} has adapters ({names}), which this engine does not serve; on cpu the engine ort "
+                         "does, or merge them")
     folder = Path(spec.path)
     config = read_config(folder)
     progress(0.0)

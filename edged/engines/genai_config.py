@@ -18,7 +18,10 @@ from edged.errors import LoadFailed
 POSITIONS_GRAPH = "edged.onnx"
 POSITIONS_INPUT = "edged_positions"
 
-#: A property of that graph: tokens a row may hold where rotary tables change beyond them, see `Model.context`.
+#: The graph that takes adapters, made of the best of the others (`converters.graph_lora`).
+ADAPTERS_GRAPH = "adapters.onnx"
+
+#: A property of edged's graphs: tokens a row may hold where rotary tables change beyond them, see `Model.context`.
 CONTEXT_PROPERTY = "edged_context"
 
 #: Families whose graphs turn to other rotary tables beyond this many tokens. KV of the tokens before would have to be

@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 
 from edged.engines.base import Capabilities, EngineError, Facts, Loaded, Logits, Progress, RowWork, State, Vocab
 from edged.engines.context import affordable_context
-from edged.engines.genai_config import CONTEXT_PROPERTY, read_config
+from edged.engines.genai_config import ADAPTERS_GRAPH, CONTEXT_PROPERTY, read_config
 from edged.engines.hf_vocab import HfVocab
 from edged.engines.kv_buffers import KvBuffers
+from edged.engines.ort_adapters import OrtAdapters
 from edged.engines.ort_graph import Names, choose_graph, gives_all_logits, precision_of, read_graph
 from edged.engines.ort_session import device_of, engine_version, open_session
 from edged.engines.slots import Slots
@@ -72,19 +73,24 @@ class Decode:
 
 
 class OrtGenerator:
-    def __init__(self, session: Any, names: Names, kv: KvBuffers, caps: Capabilities, vocab: Vocab) -> None:
+    def __init__(
+        self, session: Any, names: Names, kv: KvBuffers, caps: Capabilities, vocab: Vocab, *, adapters: OrtAdapters,
+    ) -> None:
         self.caps = caps
+        self._adapters = adapters
         self.vocab = vocab
         self._session = session
         self._names = names
         self._kv = kv
-        self._decodes: dict[tuple[int, int], Decode] = {}
-        # Of the last decode run: its rows in the caller's order, which of them is in which place, and where each is.
-        self._arranged: list[int] = []
+        # By slots and adapter, as what is bound is.
+        self._decodes: dict[tuple[int, int, str | None], Decode] = {}
+        # Of the last decode run: its rows in the caller's order and their adapter, which of them is in which place, and
+        # where each is.
+        self._arranged: tuple[list[int], str | None] = [], None
         self._current: Decode
         self._order: list[int] = []
         self._places: list[int] = []
-        self._pieces: dict[int, Any] = {}
+        self._pieces: dict[tuple[int, str | None], Any] = {}
         self._lengths = [0] * caps.rows
         self._slots = Slots(caps.rows)
         self._logits = np.empty((caps.rows, vocab.size), np.float32)
@@ -130,9 +136,9 @@ class OrtGenerator:
             self.trim(row, 0)
 
     def _decode(self, work: Sequence[RowWork]) -> list[Logits]:
-        rows = [item.row for item in work]
-        if rows != self._arranged:
-            self._arrange(rows)
+        rows, adapter = [item.row for item in work], work[0].adapter
+        if (rows, adapter) != self._arranged:
+            self._arrange(rows, adapter)
         lengths = [self._lengths[row] + 1 for row in rows]
         tokens = [item.tokens[0] for item in work]
         decode, order, places = self._current, self._order, self._places
@@ -142,7 +148,7 @@ class OrtGenerator:
             self._lengths[row] = length
         return [decode.logits[place:place + item.logits] for place, item in zip(places, work, strict=True)]
 
-    def _arrange(self, rows: list[int]) -> None:
+    def _arrange(self, rows: list[int], adapter: str | None) -> None:
         """Make the rows neighbours, and remember how they lie: mostly the next step has the same."""
         for one, other in self._slots.gather(rows):
             # The mapping says already whose KV it is then.
@@ -150,21 +156,22 @@ class OrtGenerator:
             self._kv.swap(one, holds, other, held)
         slots = [self._slots[row] for row in rows]
         low, high = min(slots), max(slots) + 1
-        if (low, high) not in self._decodes:
-            self._decodes[low, high] = Decode(self._bound(low, high), self._names, self._logits[: high - low])
-        self._current = self._decodes[low, high]
+        key = low, high, adapter
+        if key not in self._decodes:
+            self._decodes[key] = Decode(self._bound(*key), self._names, self._logits[: high - low])
+        self._current = self._decodes[key]
         self._order = sorted(range(len(rows)), key=slots.__getitem__)
         self._places = [slot - low for slot in slots]
-        self._arranged = rows
+        self._arranged = rows, adapter
 
     def _piece(self, item: RowWork) -> Logits:
         slot, count = self._slots[item.row], len(item.tokens)
         start = self._lengths[item.row]
         end = start + count
         width = self._width(end)
-        binding = self._pieces.get(slot)
+        binding = self._pieces.get((slot, item.adapter))
         if binding is None:
-            binding = self._pieces[slot] = self._bound(slot, slot + 1)
+            binding = self._pieces[slot, item.adapter] = self._bound(slot, slot + 1, item.adapter)
         # A session keeps no references: these arrays must outlive the run.
         ids = np.array(item.tokens, np.int64)[None]
         mask = (np.arange(width) < end).astype(np.int64)[None]
@@ -203,8 +210,9 @@ class OrtGenerator:
             self._piece_logits = np.empty((positions, self.vocab.size), np.float32)
         return self._piece_logits[:positions]
 
-    def _bound(self, low: int, high: int) -> Any:
+    def _bound(self, low: int, high: int, adapter: str | None) -> Any:
         binding = self._session.io_binding()
+        self._adapters.bind(binding, adapter)
         for layer, array in zip(self._kv.layers, self._kv.arrays, strict=True):
             rows = array[low:high]
             address, shape = rows.ctypes.data, list(rows.shape)
@@ -227,12 +235,14 @@ def load(spec: LoadSpec, progress: Progress) -> Loaded:
             f"{spec.name}: this engine keeps KV in the machine's memory and runs on cpu; for {spec.provider} there is "
             f"the engine genai")
     config = read_config(folder)
-    graph = choose_graph(folder, config)
+    graph = ADAPTERS_GRAPH if spec.adapters else choose_graph(folder, config)
     progress(0.0)
     session = open_session(folder / graph, spec.threads or probe().cpu.threads)
     progress(0.9)
     names, layers = read_graph(session, config.model.decoder, graph)
-    weights_bytes = sum(file.stat().st_size for file in folder.iterdir() if file.name.endswith((".onnx", ".onnx.data")))
+    adapters = OrtAdapters(session, spec.adapters)
+    weights_bytes = adapters.size_bytes + sum(
+        file.stat().st_size for file in folder.iterdir() if file.name.endswith((".onnx", ".onnx.data")))
     rows = spec.rows or DEFAULT_ROWS
     per_token = sum(layer.bytes_per_token for layer in layers)
     known = session.get_modelmeta().custom_metadata_map.get(CONTEXT_PROPERTY)
@@ -241,10 +251,10 @@ def load(spec: LoadSpec, progress: Progress) -> Loaded:
     caps = Capabilities(
         rows=rows, context=context, kv_tokens=rows * context, mixed_step=False, multi_token_rows=1,
         step_tokens=STEP_TOKENS, state_bytes_per_token=per_token, all_logits=names.wanted is not None
-        or gives_all_logits(session, names, layers),
+        or gives_all_logits(session, names, layers), adapters=adapters.names,
     )
     vocab = HfVocab(folder, config.model.vocab_size, config.model.end)
-    generator = OrtGenerator(session, names, KvBuffers(layers, rows, context), caps, vocab)
+    generator = OrtGenerator(session, names, KvBuffers(layers, rows, context), caps, vocab, adapters=adapters)
     try:
         generator.warm()
     except EngineError as error:

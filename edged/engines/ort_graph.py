@@ -42,6 +42,11 @@ def choose_graph(folder: Path, config: GenaiConfig) -> str:
     return config.model.decoder.filename
 
 
+def lora_inputs(module: str) -> tuple[str, str]:
+    """Names of A [in, rank] and B [rank, out] beside a linear layer, in a graph that takes adapters."""
+    return f"{module}.lora_A", f"{module}.lora_B"
+
+
 def read_graph(session: Any, decoder: Decoder, graph: str) -> tuple[Names, list[Layer]]:
     """Raises LoadFailed where the graph has inputs that this engine does not know, or lacks those it needs."""
     inputs = {one.name: one for one in session.get_inputs()}

@@ -26,7 +26,8 @@ from edged.store.catalog import load_catalog
 from edged.store.entries import Catalog, Manifest, ModelEntry
 from edged.store.pull import pull
 from edged.types import Delta, Event, Finished, GenerateRequest, LoadSpec, SamplingParams, TokenPrompt
-from edged.worker.loop import Closed, Loop, Queued
+from edged.worker.loop import Loop
+from edged.worker.orders import Closed, Queued
 from edged.worker.outbox import Outbox
 from edged.worker.prepare import Prepare
 from tests.lora_folders import LINEAR, lora_folder
@@ -135,12 +136,13 @@ class Installed:
                          folder=str(self.store.folder(self.manifest)), memory_bytes=0, log_prompts=False)
 
 
-@pytest.fixture(scope="module", params=["llama"])
+@pytest.fixture(scope="module", params=["gguf", "tiny_onnx", "tiny_positions"], ids=["llama", "ort", "ort-positions"])
 def installed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Installed:
-    source = request.getfixturevalue("gguf")
+    source = request.getfixturevalue(request.param)
     store = Store(tmp_path_factory.mktemp("home") / "home")
-    manifest = pull(store, Catalog(), str(source), hub=NO_HUB, progress=ignore)
-    return Installed(store, manifest.name, EXACT)
+    path = source.path if isinstance(source, LoadSpec) else str(source)
+    manifest = pull(store, Catalog(), path, hub=NO_HUB, progress=ignore)
+    return Installed(store, manifest.name, EXACT if manifest.engine == "llama" else {})
 
 
 @pytest.fixture(scope="module")

@@ -32,7 +32,8 @@ ENGINE_LIBRARIES = {
     "edged.engines.llama_embed": {"llama_cpp"}, "edged.engines.llama_model": {"llama_cpp"},
     "edged.engines.llama_batch": {"llama_cpp"},
     "edged.engines.hf_passages": {"tokenizers"},
-    "edged.engines.ort_session": {"onnxruntime"}, "edged.engines.genai": {"onnxruntime_genai"},
+    "edged.engines.ort_session": {"onnxruntime"}, "edged.engines.ort_adapters": {"onnxruntime"},
+    "edged.engines.genai": {"onnxruntime_genai"},
     "edged.engines.hf_vocab": {"tokenizers"}, "edged.worker.constraint": {"llguidance"},
 }
 #: Neighbours of one layer that must not know each other: only frames, or the layer above, connect them.
