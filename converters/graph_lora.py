@@ -89,7 +89,7 @@ def _insert(graph: GraphProto, linear: _Linear) -> None:
     shapes: dict[str, list[str | int | None]] = {a: [linear.columns, rank], b: [rank, linear.rows]}
     for name, shape in shapes.items():
         graph.input.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))
-        zeros = np.zeros([1 if size == rank else size for size in shape], np.float32)
+        zeros = np.zeros([size if isinstance(size, int) else 1 for size in shape], np.float32)
         graph.initializer.append(numpy_helper.from_array(zeros, name))
 
 
