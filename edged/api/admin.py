@@ -24,8 +24,8 @@ from edged.store import adapters
 from edged.version import VERSION
 
 _MODEL = served(text(512, min_length=1), required=True)
-_LOAD: Table = {"model": _MODEL, "keep_alive": served(keep_alive), "pin": served(boolean)}
-_UNLOAD: Table = {"model": _MODEL, "force": served(boolean)}
+LOAD: Table = {"model": _MODEL, "keep_alive": served(keep_alive), "pin": served(boolean)}
+UNLOAD: Table = {"model": _MODEL, "force": served(boolean)}
 
 
 class Status(Struct, frozen=True, kw_only=True):
@@ -109,12 +109,12 @@ def routes(services: Services) -> list[HTTPRouteHandler]:
 
     @post("/load", status_code=200)
     async def load(request: Request[Any, Any, Any]) -> ModelStatus:
-        body = await said(request, services, _LOAD)
+        body = await said(request, services, LOAD)
         return await router.load(body["model"], keep_alive_s=body.get("keep_alive"), pin=body.get("pin"))
 
     @post("/unload", status_code=200)
     async def unload(request: Request[Any, Any, Any]) -> ModelStatus:
-        body = await said(request, services, _UNLOAD)
+        body = await said(request, services, UNLOAD)
         return await router.unload(body["model"], force=body.get("force", False))
 
     @post("/reload", status_code=200)

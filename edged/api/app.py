@@ -30,6 +30,7 @@ from edged.api import (
     health,
     models,
     ollama,
+    openapi,
     rerank,
     responses,
     storage,
@@ -64,7 +65,9 @@ def create_app(
     return Gate(create_routes(services), services)
 
 
-_MODULES = (chat, completions, responses, embeddings, rerank, tokens, models, health, anthropic, ollama)
+_MODULES = (
+    chat, completions, responses, embeddings, rerank, tokens, models, health, anthropic, ollama, openapi,
+)
 
 
 def _admin_only(connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHandler) -> None:

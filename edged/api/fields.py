@@ -10,13 +10,31 @@ import difflib
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 from edged.errors import InvalidRequest, MissingParameter, UnknownParameter, UnsupportedParameter
 
 #: Takes (value, path), gives the accepted value, raises InvalidRequest whose param is the path.
 Check = Callable[[Any, str], Any]
+Checked = TypeVar("Checked", bound=Check)
 Unknown = Literal["refuse", "report"]
+Schema = dict[str, Any]
+
+
+def takes(schema: Schema | Callable[[], Schema]) -> Callable[[Checked], Checked]:
+    """For a check: which values it may accept, as a JSON Schema; for the OpenAPI document, never to check by."""
+
+    def mark(check: Checked) -> Checked:
+        check.schema = schema  # type: ignore[attr-defined]
+        return check
+
+    return mark
+
+
+def schema_of(check: Check) -> Schema:
+    """{}, which any value fits, where the check does not say."""
+    said = getattr(check, "schema", {})
+    return dict(said() if callable(said) else said)
 
 
 class Field(NamedTuple):
@@ -42,6 +60,27 @@ def inert(check: Check) -> Field:
 
 def later(*off: Any, instead: str = "") -> Field:
     return Field("later", off=off, instead=instead)
+
+
+def object_schema(table: Table) -> Schema:
+    """Of a request's body: what `accept` takes under the setting unknown_fields = "refuse"."""
+    return {
+        "type": "object",
+        "properties": {name: _property(field) for name, field in table.items()},
+        "required": [name for name, field in table.items() if field.required],
+        "additionalProperties": False,
+    }
+
+
+def _property(field: Field) -> Schema:
+    if field.use == "later":
+        off = [value for value in field.off if value is not None]
+        return {"enum": [*off, None], "description": "Not served but for what means the same as leaving it out."}
+    assert field.check is not None
+    schema = schema_of(field.check)
+    if field.use == "inert":
+        schema = {**schema, "description": "Checked, and ignored: it cannot change the answer. Told in edged-ignored."}
+    return schema if field.required or not schema else {"anyOf": [schema, {"type": "null"}]}
 
 
 class Accepted(NamedTuple):
@@ -101,6 +140,7 @@ def number(low: float, high: float, *, above: bool = False) -> Check:
     """low ≤ value ≤ high, or low < value where `above`."""
     expected = f"a number above {low:g} and at most {high:g}" if above else f"a number from {low:g} to {high:g}"
 
+    @takes({"type": "number", "exclusiveMinimum" if above else "minimum": low, "maximum": high})
     def check(value: Any, path: str) -> float:
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
             raise wrong(path, expected)
@@ -114,6 +154,7 @@ def number(low: float, high: float, *, above: bool = False) -> Check:
 def integer(low: int, high: int) -> Check:
     expected = f"a whole number from {low} to {high}"
 
+    @takes({"type": "integer", "minimum": low, "maximum": high})
     def check(value: Any, path: str) -> int:
         if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
             raise wrong(path, expected)
@@ -122,6 +163,7 @@ def integer(low: int, high: int) -> Check:
     return check
 
 
+@takes({"type": "boolean"})
 def boolean(value: Any, path: str) -> bool:
     if not isinstance(value, bool):
         raise wrong(path, "true or false")
@@ -131,6 +173,7 @@ def boolean(value: Any, path: str) -> bool:
 def text(max_length: int | None = None, *, min_length: int = 0) -> Check:
     expected = "a string" if max_length is None else f"a string of {min_length} to {max_length} characters"
 
+    @takes({"type": "string", "minLength": min_length} | ({} if max_length is None else {"maxLength": max_length}))
     def check(value: Any, path: str) -> str:
         if not isinstance(value, str) or len(value) < min_length:
             raise wrong(path, expected)
@@ -144,6 +187,7 @@ def text(max_length: int | None = None, *, min_length: int = 0) -> Check:
 def choice(*values: str) -> Check:
     expected = " or ".join(f'"{value}"' for value in values)
 
+    @takes({"enum": list(values)})
     def check(value: Any, path: str) -> str:
         if not isinstance(value, str) or value not in values:
             raise wrong(path, expected)
@@ -155,6 +199,7 @@ def choice(*values: str) -> Check:
 def record(table: Table, unknown: Unknown = "refuse") -> Check:
     """A nested object; gives Accepted."""
 
+    @takes(lambda: object_schema(table))
     def check(value: Any, path: str) -> Accepted:
         if not isinstance(value, dict):
             raise wrong(path, "an object")
@@ -164,6 +209,7 @@ def record(table: Table, unknown: Unknown = "refuse") -> Check:
 
 
 def mapping(max_entries: int) -> Check:
+    @takes({"type": "object", "maxProperties": max_entries})
     def check(value: Any, path: str) -> dict[str, Any]:
         if not isinstance(value, dict) or len(value) > max_entries:
             raise wrong(path, f"an object of at most {max_entries} entries")
@@ -182,6 +228,7 @@ def items(value: Any, path: str, check: Check, expected: str, sizes: range) -> l
 _stop_text = text(1024, min_length=1)
 
 
+@takes({"anyOf": [schema_of(_stop_text), {"type": "array", "maxItems": 16, "items": schema_of(_stop_text)}]})
 def stop(value: Any, path: str) -> tuple[str, ...]:
     if isinstance(value, str):
         return (_stop_text(value, path),)
@@ -193,6 +240,7 @@ MAX_BIASES = 4096
 MAX_TOKEN = 2**31 - 1
 
 
+@takes({"type": "object", "additionalProperties": schema_of(_bias), "maxProperties": MAX_BIASES})
 def logit_bias(value: Any, path: str) -> dict[int, float]:
     biases: dict[int, float] = {}
     for token, bias in mapping(MAX_BIASES)(value, path).items():
@@ -209,6 +257,7 @@ _PART = re.compile(rf"({_NUMBER})(ms|s|m|h|)", re.ASCII)
 _seconds = number(-1, 10**9)
 
 
+@takes({"anyOf": [{"type": "number"}, {"type": "string", "examples": ["10m"]}]})
 def keep_alive(value: Any, path: str) -> float:
     """Seconds; -1 for ever. Also texts like "10m" and "1h30m", as Ollama takes them and Go programs write them."""
     if isinstance(value, str):

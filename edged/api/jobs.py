@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from edged.daemon.job import Job
 
 _PATH = text(4096, min_length=1)
-_PULL: Table = {
+PULL: Table = {
     "model": served(text(512, min_length=1), required=True), "stream": served(boolean),
     "adapter_of": served(text(512, min_length=1)), "as": served(text(MAX_ADAPTER_NAME, min_length=1)),
 }
@@ -34,7 +34,7 @@ def _adapters(value: Any, path: str) -> tuple[str, ...]:
     return tuple(items(value, path, _PATH, "a list of up to 16 adapters", range(17)))
 
 
-_CONVERT: Table = {
+CONVERT: Table = {
     "source": served(_PATH, required=True), "name": served(text(200, min_length=1)), "adapters": served(_adapters),
     "recipe": served(_PATH), "calibration": served(_PATH), "tasks": served(_PATH), "accept_loss": served(boolean),
     "activate": served(boolean), "stream": served(boolean), "wait": served(boolean),
@@ -101,7 +101,7 @@ def routes(services: Services) -> list[HTTPRouteHandler]:
     async def pull(request: Request[Any, Any, Any]) -> ASGIApp:
         """Joins the pull of the same model that runs already. Without `stream` it waits for the end. With `adapter_of`
         what is pulled is a LoRA for that model, which requests name as `as` says."""
-        body = accept(_PULL, await read_json(request.scope, request.receive, services.limits), unknown="refuse").values
+        body = accept(PULL, await read_json(request.scope, request.receive, services.limits), unknown="refuse").values
         if (model := body.get("adapter_of")) is not None:
             job = await jobs.pull_adapter(model, body["model"], body.get("as"))
         elif "as" in body:
@@ -115,7 +115,7 @@ def routes(services: Services) -> list[HTTPRouteHandler]:
         """Joins the same conversion that runs already. With `stream` its moments, with `wait` only its end; else it is
         begun and told of."""
         body = accept(
-            _CONVERT, await read_json(request.scope, request.receive, services.limits), unknown="refuse").values
+            CONVERT, await read_json(request.scope, request.receive, services.limits), unknown="refuse").values
         stream, wait = body.pop("stream", False), body.pop("wait", False)
         job = await jobs.convert(specify(**body))
         if stream:

@@ -34,7 +34,7 @@ API_VERSION = "0.12.11"
 #: Programs ask for / to see whether a server is there, and some look for Ollama's words.
 GREETING = "edged is running. To programs that ask for it: Ollama is running\n"
 
-_DELETE: Table = {"model": served(text(512)), "name": served(text(512))}
+DELETE: Table = {"model": served(text(512)), "name": served(text(512))}
 _INSTEAD = {
     "create": "`edged pull` takes a file or folder, `edged convert` makes other forms, and models.toml says how each "
               "is served.",
@@ -134,7 +134,7 @@ def routes(services: Services) -> list[HTTPRouteHandler]:
     @delete("/api/delete", status_code=200)
     async def remove(request: Request[Any, Any, Any]) -> None:
         require_admin(exchange_of(request.scope).caller)
-        body = await said(request, _DELETE)
+        body = await said(request, DELETE)
         await removed(installed(body["model"], services.router), services)
 
     @post(["/api/create", "/api/copy", "/api/push", "/api/blobs/{digest:str}"], sync_to_thread=False)

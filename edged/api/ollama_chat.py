@@ -66,10 +66,13 @@ def present(model: str, reason: str) -> ChatLine:
     return ChatLine(model=model, created_at=timestamp(), message=MessageBody(), done=True, done_reason=reason)
 
 
+def fields(unknown: Unknown = "refuse") -> Table:
+    return common(unknown) | {"messages": served(_any), "tools": served(tools)}
+
+
 def parse(body: dict[str, Any], exchange: Exchange, unknown: Unknown) -> Call | Presence:
     """Raises InvalidRequest and its kin, with the path of the field in `param`."""
-    table: Table = common(unknown) | {"messages": served(_any), "tools": served(tools)}
-    said, ignored = accept(table, body, unknown=unknown)
+    said, ignored = accept(fields(unknown), body, unknown=unknown)
     turns = messages(said.get("messages", []), "messages", unknown, ignored)
     if not turns:
         return presence(said, ignored)

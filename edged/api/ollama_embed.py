@@ -113,12 +113,19 @@ class EmbeddingAnswer:
         return EmbeddingBody(self._vector)
 
 
-def parse(body: dict[str, Any], exchange: Exchange, unknown: Unknown) -> Call | Presence:
-    """/api/embed. Raises InvalidRequest and its kin, with the path of the field in `param`."""
-    table: Table = _common(unknown) | {
+def fields(unknown: Unknown = "refuse") -> Table:
+    return _common(unknown) | {
         "input": served(_inputs), "truncate": served(boolean), "dimensions": served(integer(1, 2**16)),
     }
-    said, ignored = accept(table, body, unknown=unknown)
+
+
+def old_fields(unknown: Unknown = "refuse") -> Table:
+    return _common(unknown) | {"prompt": served(text())}
+
+
+def parse(body: dict[str, Any], exchange: Exchange, unknown: Unknown) -> Call | Presence:
+    """/api/embed. Raises InvalidRequest and its kin, with the path of the field in `param`."""
+    said, ignored = accept(fields(unknown), body, unknown=unknown)
     inputs = said.get("input", [])
     if not inputs:
         return _presence(said, ignored)
@@ -128,7 +135,7 @@ def parse(body: dict[str, Any], exchange: Exchange, unknown: Unknown) -> Call | 
 
 def parse_old(body: dict[str, Any], exchange: Exchange, unknown: Unknown) -> Call | Presence:
     """/api/embeddings."""
-    said, ignored = accept(_common(unknown) | {"prompt": served(text())}, body, unknown=unknown)
+    said, ignored = accept(old_fields(unknown), body, unknown=unknown)
     if not said.get("prompt"):
         return _presence(said, ignored)
     return _call(said, ignored, exchange, [said["prompt"]], EmbeddingAnswer)

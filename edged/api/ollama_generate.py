@@ -63,9 +63,8 @@ def present(model: str, reason: str) -> GenerateLine:
     return GenerateLine(model=model, created_at=timestamp(), response="", done=True, done_reason=reason)
 
 
-def parse(body: dict[str, Any], exchange: Exchange, unknown: Unknown) -> Call | Presence:
-    """Raises InvalidRequest and its kin, with the path of the field in `param`."""
-    table: Table = common(unknown) | {
+def fields(unknown: Unknown = "refuse") -> Table:
+    return common(unknown) | {
         "prompt": served(text()),
         "suffix": served(text()),
         "system": served(text()),
@@ -77,7 +76,11 @@ def parse(body: dict[str, Any], exchange: Exchange, unknown: Unknown) -> Call | 
         "height": later(0, instead=_NO_PICTURES),
         "steps": later(0, instead=_NO_PICTURES),
     }
-    said, ignored = accept(table, body, unknown=unknown)
+
+
+def parse(body: dict[str, Any], exchange: Exchange, unknown: Unknown) -> Call | Presence:
+    """Raises InvalidRequest and its kin, with the path of the field in `param`."""
+    said, ignored = accept(fields(unknown), body, unknown=unknown)
     prompt, suffix = said.get("prompt", ""), said.get("suffix", "")
     if not prompt and not suffix:
         return presence(said, ignored)

@@ -35,11 +35,11 @@ from edged.errors import Conflict, EdgedError, InvalidRequest
 
 log = structlog.get_logger("edged.api")
 
-_GET: Table = {
+GET_QUERY: Table = {
     "stream": served(flag), "starting_after": served(count(0, 2**31)), "include": served(listed(include)),
     "include_obfuscation": inert(flag),
 }
-_LIST: Table = {
+LIST_QUERY: Table = {
     "after": served(word), "limit": served(count(1, 100)), "order": served(one_of("asc", "desc")),
     "include": served(listed(include)),
 }
@@ -167,7 +167,7 @@ def routes(services: Services) -> list[HTTPRouteHandler]:
     async def retrieve(request: Request[Any, Any, Any], identity: FromPath[str]) -> ASGIApp:
         """With `stream` the events of one that was created with background and stream, from the one after
         `starting_after` on, while it is made and for a while after."""
-        said = query(request.scope, _GET)
+        said = query(request.scope, GET_QUERY)
         if said.get("stream"):
             transcript = responses.background.transcript(identity, client_of(request))
             if transcript is None:
@@ -196,7 +196,7 @@ def routes(services: Services) -> list[HTTPRouteHandler]:
     @get("/v1/responses/{identity:str}/input_items")
     async def input_items(request: Request[Any, Any, Any], identity: FromPath[str]) -> ItemList:
         """All items that the answer was made from: the conversation before it, then its own input."""
-        said = query(request.scope, _LIST)
+        said = query(request.scope, LIST_QUERY)
         history = history_of(request)
         kept = await history.one(identity)
         before = await history.before(kept.response.previous_response_id, param=None)

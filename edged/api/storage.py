@@ -17,7 +17,7 @@ from edged.errors import ModelNotFound
 from edged.store.entries import Activation, Collected, Damage, Manifest
 
 _NOTHING: Table = {}
-_VERIFY: Table = {"model": served(text(512, min_length=1))}
+VERIFY: Table = {"model": served(text(512, min_length=1))}
 
 
 class Versions(Struct, frozen=True):
@@ -65,7 +65,7 @@ def routes(services: Services) -> list[HTTPRouteHandler]:
     @post("/verify", status_code=200)
     async def verify(request: Request[Any, Any, Any]) -> Verified:
         """Hashes every file of one model, or of all, again; takes as long as reading them."""
-        body = await said(request, _VERIFY)
+        body = await said(request, VERIFY)
         name = plain_name(body["model"]) if "model" in body else None
         return Verified(await asyncio.to_thread(store.verify, name))
 

@@ -14,9 +14,9 @@ from edged.api.fields import Table, boolean, choice, served, text
 from edged.daemon.rollouts import RolloutStatus
 from edged.daemon.status import ModelStatus
 
-_MODEL: Table = {"model": served(text(512, min_length=1), required=True)}
-_ACTIVATE: Table = {**_MODEL, "by": served(choice("activate", "bench"))}
-_ROLLOUT: Table = {**_MODEL, "retry": served(boolean)}
+MODEL: Table = {"model": served(text(512, min_length=1), required=True)}
+ACTIVATE: Table = {**MODEL, "by": served(choice("activate", "bench"))}
+ROLLOUT: Table = {**MODEL, "retry": served(boolean)}
 
 
 def routes(services: Services) -> list[HTTPRouteHandler]:
@@ -26,13 +26,13 @@ def routes(services: Services) -> list[HTTPRouteHandler]:
     async def activate(request: Request[Any, Any, Any]) -> ModelStatus:
         """`name@version`: answered once it answers to its name, which takes a load, or with why it does not. by: what
         its history is to say; `bench` where figures decided and nobody."""
-        body = await said(request, services, _ACTIVATE)
+        body = await said(request, services, ACTIVATE)
         return await router.activate(body["model"], body.get("by", "activate"))
 
     @post("/rollback", status_code=200)
     async def rollback(request: Request[Any, Any, Any]) -> ModelStatus:
         """To the version that was active before; again, to the one before that."""
-        body = await said(request, services, _MODEL)
+        body = await said(request, services, MODEL)
         return await router.rollback(body["model"])
 
     @get("/rollout/{name:path}", sync_to_thread=False)
@@ -42,7 +42,7 @@ def routes(services: Services) -> list[HTTPRouteHandler]:
     @post("/rollout", status_code=200)
     async def try_again(request: Request[Any, Any, Any]) -> RolloutStatus:
         """With `retry`, a candidate that was taken back is tried again."""
-        body = await said(request, services, _ROLLOUT)
+        body = await said(request, services, ROLLOUT)
         return router.rollout(body["model"], retry=body.get("retry", False))
 
     return [activate, rollback, rollout, try_again]

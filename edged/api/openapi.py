@@ -1,0 +1,240 @@
+"""GET /openapi.json: the contract as an OpenAPI 3.1 document, made at its first request from what serves it: the tables
+of fields, the structs of answers, and the routes themselves."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple, get_origin
+
+import msgspec
+from litestar import Litestar, Request, Response, get
+from litestar.handlers import HTTPRouteHandler
+from litestar.routes import HTTPRoute
+from msgspec import Struct
+
+from edged.api import (
+    admin,
+    anthropic,
+    anthropic_render,
+    anthropic_wire,
+    chat,
+    chat_body,
+    completion_body,
+    completions,
+    embeddings,
+    jobs,
+    ollama,
+    ollama_chat,
+    ollama_embed,
+    ollama_generate,
+    ollama_models,
+    ollama_pull,
+    ollama_wire,
+    rerank,
+    responses,
+    responses_events,
+    responses_request,
+    responses_wire,
+    storage,
+    tokens,
+    versions,
+    wire,
+)
+from edged.api.exchange import Services
+from edged.api.fields import Schema, Table, object_schema
+from edged.daemon.jobs import JobEvent
+from edged.version import VERSION
+
+
+class Operation(NamedTuple):
+    """bodies: tables of which a request fits one. answer: where the route's own annotation does not say it. stream:
+    content type and chunks of a streamed answer. query: names of parameters behind the `?`."""
+
+    bodies: tuple[Table, ...] = ()
+    answer: Any = None
+    stream: tuple[str, Any] | None = None
+    query: tuple[str, ...] = ()
+
+
+_SSE, _LINES = "text/event-stream", "application/x-ndjson"
+
+OPERATIONS: dict[str, Operation] = {
+    "POST /v1/chat/completions": Operation((chat.FIELDS,), chat_body.Completion, (_SSE, chat_body.Chunk)),
+    "POST /v1/completions": Operation(
+        (completions.FIELDS,), completion_body.Completion, (_SSE, completion_body.Completion)),
+    "POST /v1/embeddings": Operation((embeddings.FIELDS,), embeddings.EmbeddingList),
+    "POST /v1/rerank": Operation((rerank.FIELDS,), rerank.Ranking),
+    "POST /v2/rerank": Operation((rerank.FIELDS,), rerank.Ranking),
+    "POST /rerank": Operation((rerank.FIELDS,), rerank.Ranking),
+    "POST /v1/responses": Operation(
+        (responses_request.FIELDS,), responses_events.ResponseBody, (_SSE, dict[str, Any])),
+    "GET /v1/responses/{identity}": Operation(
+        answer=responses_events.ResponseBody, stream=(_SSE, dict[str, Any]), query=tuple(responses.GET_QUERY)),
+    "GET /v1/responses/{identity}/input_items": Operation(query=tuple(responses.LIST_QUERY)),
+    "POST /v1/messages": Operation(
+        (anthropic.FIELDS,), anthropic_render.Message, (_SSE, dict[str, Any])),
+    "POST /v1/messages/count_tokens": Operation((anthropic.COUNTED,), anthropic.TokensCount),
+    "POST /api/chat": Operation((ollama_chat.fields(),), ollama_chat.ChatLine, (_LINES, ollama_chat.ChatLine)),
+    "POST /api/generate": Operation(
+        (ollama_generate.fields(),), ollama_generate.GenerateLine, (_LINES, ollama_generate.GenerateLine)),
+    "POST /api/embed": Operation((ollama_embed.fields(),), ollama_embed.EmbedBody),
+    "POST /api/embeddings": Operation((ollama_embed.old_fields(),), ollama_embed.EmbeddingBody),
+    "POST /api/show": Operation((ollama_models.SHOW,)),
+    "POST /api/pull": Operation((ollama_pull.PULL,), ollama_pull.Progress, (_LINES, ollama_pull.Progress)),
+    "DELETE /api/delete": Operation((ollama.DELETE,)),
+    "POST /edged/v1/tokenize": Operation((tokens.TOKENIZE_TEXT, tokens.TOKENIZE_CHAT), tokens.TokensBody),
+    "POST /edged/v1/detokenize": Operation((tokens.DETOKENIZE,), tokens.TextBody),
+    "POST /edged/v1/apply-template": Operation((tokens.TEMPLATE,), tokens.PromptBody),
+    "POST /edged/v1/load": Operation((admin.LOAD,)),
+    "POST /edged/v1/unload": Operation((admin.UNLOAD,)),
+    "POST /edged/v1/pull": Operation((jobs.PULL,), JobEvent),
+    "POST /edged/v1/convert": Operation((jobs.CONVERT,), JobEvent),
+    "GET /edged/v1/jobs/{identity}/events": Operation(answer=JobEvent, stream=(_SSE, JobEvent)),
+    "POST /edged/v1/verify": Operation((storage.VERIFY,)),
+    "POST /edged/v1/activate": Operation((versions.ACTIVATE,)),
+    "POST /edged/v1/rollback": Operation((versions.MODEL,)),
+    "POST /edged/v1/rollout": Operation((versions.ROLLOUT,)),
+}
+_HEADERS = {
+    "x-request-id": "Of this request, in the log too; the client's own where it sent one.",
+    "edged-ignored": "Fields that were taken and cannot change the answer.",
+    "edged-model": "name@version of what answered.", "edged-engine": "The engine that ran it.",
+    "edged-device": "The device that really ran it.", "edged-queue-ms": "Time until it began.",
+}
+
+
+def _error_of(path: str) -> type[Struct]:
+    if path.startswith("/v1/messages"):
+        return anthropic_wire.ErrorBody
+    if path.startswith("/v1/responses"):
+        return responses_wire.ErrorBody
+    return ollama_wire.ErrorLine if path.startswith("/api/") else wire.Body
+
+
+def document(app: Litestar) -> Schema:
+    """Of every route of the application but this document's own."""
+    found = [(method, route.path_format, handler) for route in app.routes if isinstance(route, HTTPRoute)
+             for handler in route.route_handlers for method in sorted(handler.http_methods)
+             if method not in ("HEAD", "OPTIONS")]
+    structs = _Structs()
+    paths: dict[str, Schema] = {}
+    for method, path, handler in sorted(found, key=lambda one: (one[1], one[0])):
+        paths.setdefault(path, {})[method.lower()] = _operation(method, path, handler, structs)
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "edged", "version": VERSION, "description": "OpenAI's, Anthropic's and Ollama's APIs, and "
+                 "edged's own under /edged/v1. A field is honoured, or refused by name."},
+        "paths": structs.resolved(paths),
+        "components": {"schemas": structs.components, "securitySchemes": {
+            "bearer": {"type": "http", "scheme": "bearer"},
+            "key": {"type": "apiKey", "in": "header", "name": "x-api-key"},
+        }},
+        "security": [{}, {"bearer": []}, {"key": []}],
+    }
+
+
+class _Structs:
+    """Structs that the document speaks of, each described once. They are known only when all routes were seen, so that
+    paths hold the types themselves until `resolved`."""
+
+    def __init__(self) -> None:
+        self._types: list[Any] = []
+        self.components: Schema = {}
+
+    def of(self, kind: Any) -> Any:
+        self._types.append(kind)
+        return _Described(len(self._types) - 1)
+
+    def resolved(self, paths: Schema) -> Schema:
+        schemas, self.components = msgspec.json.schema_components(
+            self._types, ref_template="#/components/schemas/{name}", schema_hook=lambda kind: {"description": "Any value."})
+
+        def swap(value: Any) -> Any:
+            if isinstance(value, _Described):
+                return schemas[value.number]
+            if isinstance(value, dict):
+                return {name: swap(item) for name, item in value.items()}
+            return [swap(item) for item in value] if isinstance(value, list) else value
+
+        resolved: Schema = swap(paths)
+        return resolved
+
+
+class _Described(NamedTuple):
+    number: int
+
+
+def _operation(method: str, path: str, handler: HTTPRouteHandler, structs: _Structs) -> Schema:
+    known = OPERATIONS.get(f"{method} {path}", Operation())
+    told: Schema = {
+        "operationId": re.sub(r"\W+", "_", f"{method.lower()}{path}").strip("_"),
+        "tags": [_tag(path)],
+        "parameters": [*_path_parameters(path), *_query_parameters(known.query)],
+        "responses": {
+            "200": {"description": "The answer.", "content": _content(known, handler, structs), "headers": {
+                name: {"description": text, "schema": {"type": "string"}} for name, text in _HEADERS.items()}},
+            "default": {"description": "An error.", "content": {
+                "application/json": {"schema": structs.of(_error_of(path))}}},
+        },
+    }
+    if text := inspect.getdoc(handler.fn):
+        told["description"] = text
+    if known.bodies:
+        schemas = [object_schema(table) for table in known.bodies]
+        told["requestBody"] = {"required": True, "content": {"application/json": {
+            "schema": schemas[0] if len(schemas) == 1 else {"anyOf": schemas}}}}
+    return told
+
+
+def _tag(path: str) -> str:
+    parts = path.strip("/").split("/")
+    return {"v1": "OpenAI", "api": "Ollama", "edged": "edged"}.get(
+        parts[0], "operator") if not path.startswith("/v1/messages") else "Anthropic"
+
+
+def _content(known: Operation, handler: HTTPRouteHandler, structs: _Structs) -> Schema:
+    answer = known.answer if known.answer is not None else handler.parsed_fn_signature.return_type.annotation
+    content: Schema = {}
+    if answer is str or _is_response(answer):
+        content["text/plain"] = {"schema": {"type": "string"}}
+    elif answer is not None and answer is not type(None):
+        content["application/json"] = {"schema": structs.of(answer) if _has_schema(answer) else {}}
+    if known.stream is not None:
+        kind, chunk = known.stream
+        content[kind] = {"schema": structs.of(chunk)}
+    return content
+
+
+def _is_response(answer: Any) -> bool:
+    kind = get_origin(answer) or answer
+    return isinstance(kind, type) and issubclass(kind, Response)
+
+
+def _has_schema(answer: Any) -> bool:
+    kind = get_origin(answer) or answer
+    return isinstance(kind, type) and issubclass(kind, Struct | dict | list)
+
+
+def _path_parameters(path: str) -> Iterator[Schema]:
+    for name in re.findall(r"{(\w+)}", path):
+        yield {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
+
+
+def _query_parameters(names: Iterable[str]) -> Iterator[Schema]:
+    for name in names:
+        yield {"name": name, "in": "query", "required": False, "schema": {"type": "string"}}
+
+
+def routes(services: Services) -> list[HTTPRouteHandler]:
+    made: list[bytes] = []
+
+    @get("/openapi.json", sync_to_thread=False)
+    def openapi(request: Request[Any, Any, Any]) -> Response[bytes]:
+        """This document."""
+        if not made:
+            made.append(msgspec.json.encode(document(request.app)))
+        return Response(made[0], media_type="application/json")
+
+    return [openapi]
