@@ -240,7 +240,9 @@ def _reason(message: str) -> str:
         return "no text satisfies it."
     if text.startswith("oneOf constraints"):
         return "`oneOf` is enforced only where its schemas evidently exclude each other; use `anyOf`."
-    return _short(f"`pattern`: {text}" if text.startswith("regex parse error") else text)
+    if text.startswith("Schema intersection"):
+        text = f"`allOf` or `$ref` with other keywords is too much to put together: {text}"
+    return _short(f"`pattern`: {text}" if text.startswith(("regex parse error", "lookarounds")) else text)
 
 
 def _short(text: str) -> str:

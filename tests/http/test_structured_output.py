@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import openai
@@ -31,20 +32,26 @@ SOLUTION = ('{"kind": "product", "steps": [{"explanation": "Zwölf \\"mal\\" zwe
             '{"explanation": "", "output": null}], "sure": true}')
 
 
+@pytest.fixture
+def client(daemon: Daemon) -> Iterator[openai.OpenAI]:
+    with daemon.openai() as client:
+        yield client
+
+
 def ask(text: str) -> list[Any]:
     return [{"role": "user", "content": text}]
 
 
-def test_a_pydantic_model_is_parsed(daemon: Daemon) -> None:
-    answer = daemon.openai().chat.completions.parse(
+def test_a_pydantic_model_is_parsed(client: openai.OpenAI) -> None:
+    answer = client.chat.completions.parse(
         model="tiny", messages=ask(f"say: {SOLUTION}"), response_format=Solution, max_tokens=300)
     choice = answer.choices[0]
     assert choice.message.parsed == Solution.model_validate_json(SOLUTION)
     assert (choice.message.content, choice.finish_reason) == (SOLUTION, "stop")
 
 
-def test_a_pydantic_model_is_parsed_from_a_stream(daemon: Daemon) -> None:
-    with daemon.openai().chat.completions.stream(
+def test_a_pydantic_model_is_parsed_from_a_stream(client: openai.OpenAI) -> None:
+    with client.chat.completions.stream(
         model="tiny", messages=ask(f"say: {SOLUTION}"), response_format=Solution, max_tokens=300
     ) as stream:
         deltas = [event.delta for event in stream if event.type == "content.delta"]
@@ -54,7 +61,7 @@ def test_a_pydantic_model_is_parsed_from_a_stream(daemon: Daemon) -> None:
     assert final.choices[0].message.parsed == Solution.model_validate_json(SOLUTION)
 
 
-def test_a_model_that_would_say_something_else_is_held_to_the_schema(daemon: Daemon) -> None:
+def test_a_model_that_would_say_something_else_is_held_to_the_schema(client: openai.OpenAI) -> None:
     schema = {"type": "object", "properties": {"size": {"enum": ["small", "large"]}, "count": {"type": "integer"}},
               "required": ["size", "count"], "additionalProperties": False}
     schema["properties"]["count"] |= {"minimum": 1, "maximum": 20}  # type: ignore[index]
@@ -63,7 +70,7 @@ def test_a_model_that_would_say_something_else_is_held_to_the_schema(daemon: Dae
         "response_format": {"type": "json_schema", "json_schema": {"name": "box", "strict": True, "schema": schema}},
     }
     for seed in range(4):
-        answer = daemon.openai().chat.completions.create(**said, seed=seed)
+        answer = client.chat.completions.create(**said, seed=seed)
         for choice in answer.choices:
             box = json.loads(choice.message.content or "")
             assert sorted(box) == ["count", "size"]
@@ -72,8 +79,8 @@ def test_a_model_that_would_say_something_else_is_held_to_the_schema(daemon: Dae
             assert choice.finish_reason == "stop"
 
 
-def test_an_answer_that_was_cut_says_so(daemon: Daemon) -> None:
-    with daemon.openai() as client, pytest.raises(openai.LengthFinishReasonError):
+def test_an_answer_that_was_cut_says_so(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.LengthFinishReasonError):
         client.chat.completions.parse(
             model="tiny", messages=ask(f"say: {SOLUTION}"), response_format=Solution, max_tokens=20)
 
@@ -85,9 +92,8 @@ def test_an_answer_that_was_cut_says_so(daemon: Daemon) -> None:
     ({"type": "gbnf", "value": 'root ::= "the " ("red" | "green")'}, "the (red|green)"),
 ], ids=["regex", "lark", "gbnf"])
 def test_grammars_hold_in_chat_and_completions(
-    daemon: Daemon, grammar: dict[str, str], pattern: str, stream: bool
+    client: openai.OpenAI, grammar: dict[str, str], pattern: str, stream: bool
 ) -> None:
-    client = daemon.openai()
     more: dict[str, Any] = {"max_tokens": 40, "n": 2, "extra_body": {"grammar": grammar}}
     texts = ["", ""]
     if stream:
@@ -110,17 +116,17 @@ def test_grammars_hold_in_chat_and_completions(
     ({"grammar": {"type": "gbnf", "value": "root ::= thing"}}, "grammar.value", "'thing' not found"),
 ], ids=["schema", "regex", "gbnf"])
 def test_what_cannot_be_enforced_is_a_400_that_names_it(
-    daemon: Daemon, said: dict[str, Any], param: str, named: str
+    client: openai.OpenAI, said: dict[str, Any], param: str, named: str
 ) -> None:
     for stream in (False, True):
-        with daemon.openai() as client, pytest.raises(openai.BadRequestError) as refused:
+        with pytest.raises(openai.BadRequestError) as refused:
             client.chat.completions.create(model="tiny", messages=ask("hi"), stream=stream, extra_body=said)
         assert (refused.value.code, refused.value.param) == ("invalid_value", param)
         assert named in refused.value.message
 
 
-def test_forced_tokens_have_logprobs_of_0_and_count_as_tokens(daemon: Daemon) -> None:
-    answer = daemon.openai().chat.completions.create(
+def test_forced_tokens_have_logprobs_of_0_and_count_as_tokens(client: openai.OpenAI) -> None:
+    answer = client.chat.completions.create(
         model="tiny", messages=ask("hi"), logprobs=True, top_logprobs=2, max_tokens=50,
         extra_body={"grammar": {"type": "regex", "value": "[ab] is forced"}})
     assert answer.choices[0].logprobs is not None

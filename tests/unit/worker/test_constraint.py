@@ -168,6 +168,8 @@ def test_a_budget_of_free_text_needs_no_constraint() -> None:
 @pytest.mark.parametrize(("constraint", "named"), [
     (schema({"oneOf": [{"type": "string"}, {"minLength": 1}]}), "`oneOf`"),
     (schema({"type": "string", "pattern": "(?=a)b"}), "`pattern`"),
+    (schema({"type": "string", "pattern": r"\bword\b"}), "`pattern`"),
+    (schema({"required": "a"}), "'required'"),
     (schema({"type": "string", "minLength": 3, "maxLength": 2}), "minLength"),
     (schema({"allOf": [{"type": "string"}, {"type": "null"}]}), "incompatible types"),
     (schema({"$ref": "#"}), "no text"),
