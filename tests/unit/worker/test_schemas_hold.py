@@ -6,11 +6,11 @@ from __future__ import annotations
 import json
 from typing import Any
 
-import jsonschema
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
+from jsonschema import Draft202012Validator
 
 from edged.engines.fake import FakeVocab
 from edged.errors import InvalidRequest
@@ -151,4 +151,4 @@ def test_what_ends_is_valid(shape: dict[str, Any], seed: int) -> None:
         assert refused.message  # noqa: PT017
         assume(False)
     if text is not None:
-        jsonschema.Draft202012Validator(schema, format_checker=jsonschema.Draft202012Validator.FORMAT_CHECKER).validate(json.loads(text))
+        Draft202012Validator(schema, format_checker=Draft202012Validator.FORMAT_CHECKER).validate(json.loads(text))
