@@ -135,6 +135,10 @@ def document(app: Litestar) -> Schema:
     }
 
 
+#: Of a type that is not known more closely.
+_ANYTHING: Schema = {"description": "Any value."}
+
+
 class _Structs:
     """Structs that the document speaks of, each described once. They are known only when all routes were seen, so that
     paths hold the types themselves until `resolved`."""
@@ -149,7 +153,7 @@ class _Structs:
 
     def resolved(self, paths: Schema) -> Schema:
         schemas, self.components = msgspec.json.schema_components(
-            self._types, ref_template="#/components/schemas/{name}", schema_hook=lambda kind: {"description": "Any value."})
+            self._types, ref_template="#/components/schemas/{name}", schema_hook=lambda kind: _ANYTHING)
 
         def swap(value: Any) -> Any:
             if isinstance(value, _Described):
