@@ -6,6 +6,7 @@ from __future__ import annotations
 import time
 from typing import Any, NamedTuple
 
+from edged.api.chat import template_kwargs
 from edged.api.exchange import Exchange, generation_id
 from edged.api.fields import (
     GENERATION,
@@ -26,10 +27,13 @@ from edged.api.fields import (
     text,
     wrong,
 )
+from edged.api.formats import GRAMMAR, Format
 from edged.api.request import sampling
-from edged.api.responses_events import ReasoningBody, ResponseBody
+from edged.api.responses_events import ReasoningBody, ResponseBody, TextBody
 from edged.api.responses_input import read_input
 from edged.api.responses_items import Item, Reference, chat_messages
+from edged.api.responses_tools import shown, text_format, tool_choice, tools
+from edged.api.tools import tool_use
 from edged.errors import InvalidRequest, MissingParameter
 from edged.store.responses import new_id
 from edged.types import ChatPrompt, GenerateRequest, Reasoning
@@ -68,7 +72,7 @@ _REASONING: Table = {
     "mode": later("standard"),
 }
 _TEXT: Table = {
-    "format": later({"type": "text"}),
+    "format": served(text_format),
     "verbosity": later("medium", instead="Ask for it in the instructions."),
 }
 _CACHE: Table = {
@@ -79,7 +83,7 @@ _STREAM: Table = {"include_obfuscation": inert(boolean)}
 _ALIKE = ("model", "stop", "stream", "timeout_s", "keep_alive", "adapter", "user", "safety_identifier",
           "prompt_cache_key", "service_tier")
 
-FIELDS: Table = SAMPLING | {name: GENERATION[name] for name in _ALIKE} | {
+FIELDS: Table = SAMPLING | GRAMMAR | {name: GENERATION[name] for name in _ALIKE} | {
     "input": served(_anything),
     "instructions": served(text()),
     "previous_response_id": served(text(128, min_length=1)),
@@ -88,10 +92,11 @@ FIELDS: Table = SAMPLING | {name: GENERATION[name] for name in _ALIKE} | {
     "include": served(include),
     "text": served(record(_TEXT)),
     "reasoning": served(record(_REASONING)),
-    "grammar": later(),
-    "tools": later([]),
-    "tool_choice": later("none", "auto"),
-    "parallel_tool_calls": later(True, False),
+    "reasoning_budget": served(integer(0, MAX_TOKENS)),
+    "chat_template_kwargs": served(template_kwargs),
+    "tools": served(tools),
+    "tool_choice": served(tool_choice),
+    "parallel_tool_calls": served(boolean),
     "max_tool_calls": inert(integer(1, MAX_TOKENS)),
     "store": served(boolean),
     "background": served(boolean),
@@ -119,6 +124,7 @@ class Asked(NamedTuple):
     begun: ResponseBody
     items: list[Item | Reference]
     request: GenerateRequest
+    template_kwargs: dict[str, Any]
     logprobs: bool
     stream: bool
     store: bool | None
@@ -133,7 +139,7 @@ class Asked(NamedTuple):
             raise InvalidRequest("`input` is empty; send a text or at least one item.", param="input")
         return GenerateRequest(**{
             name: getattr(self.request, name) for name in GenerateRequest.__struct_fields__
-        } | {"prompt": ChatPrompt(messages)})
+        } | {"prompt": ChatPrompt(messages, self.template_kwargs)})
 
 
 def parse(body: dict[str, Any], exchange: Exchange, unknown: Unknown) -> Asked:
@@ -173,6 +179,10 @@ def parse(body: dict[str, Any], exchange: Exchange, unknown: Unknown) -> Asked:
         top_p=said.get("top_p"),
         user=body.get("user"),
         metadata=said.get("metadata", {}),
+        parallel_tool_calls=said.get("parallel_tool_calls", True),
+        text=TextBody({"name": "answer"} | form if (form := _format_said(body))["type"] == "json_schema" else form),
+        tool_choice=body.get("tool_choice") or "auto",
+        tools=[shown(function) for function in said.get("tools", [])],
     )
     request = GenerateRequest(
         id=generation_id(exchange),
@@ -181,14 +191,17 @@ def parse(body: dict[str, Any], exchange: Exchange, unknown: Unknown) -> Asked:
         max_tokens=said.get("max_output_tokens"),
         stop=said.get("stop", ()),
         logprobs=said.get("top_logprobs", 0) if logprobs else None,
-        reasoning=Reasoning(effort=reasoning["effort"]) if "effort" in reasoning else None,
+        reasoning=_reasoning(reasoning.get("effort"), said.get("reasoning_budget")),
+        tools=tool_use(said),
         adapter=said.get("adapter"),
+        **_constraint(said, ignored),
         client=exchange.caller.client,
     )
     return Asked(
         begun=begun,
         items=read_input(said.get("input", []), "input", identity, unknown, ignored),
         request=request,
+        template_kwargs=said.get("chat_template_kwargs", {}),
         logprobs=logprobs,
         stream=said.get("stream", False),
         store=said.get("store"),
@@ -196,3 +209,24 @@ def parse(body: dict[str, Any], exchange: Exchange, unknown: Unknown) -> Asked:
         keep_alive_s=said.get("keep_alive"),
         ignored=tuple(ignored),
     )
+
+
+def _format_said(body: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = (body.get("text") or {}).get("format") or {"type": "text"}
+    return found
+
+
+def _reasoning(effort: Any, budget: int | None) -> Reasoning | None:
+    return None if effort is None and budget is None else Reasoning(effort=effort, budget=budget)
+
+
+def _constraint(said: dict[str, Any], ignored: list[str]) -> dict[str, Any]:
+    """Fields of the GenerateRequest. Raises InvalidRequest where two are said at once."""
+    said_formats: list[Format] = [one for one in (said.get("text", {}).get("format"), said.get("grammar")) if one]
+    for form in said_formats:
+        ignored.extend(form.ignored)
+    asked = [form for form in said_formats if form.constraint is not None]
+    if len(asked) > 1:
+        raise InvalidRequest("`text.format` and `grammar` both say what the answer must be; send one of them.",
+                             param="grammar")
+    return {"constraint": asked[0].constraint, "constraint_field": asked[0].field} if asked else {}

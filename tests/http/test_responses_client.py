@@ -17,7 +17,7 @@ import openai
 import pytest
 
 from tests.http.conftest import Daemon
-from tests.unit.api.test_responses import parsed
+from tests.unit.api.responses_rig import parsed
 
 pytestmark = pytest.mark.http
 
