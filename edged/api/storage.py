@@ -1,4 +1,4 @@
-"""/edged/v1/manifests, gc and verify: the store behind the daemon, for commands of users who may not read it."""
+"""/edged/v1/manifests, gc, verify and purge: the store behind the daemon, for commands of users who may not read it."""
 
 from __future__ import annotations
 
@@ -31,6 +31,12 @@ class Versions(Struct, frozen=True):
 
 class Verified(Struct, frozen=True):
     damage: list[Damage]
+
+
+class Purged(Struct, frozen=True):
+    """responses: how many stored ones are gone."""
+
+    responses: int
 
 
 def routes(services: Services) -> list[HTTPRouteHandler]:
@@ -69,4 +75,10 @@ def routes(services: Services) -> list[HTTPRouteHandler]:
         name = plain_name(body["model"]) if "model" in body else None
         return Verified(await asyncio.to_thread(store.verify, name))
 
-    return [manifests, collect, verify]
+    @post("/purge", status_code=200)
+    async def purge(request: Request[Any, Any, Any]) -> Purged:
+        """Forgets what clients said and were answered: the stored responses of all of them."""
+        await said(request, _NOTHING)
+        return Purged(await services.responses.purge())
+
+    return [manifests, collect, verify, purge]

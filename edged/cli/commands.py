@@ -40,6 +40,7 @@ COMMANDS: tuple[tuple[str, str, Group], ...] = (
     ("rm", "edged.cli.installed:rm", MODELS),
     ("verify", "edged.cli.upkeep:verify", MODELS),
     ("gc", "edged.cli.upkeep:gc", MODELS),
+    ("purge", "edged.cli.upkeep:purge", MODELS),
     ("hardware", "edged.cli.hardware:hardware", MACHINE),
     ("bench", "edged.cli.bench:bench", MACHINE),
     ("engine list", "edged.cli.engine:list_engines", MACHINE),

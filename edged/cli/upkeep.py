@@ -1,4 +1,4 @@
-"""`edged verify` and `gc`: the health of the store."""
+"""`edged verify`, `gc` and `purge`: the health of the store, and what it remembers."""
 
 from __future__ import annotations
 
@@ -80,3 +80,34 @@ def gc(*, home: Home = None, json: Json = False) -> int:
         answer(f"{size(collected.bytes)} freed: {collected.blobs} files, {collected.models} model folders, "
                f"{collected.parts} unfinished downloads")
     return ExitCode.OK
+
+
+class Purged(Struct, frozen=True):
+    responses: int
+
+
+def purge(*, home: Home = None, json: Json = False) -> int:
+    """Forget what clients said and were answered: all responses that /v1/responses has stored.
+
+    As in:
+
+    ```
+    edged purge
+    ```
+    """
+    purged = _purge(store_of(home))
+    if json:
+        answer_json(purged)
+    else:
+        answer(f"{purged.responses} stored responses removed")
+    return ExitCode.OK
+
+
+def _purge(target: Target) -> Purged:
+    if target.running is not None:
+        return target.running.client.post("/edged/v1/purge", {}, Purged)
+    from edged.store.responses import response_files
+
+    files = response_files(target.settings)
+    files.open()
+    return Purged(files.purge())

@@ -9,13 +9,11 @@ import asyncio
 import contextlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 from edged.daemon.background import Background
 from edged.settings import Settings
-from edged.store.paths import Layout
-from edged.store.responses import Record, ResponseFiles
+from edged.store.responses import Record, response_files
 
 _SWEEP_S = 3600.0
 _P = ParamSpec("_P")
@@ -25,10 +23,7 @@ _R = TypeVar("_R")
 class Responses:
     def __init__(self, settings: Settings) -> None:
         """Touches nothing before it is first used."""
-        home: Path = settings.home
-        self._files = ResponseFiles(
-            Layout(home).responses, most=settings.stored_responses, most_bytes=settings.stored_responses_bytes,
-            most_s=settings.stored_responses_days * 86_400)
+        self._files = response_files(settings)
         self._thread = ThreadPoolExecutor(1, "responses", initializer=self._files.open)
         self._sweeping: asyncio.Task[None] | None = None
         self.background = Background()

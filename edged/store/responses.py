@@ -24,7 +24,9 @@ import msgspec
 from msgspec import Struct
 
 from edged.errors import Conflict, CorruptFile, InsufficientStorage, NotFound
+from edged.settings import Settings
 from edged.store import files, space
+from edged.store.paths import Layout
 
 _SUFFIX = ".json"
 _ID = re.compile(r"resp_([0-9a-f]{8})[0-9a-f]{32}")
@@ -186,3 +188,10 @@ class ResponseFiles:
             f"at most {space.in_words(self._most_bytes)} and {self._most_s / 86_400:g} days: it was evicted since, "
             "deleted, never stored (store=false, an answer that was broken off), or is another key's.",
             code="response_not_found")
+
+
+def response_files(settings: Settings) -> ResponseFiles:
+    """Those of a home; not opened yet."""
+    return ResponseFiles(
+        Layout(settings.home).responses, most=settings.stored_responses, most_bytes=settings.stored_responses_bytes,
+        most_s=settings.stored_responses_days * 86_400)

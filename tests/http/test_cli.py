@@ -126,7 +126,7 @@ def test_without_a_daemon_the_store_is_worked_on_and_that_is_said(tmp_path: Path
     told = edged(tmp_path, "pull", str(source))
     assert told.returncode == 0
     assert f"no daemon runs; working on the store {tmp_path / 'home'}" in told.stderr
-    for command in (["show", "mine"], ["verify", "mine"], ["gc"], ["rm", "mine"]):
+    for command in (["show", "mine"], ["verify", "mine"], ["gc"], ["purge"], ["rm", "mine"]):
         assert edged(tmp_path, *command).returncode == 0, command
     assert json.loads(edged(tmp_path, "list", "--json").stdout) == []
 

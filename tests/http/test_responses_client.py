@@ -10,11 +10,12 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import httpx
 import openai
 import pytest
+from pydantic import BaseModel, Field
 
 from tests.http.conftest import Daemon
 from tests.unit.api.responses_rig import parsed
@@ -126,6 +127,63 @@ def test_one_in_the_background_is_kept_when_the_daemon_stops(start: Callable[...
     assert broken.output_text != ""
 
 
+class Box(BaseModel):
+    colour: Literal["blue", "red"]
+    size: int = Field(ge=0, le=99)
+
+
+def test_parse_gives_a_model_of_pydantics_from_plain_and_streamed_answers(daemon: Daemon) -> None:
+    client = daemon.openai()
+    said: dict[str, Any] = {"model": "tiny", "input": 'say: {"colour": "blue", "size": 7}', "text_format": Box}
+    plain = client.responses.parse(**said)
+    assert plain.output_parsed == Box(colour="blue", size=7)
+    with client.responses.stream(**said) as stream:
+        assert stream.get_final_response().output_parsed == plain.output_parsed
+    unscripted = client.responses.parse(model="tiny", input="Describe a box.", text_format=Box)
+    assert isinstance(unscripted.output_parsed, Box)
+
+
+SCRIPT = ('say: <think>Hm. Where?</think>Let me see.<tool_call>{"name": "weather", "arguments": {"city": "Oslo"}}'
+          "</tool_call>")
+WEATHER: Any = {"type": "function", "name": "weather", "description": "Of a city.", "strict": True, "parameters": {
+    "type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"],
+    "additionalProperties": False}}
+
+
+def test_a_model_thinks_speaks_calls_and_goes_on_with_what_the_call_brought(daemon: Daemon) -> None:
+    client = daemon.openai()
+    said: dict[str, Any] = {"model": "tiny", "input": SCRIPT, "tools": [WEATHER]}
+    first = client.responses.create(**said)
+    thoughts, message, call = (item.model_dump() for item in first.output)
+    assert thoughts["content"] == [{"type": "reasoning_text", "text": "Hm. Where?"}]
+    assert message["content"][0]["text"] == "Let me see."
+    assert (call["name"], json.loads(call["arguments"])) == ("weather", {"city": "Oslo"})
+    assert first.usage is not None
+    assert first.usage.output_tokens_details.reasoning_tokens > 0
+    told = httpx.post(f"{daemon.base_url}/v1/responses", json=said | {"stream": True})
+    kinds = [event.type.removeprefix("response.") for event in parsed(told.text)]
+    for kind in ("reasoning_text.delta", "output_text.delta", "function_call_arguments.delta"):
+        assert kind in kinds
+    result: Any = {"type": "function_call_output", "call_id": call["call_id"], "output": "say: It is cold."}
+    second = client.responses.create(model="tiny", previous_response_id=first.id, input=[result], tools=[WEATHER])
+    assert second.output_text == "It is cold."
+    sent = client.responses.create(
+        model="tiny", input=[{"role": "user", "content": SCRIPT}, *first.output, result], tools=[WEATHER])  # type: ignore[list-item]
+    assert sent.output_text == "It is cold."
+    assert sent.usage is not None
+    assert second.usage is not None
+    assert sent.usage.input_tokens == second.usage.input_tokens
+
+
+def test_a_choice_of_a_function_cannot_be_missed(daemon: Daemon) -> None:
+    answer = daemon.openai().responses.create(
+        model="tiny", input="Say something.", tools=[WEATHER], tool_choice={"type": "function", "name": "weather"},
+        max_output_tokens=400)
+    assert [item.type for item in answer.output] == ["function_call"]
+    if answer.status == "completed":
+        assert json.loads(answer.output[0].arguments).keys() == {"city"}  # type: ignore[union-attr]
+
+
 def test_a_worker_that_dies_fails_the_response_in_its_stream_and_its_record(daemon: Daemon) -> None:
     client = daemon.openai()
     *_, last = client.responses.create(model="brittle", input="Say something.", stream=True)
@@ -160,6 +218,19 @@ def test_one_key_reads_nothing_of_another_and_files_are_private(start: Callable[
     (file,) = folder.iterdir()
     assert file.stat().st_mode & 0o777 == 0o600
     assert b"key-one" not in file.read_bytes()
+    told = daemon.edged("purge")
+    assert (told.returncode, told.stdout) == (0, "1 stored responses removed\n")
+    assert list(folder.iterdir()) == []
+    with pytest.raises(openai.NotFoundError):
+        daemon.openai("key-one").responses.retrieve(mine.id)
+
+
+def test_without_a_daemon_purge_forgets_what_the_last_one_kept(start: Callable[..., Daemon]) -> None:
+    daemon = start()
+    daemon.openai().responses.create(model="tiny", input="A secret.", max_output_tokens=4)
+    daemon.stop()
+    assert daemon.json("purge") == {"responses": 1}
+    assert list((daemon.home / "responses").iterdir()) == []
 
 
 def test_many_at_once_are_all_kept_whole(daemon: Daemon) -> None:
