@@ -53,11 +53,11 @@ def _function(value: Any, path: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise wrong(path, "an object with name and arguments")
     said = accept(_FUNCTION, value, unknown="refuse", path=path).values
-    said["arguments"] = _arguments(said["arguments"])
+    said["arguments"] = arguments(said["arguments"])
     return said
 
 
-def _arguments(said: str) -> dict[str, Any] | str:
+def arguments(said: str) -> dict[str, Any] | str:
     """OpenAI sends them as JSON in a string; templates want the object (Llama, Qwen). What a model once wrote wrongly
     comes back as it was."""
     try:

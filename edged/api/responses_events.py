@@ -12,7 +12,7 @@ from msgspec import Struct, field
 
 from edged.api.logprobs import ChatToken
 from edged.api.responses_items import Item, OutputText, ReasoningText, Refusal, SummaryText
-from edged.api.responses_wire import field_name
+from edged.api.responses_wire import in_own_names
 from edged.errors import EdgedError
 from edged.types import Usage
 
@@ -56,7 +56,8 @@ _CODES = {429: "rate_limit_exceeded"}
 
 def failure(error: EdgedError) -> Failure:
     code = _CODES.get(error.status, "invalid_prompt" if error.status < 500 else "server_error")
-    return Failure(code, error.message, error.code, field_name(error.param))
+    message, param = in_own_names(error)
+    return Failure(code, message, error.code, param)
 
 
 class Incomplete(Struct, frozen=True):

@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
 from edged.api.logprobs import ChatToken
+from edged.api.messages import arguments
 
 
 class InputText(Struct, frozen=True, tag="input_text", tag_field="type"):
@@ -120,7 +120,7 @@ def chat_messages(instructions: str | None, items: Iterable[Item]) -> list[dict[
             case FunctionCall():
                 turn.setdefault("tool_calls", []).append({
                     "id": item.call_id, "type": "function",
-                    "function": {"name": item.name, "arguments": _arguments(item.arguments)},
+                    "function": {"name": item.name, "arguments": arguments(item.arguments)},
                 })
     return messages
 
@@ -143,12 +143,3 @@ def _other(item: Message | FunctionOutput) -> dict[str, Any]:
 
 def _text(parts: Iterable[Part]) -> str:
     return "\n".join(part.refusal if isinstance(part, Refusal) else part.text for part in parts)
-
-
-def _arguments(said: str) -> dict[str, Any] | str:
-    """Templates want the object; what a model once wrote wrongly stays as it was."""
-    try:
-        found = msgspec.json.decode(said)
-    except msgspec.DecodeError:
-        return said
-    return found if isinstance(found, dict) else said

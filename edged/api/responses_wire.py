@@ -48,12 +48,19 @@ class ResponsesWire:
         return b"event: %b\ndata: %b\n\n" % (str(chunk.__struct_config__.tag).encode(), _encoder.encode(chunk))
 
     def error(self, error: EdgedError) -> Struct:
-        return ErrorBody(Detail(error.message, error.type, field_name(error.param), error.code))
+        message, param = in_own_names(error)
+        return ErrorBody(Detail(message, error.type, param, error.code))
 
 
 RESPONSES = ResponsesWire()
 
 
-def field_name(param: str | None) -> str | None:
-    """The layers below speak of chat's field."""
-    return "input" if param == "messages" else param
+_NAMES = {"messages": "input", "reasoning_effort": "reasoning.effort", "logprobs": "top_logprobs"}
+
+
+def in_own_names(error: EdgedError) -> tuple[str, str | None]:
+    """Message and param. The layers below speak of chat's fields."""
+    if error.param is None:
+        return error.message, None
+    name = _NAMES.get(error.param, error.param.replace("].function.", "]."))
+    return error.message.replace(f"`{error.param}`", f"`{name}`"), name

@@ -233,13 +233,18 @@ async def test_what_is_not_served_is_refused_by_name(said: dict[str, Any], param
     assert reply.error["type"] == "invalid_request_error"
 
 
-async def test_an_error_before_the_answer_is_a_plain_error_under_the_wires_own_names() -> None:
+@pytest.mark.parametrize(("below", "own"), [
+    ("messages", "input"), ("reasoning_effort", "reasoning.effort"),
+    ("tools[1].function.parameters", "tools[1].parameters"), ("temperature", "temperature"),
+])
+async def test_an_error_before_the_answer_is_a_plain_error_under_the_wires_own_names(below: str, own: str) -> None:
     router = FakeRouter(words("a"))
-    router.refuse = ContextLengthExceeded("too long", param="messages")
+    router.refuse = ContextLengthExceeded(f"`{below}` is too long", param=below)
     reply = await ask(app_with(router), PATH, HELLO | {"stream": True})
     assert reply.status == 400
     assert reply.json == {"error": {
-        "message": "too long", "type": "invalid_request_error", "param": "input", "code": "context_length_exceeded"}}
+        "message": f"`{own}` is too long", "type": "invalid_request_error", "param": own,
+        "code": "context_length_exceeded"}}
 
 
 async def test_an_error_in_the_middle_is_a_failed_response() -> None:
