@@ -10,13 +10,13 @@ import structlog
 
 from edged.daemon.proving import Proving, command_of
 from edged.daemon.site import Site
-from edged.daemon.spec import load_spec
+from edged.daemon.spec import load_spec, task_of
 from edged.daemon.trials import MEASURING_S, run_trial
 from edged.errors import DeviceUnavailable, EdgedError
 from edged.hardware.admit import Measure, Prove, Refuse, Serve, next_step
 from edged.hardware.fingerprint import fingerprint
 from edged.hardware.measured import Measured
-from edged.hardware.place import places
+from edged.hardware.place import on_processor_only, places
 from edged.store.entries import Manifest, ModelEntry
 from edged.types import LoadSpec
 
@@ -48,6 +48,8 @@ async def find_place(
         site.store, entry, facts, measured, trial_command=site.trial_command, seconds=SECONDS,
         memory_bytes=memory_bytes, run=partial(run_trial, timeout_s=site.settings.load_timeout_s + MEASURING_S))
     candidates = places(facts, manifest.engine, manifest.target, require=only, environment=entry.environment)
+    if task_of(manifest, entry) != "generate":
+        candidates = on_processor_only(candidates)
     failed: dict[str, str] = {}
     while True:
         step = next_step(candidates, lambda key: measured.get(manifest.digest, key), failed)

@@ -6,7 +6,7 @@ import math
 
 from edged.daemon.generation import Generation
 from edged.daemon.metrics import Metrics
-from edged.types import Delta, Event, Failed, Finished, Started, WorkerStats
+from edged.types import Delta, Embedded, Event, Failed, Finished, Started, WorkerStats
 
 #: Weight of the newest request in the mean service time.
 NEWEST = 0.2
@@ -53,6 +53,10 @@ class Traffic:
                 else:
                     generation.later_tokens += tokens
                     self._between_tokens.observe((now - generation.last_token_at) / tokens)
+                generation.last_token_at = now
+            case Embedded():
+                # Its client sees nothing of it before the end, but what serves it has begun to answer.
+                generation.first_token_at = generation.first_token_at or now
                 generation.last_token_at = now
             case Finished() if not generation.request.prompt_only:
                 self._whole.observe(now - generation.accepted_at)

@@ -8,6 +8,7 @@ for, and on the processor.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from edged.hardware.environments import KNOWN, install_command
@@ -63,6 +64,12 @@ def places(
                  replace(place, refused=f"runs on {place.provider}, and {require} is required") for place in found]
     return sorted(found, key=lambda place: (
         place.refused is not None, place.provider != require, -place.bytes_per_s, place.provider))
+
+
+def on_processor_only(found: Sequence[Place]) -> list[Place]:
+    """Of models for embeddings and reranking: nothing proves here yet what a device makes of them."""
+    return [place if place.refused or place.provider == CPU else replace(
+        place, refused="embeddings and scores are computed on the processor") for place in found]
 
 
 def _considered(facts: Facts, form: str, target: str, require: str | None) -> list[Provider]:

@@ -21,7 +21,7 @@ import numpy as np
 
 from edged import engines
 from edged.engines.base import DeviceLost, EngineError, Generator, Loaded, Logits, RowWork
-from edged.errors import DeviceUnavailable, EdgedError, Internal
+from edged.errors import DeviceUnavailable, EdgedError, Internal, UnsupportedTask
 from edged.hardware.measured import PROMPT_TOKENS, Speed
 from edged.hardware.selftest import LIKELIEST, Position
 from edged.ipc.trials import Trial, TrialFailed, TrialResult
@@ -74,6 +74,9 @@ def _end_with_input() -> None:
 def run(trial: Trial) -> TrialResult:
     """Raises EdgedError, EngineError."""
     spec = trial.spec
+    if spec.task != "generate":
+        raise UnsupportedTask(f"{spec.name} writes no text: there are no tokens a second to measure, and no logits to "
+                              "compare")
     loaded = engines.load(spec, lambda fraction: None)
     generator = loaded.generator
     text = generator.vocab.tokenize(TEXT, special=False, bos=True)
