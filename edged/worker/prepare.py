@@ -101,13 +101,15 @@ class Prepare:
         return self._chat(request)
 
     def _compiled(self, request: GenerateRequest, turn: Turn) -> Compiled | None:
-        try:
-            return self._compile(turn.enforced)
-        except InvalidRequest as error:
-            if turn.looser is not None:
-                return self._compile(turn.looser)
-            error.param = error.param or ("tools" if request.constraint is None else request.constraint_field)
-            raise
+        for enforced in (turn.enforced, turn.looser):
+            try:
+                return self._compile(enforced)
+            except InvalidRequest as error:
+                error.param = error.param or ("tools" if request.constraint is None else request.constraint_field)
+                refusal = error
+            if turn.looser is None:
+                break
+        raise refusal
 
     def _compile(self, enforced: Enforced | None) -> Compiled | None:
         if enforced is None:

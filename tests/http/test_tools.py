@@ -5,6 +5,8 @@ How it writes them: edged.engines.fake_script."""
 from __future__ import annotations
 
 import json
+import subprocess
+from pathlib import Path
 from typing import Any
 
 import openai
@@ -13,6 +15,8 @@ import pytest
 from tests.http.conftest import Daemon
 
 pytestmark = pytest.mark.http
+
+CLIENTS = Path(__file__).parents[1] / "clients"
 
 SCHEMA = {
     "type": "object", "required": ["city"],
@@ -184,3 +188,18 @@ def test_a_schema_that_cannot_be_enforced_is_refused_of_a_strict_function_only(d
         assert "unevaluatedProperties" in str(caught.value)
     else:
         assert calls_of(daemon.openai().chat.completions.create(**said)) == [("odd", {"a": "x"})]
+
+
+def test_the_npm_package_runs_a_loop_of_tools_and_accumulates_a_stream(daemon: Daemon) -> None:
+    shown = subprocess.run(
+        ["node", "tools.mjs", daemon.base_url + "/v1", "tiny"], cwd=CLIENTS, capture_output=True, text=True, timeout=60,
+        check=False)
+    assert shown.returncode == 0, shown.stderr
+    told = json.loads(shown.stdout)
+    assert told["asked"] == ["Bonn", "Bonn"]
+    assert (told["answer"], told["streamedAnswer"]) == ("It rains.", "It rains.")
+    assert told["plain"] == told["streamed"] == {
+        "content": "I look.", "calls": [["function", "weather", '{"city": "Bonn"}']], "finish_reason": "tool_calls"}
+    assert told["reasoning"] == "Hm."
+    assert len(told["pieces"]) > 1
+    assert "".join(told["pieces"]) == '{"city": "Bonn"}'

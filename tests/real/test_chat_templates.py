@@ -1,21 +1,11 @@
-"""Real chat templates render as transformers renders them.
-
-They come in packages: trl carries those of the families people use (Llama 3, Qwen 2.5 and 3, Gemma, Phi 3, DeepSeek R1
-distilled, gpt-oss, …), llama-cpp-python Mistral's. The files are read, no code of trl is run.
-"""
+"""Real chat templates render as transformers renders them."""
 
 from __future__ import annotations
 
-import ast
-import subprocess
-import sys
 from collections import Counter
 from functools import partial
-from importlib.util import find_spec
 from itertools import product
-from pathlib import Path
 from typing import Any
-from zipfile import ZipFile
 
 import pytest
 from tokenizers import Tokenizer
@@ -27,7 +17,6 @@ from edged.worker.renderer import Render, attempt, compile_template, render
 
 pytestmark = pytest.mark.real
 
-TRL = "trl==1.16.0"
 #: Families of the catalog; trl has variants of each.
 WANTED = {
     "llama3", "llama3_1", "llama3_2", "qwen2_5", "qwen3", "gemma3", "phi3_5", "deepseek_r1_distill", "gptoss", "lfm2",
@@ -75,37 +64,6 @@ CONVERSATIONS: list[list[dict[str, Any]]] = [
     [USER, USER],
     [ASSISTANT, SYSTEM],
 ]
-
-
-@pytest.fixture(scope="module")
-def templates(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    folder: Path = tmp_path_factory.mktemp("trl")
-    subprocess.run(
-        [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--only-binary=:all:", "-d", str(folder), TRL],
-        check=True, timeout=100,
-    )
-    (wheel,) = folder.glob("*.whl")
-    found: dict[str, str] = {}
-    with ZipFile(wheel) as archive:
-        for name in archive.namelist():
-            if name.endswith(".jinja"):
-                found[Path(name).stem] = archive.read(name).decode()
-    return found | templates_of_llama_cpp_python()
-
-
-def templates_of_llama_cpp_python() -> dict[str, str]:
-    """Its string constants named …_CHAT_TEMPLATE, read without importing it."""
-    spec = find_spec("llama_cpp")
-    assert spec
-    assert spec.origin
-    module = ast.parse((Path(spec.origin).parent / "llama_chat_format.py").read_text())
-    found: dict[str, str] = {}
-    for node in module.body:
-        match node:
-            case ast.Assign(targets=[ast.Name(id=name)], value=ast.Constant(value=str(source))):
-                if name.endswith("_CHAT_TEMPLATE"):
-                    found[name.removesuffix("_CHAT_TEMPLATE").removesuffix("_INSTRUCT").lower()] = source
-    return found
 
 
 @pytest.fixture(scope="module")

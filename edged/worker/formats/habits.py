@@ -60,7 +60,9 @@ _LONG_IDS, _SHORT_IDS = ("call_0123456789ab", "call_0123456789cd"), ("abcdefgh1"
 
 
 def learn(attempt: Try) -> Habits:
-    """About twenty renderings of a few lines."""
+    """About twenty renderings of a few lines; two, of a template that fails on everything."""
+    if attempt([_USER], None, {}) is None and attempt([_USER], _TOOLS, {}) is None:
+        return Habits()
     tools = _tools(attempt)
     given = _Given(attempt, tools)
     calls = next((style for style in _STYLES if given.shows_calls(style, 1)), None)
