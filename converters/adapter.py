@@ -62,6 +62,8 @@ def install(
     plain, version = _named(store, catalog.resolve_alias(model))
     with adapters.changing(store, plain), _scratch(store) as scratch:
         base = store.manifest(plain, version)
+        if base.task != "generate":
+            raise InvalidRequest(f"{plain} is a model to {base.task}; adapters are for models that generate text")
         tell(JobProgress(stage="resolving", file=reference))
         source = _brought(reference, scratch / "source", store, hub, tell)
         tell(JobProgress(stage="writing", file=called))

@@ -3,6 +3,7 @@ function of the job's folder, run in a process of its own; here stands what each
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,8 +18,10 @@ from converters.publish import publish
 from converters.record import engine_of, runs_here
 from converters.source import Sourced, model_folder
 from converters.work import Work
+from edged.errors import CorruptFile, ModelNotFound
 from edged.hardware.place import places
 from edged.hardware.probe import probe
+from edged.store.adapters import left_behind
 from edged.store.entries import JobProgress, Manifest, with_accepted_loss
 from edged.store.lineage import Agreement, ConvertedSource, Quality, Verdict, agreement_words
 from edged.types import LoadSpec
@@ -150,6 +153,10 @@ def activate(work: Work, tell: Tell) -> Activated:
     serves, words = decide(manifest.never_run, known.verdict, activate=spec.activate, named=f"{spec.name}@{version}",
                            target=manifest.target)
     if serves:
+        with contextlib.suppress(ModelNotFound, CorruptFile):
+            before = store.manifest(spec.name)
+            if before.version != version and (note := left_behind(before)) is not None:
+                tell(JobProgress(stage="activate", note=note))
         store.activate(spec.name, version, by="convert")
     tell(JobProgress(stage="activate", note=words))
     return Activated(version=version, active=serves)

@@ -66,6 +66,15 @@ def as_known(store: Store, manifest: Manifest) -> Manifest:
         return manifest
 
 
+def left_behind(before: Manifest) -> str | None:
+    """What a person should know when a version of other weights takes the place of this one. Pure."""
+    if not before.adapters:
+        return None
+    names = ", ".join(adapter.name for adapter in before.adapters)
+    return (f"the adapters of {before.name}@{before.version} ({names}) were made for its weights and stay with it; for "
+            f"the new version pull them again with --adapter-of {before.name}")
+
+
 def is_base_of(base_digest: str, manifest: Manifest) -> bool:
     """Whether the version is those files with adapters beside them."""
     return bool(manifest.adapters) and digest_of(manifest.base_files) == base_digest

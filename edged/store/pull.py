@@ -25,7 +25,7 @@ import msgspec
 from edged.errors import BadReference, Conflict, CorruptFile, EdgedError, Internal, ModelNotFound, SourceUnavailable
 from edged.settings import load_settings
 from edged.store import built_for, lineage, locks, refs, space
-from edged.store.adapters import is_base_of
+from edged.store.adapters import is_base_of, left_behind
 from edged.store.blobs import Receiver, key_of
 from edged.store.catalog import load_catalog
 from edged.store.entries import (
@@ -199,10 +199,8 @@ def _manifest(store: Store, target: Target, fetched: Fetched, reference: str, re
         here = store.manifest(target.name, target.version)
         if is_base_of(digest, here):
             return here
-        if here.adapters and target.version is None:
-            names = ", ".join(adapter.name for adapter in here.adapters)
-            report.note(f"its adapters ({names}) were made for {here.version} and stay with it; pull them again with "
-                        f"--adapter-of {target.name}")
+        if target.version is None and (note := left_behind(here)) is not None:
+            report.note(note)
     if target.version is not None and target.version != version:
         raise SourceUnavailable(
             f"the source of {target.name}@{target.version} gives other files by now; pull {target.name} for those"

@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from edged.ipc.messages import Cancel, Events, Loading, LoadRefused, Pause, Ready, Resume, Stats
-from edged.types import ChoiceEnd, Delta, Failed, Finished, GenerateRequest, Rendered, Started, TokenPrompt
+from edged.types import AdapterSpec, ChoiceEnd, Delta, Failed, Finished, GenerateRequest, Rendered, Started, TokenPrompt
 from tests.worker.worker import PATIENCE_S, Worker, chat, gaps, gone, text
 
 pytestmark = pytest.mark.worker
@@ -80,6 +80,39 @@ def test_a_prompt_is_told_while_others_run_and_leaves_nothing_behind(start: Call
     worker.submit(GenerateRequest(id="b", prompt=TokenPrompt([1 << 30]), prompt_only=True))
     assert any(isinstance(event, Failed) and event.param == "prompt"
                for event in worker.until(lambda event: event.id == "b"))
+
+
+def test_adapters_answer_beside_each_other_and_one_that_is_not_there_is_refused(
+    start: Callable[..., Worker], tmp_path: Path,
+) -> None:
+    for each in ("pirate", "poet"):
+        (tmp_path / each).write_text(each)
+    adapters = tuple(AdapterSpec(name=each, digest="0", path=str(tmp_path / each)) for each in ("pirate", "poet"))
+    worker = start(spec={"adapters": adapters})
+    names = {"base": None, "a": "pirate", "b": "poet"}
+    worker.submit(*(text("hello", id=id, adapter=name) for id, name in names.items()))
+    ended, texts = set[str](), dict.fromkeys(names, "")
+    while ended < names.keys():
+        for event in worker.until(lambda event: isinstance(event, Finished)):
+            ended |= {event.id} if isinstance(event, Finished) else set()
+            texts[event.id] += event.text if isinstance(event, Delta) else ""
+    assert len(set(texts.values())) == 3
+    for id, name in names.items():
+        worker.submit(text("hello", id=f"{id}-alone", adapter=name))
+        assert worker.answer(f"{id}-alone") == texts[id]
+    worker.submit(text("hello", id="c", adapter="corsair"))
+    [refused] = worker.until(lambda event: event.id == "c")
+    assert isinstance(refused, Failed)
+    assert (refused.status, refused.param) == (404, "adapter")
+    assert "pirate, poet" in refused.message
+
+
+def test_an_adapter_that_cannot_be_read_refuses_the_model(start: Callable[..., Worker], tmp_path: Path) -> None:
+    missing = AdapterSpec(name="pirate", digest="0", path=str(tmp_path / "missing"))
+    worker = start(ready=False, spec={"adapters": (missing,)})
+    frame = next(frame for frame in iter(worker.receive, None) if not isinstance(frame, Loading))
+    assert isinstance(frame, LoadRefused)
+    assert "pirate" in frame.message
 
 
 def test_a_refusal_is_told_and_is_no_crash(start: Callable[..., Worker]) -> None:

@@ -12,10 +12,11 @@ from edged.daemon.spec import load_spec
 from edged.errors import AdapterNotFound, BadReference
 from edged.hardware.place import Place
 from edged.store import Store, adapters
-from edged.store.entries import Adapter, FileEntry, Manifest, ModelEntry
+from edged.store.entries import Adapter, Catalog, FileEntry, Manifest, ModelEntry
 from edged.store.manifests import digest_of
+from edged.store.pull import pull
 from edged.store.select import choose
-from tests.models import fake_folder, install
+from tests.models import NO_HUB, fake_folder, install
 
 pytestmark = pytest.mark.unit
 
@@ -90,8 +91,14 @@ def test_pulling_the_same_model_again_keeps_them_and_other_files_do_not(store: S
     made = add(store, "pirate")
     assert base(store, tmp_path) == made
     assert store.manifest("tiny") == made
-    other = base(store, tmp_path, context=100)
+    notes: list[str] = []
+    folder = fake_folder(tmp_path / "tiny", context=100)
+    other = pull(store, Catalog(), str(folder), hub=NO_HUB,
+                 progress=lambda moment: notes.append(moment.note) if moment.note else None)
     assert other.adapters == ()
+    [note] = notes
+    assert "pirate" in note
+    assert "--adapter-of tiny" in note
     assert store.manifest("tiny") == other
 
 
