@@ -6,9 +6,11 @@ from __future__ import annotations
 
 import json
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
+import httpx
 import openai
 import pytest
 
@@ -203,3 +205,57 @@ def test_the_npm_package_runs_a_loop_of_tools_and_accumulates_a_stream(daemon: D
     assert told["reasoning"] == "Hm."
     assert len(told["pieces"]) > 1
     assert "".join(told["pieces"]) == '{"city": "Bonn"}'
+
+
+FORM: Any = {"type": "json_schema", "json_schema": {"name": "answer", "schema": {
+    "type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"], "additionalProperties": False}}}
+
+
+def test_a_format_holds_the_text_after_the_thought_or_a_call_comes_instead(daemon: Daemon) -> None:
+    client = daemon.openai()
+    thought = 'say: <think>{"b": 2}?</think>{"a": 1}'
+    answer: Any = client.chat.completions.create(**asking(thought, response_format=FORM, reasoning_effort="low"))
+    assert (answer.choices[0].message.reasoning_content, answer.choices[0].message.content) == ('{"b": 2}?', '{"a": 1}')
+    bound: Any = client.chat.completions.create(
+        **asking(thought, response_format=FORM), extra_body={"reasoning_budget": 3})
+    assert bound.choices[0].message.content == '{"a": 1}'
+    both = {"response_format": FORM, "tools": [WEATHER]}
+    assert client.chat.completions.create(**asking('say: {"a": 7}', **both)).choices[0].message.content == '{"a": 7}'
+    assert calls_of(client.chat.completions.create(**asking(f"say: {CALL}", **both))) == [
+        ("weather", {"city": "Bonn", "days": 2})]
+    free = client.chat.completions.create(**asking("Say what you like.", **both, temperature=0))
+    assert calls_of(free) or set(json.loads(free.choices[0].message.content or "")) == {"a"}
+
+
+def test_the_prompt_with_its_tools_can_be_asked_for(daemon: Daemon) -> None:
+    told = httpx.post(f"{daemon.base_url}/edged/v1/apply-template", json={
+        "model": "tiny", "messages": [{"role": "user", "content": "Hello"}], "tools": [WEATHER],
+        "tool_choice": "required", "reasoning_effort": "low"}).json()
+    assert '"name": "weather"' in json.dumps(told).replace("\\", "")
+    assert told["prompt" if "prompt" in told else "text"].endswith("<think>\n")
+
+
+def _deep(depth: int) -> Any:
+    schema: Any = {"type": "string"}
+    for _ in range(depth):
+        schema = {"type": "object", "properties": {"a": schema}}
+    return schema
+
+
+@pytest.mark.parametrize("schema", [
+    _deep(12), _deep(400), {"type": "object", "properties": {"a": {"$ref": "#/properties/a"}}},
+    {"type": "object", "properties": {"a": {"type": "string", "pattern": "(a+)+(b|c)*" * 40 + "{1000}"}}},
+    {"type": "object", "properties": {f"p{number}": {"enum": list(range(50))} for number in range(3000)}},
+], ids=["nested", "deeply nested", "cyclic", "pattern", "large"])
+def test_a_hostile_schema_costs_little_and_never_the_server(daemon: Daemon, schema: Any) -> None:
+    for strict in (True, False):
+        tool = {"type": "function", "function": {"name": "f", "parameters": schema, "strict": strict}}
+        began_s = time.monotonic()
+        reply = httpx.post(f"{daemon.base_url}/v1/chat/completions", timeout=60, json=asking(
+            'say: <tool_call>{"name": "f", "arguments": {}}</tool_call>', tools=[tool]))
+        assert reply.status_code in (200, 400), reply.text
+        if reply.status_code == 400:
+            error = reply.json()["error"]
+            assert (error["param"] or "tools").startswith("tools")
+            assert error["message"]
+        assert time.monotonic() - began_s < 30

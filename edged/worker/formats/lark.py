@@ -14,6 +14,8 @@ from typing import Any
 
 #: Any text, however long; never a control token.
 TEXT = r"/(.|\n)*/"
+#: In one answer: a weak model that has found a call it likes would go on with it to the end of the context.
+MAX_CALLS = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,5 +63,5 @@ def json_calls(
 
 
 def repeated(call: str, between: str, parallel: bool) -> str:
-    """One call, or as many as the model wants."""
-    return f"{call} ({between} {call})*" if parallel else call
+    """One call, or as many as the model wants, up to MAX_CALLS."""
+    return f"{call} ({between} {call}){{0,{MAX_CALLS - 1}}}" if parallel else call
