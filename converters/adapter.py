@@ -43,11 +43,13 @@ _PACKAGES = {"gguf": "gguf", "safetensors": "safetensors", "onnx": "onnx"}
 
 @dataclass(frozen=True, slots=True)
 class _Source:
-    """An adapter that was brought: what peft saved, or one GGUF. folder: holds it and nothing else."""
+    """An adapter that was brought: what peft saved, or one GGUF. folder: holds it and nothing else. reference: with the
+    revision of a repository pinned."""
 
     folder: Path
     gguf: str | None
     sha256: str
+    reference: str
 
 
 def install(
@@ -72,7 +74,7 @@ def install(
         tell(JobProgress(stage="publishing"))
         with store.receiver() as receiver:
             entries = [_received(base, path, real, receiver) for path, real in made.items()]
-            adapter = Adapter(name=called, file=next(iter(made)), reference=reference, sha256=source.sha256,
+            adapter = Adapter(name=called, file=next(iter(made)), reference=source.reference, sha256=source.sha256,
                               graph=ADAPTERS_GRAPH if ADAPTERS_GRAPH in made else None)
             manifest = adapters.as_known(store, adapters.with_one(base, adapter, entries))
             store.publish(manifest)
@@ -119,7 +121,8 @@ def _brought(reference: str, out: Path, store: Store, hub: HubSettings, tell: Te
             raise BadReference(f"{reference} is no adapter: right are ./folder, ./file.gguf and org/repo")
     for linked in brought.linked:
         bring.changed(linked)
-    return _source(out, brought)
+    pinned = reference if brought.revision is None else f"{reference.partition('@')[0]}@{brought.revision}"
+    return _source(out, brought, pinned)
 
 
 def _files(names: Collection[str]) -> list[str]:
@@ -132,9 +135,9 @@ def _files(names: Collection[str]) -> list[str]:
     return [name for name in refuse.adapter_files(names) if name != refuse.TEMPLATE]
 
 
-def _source(folder: Path, brought: Brought) -> _Source:
+def _source(folder: Path, brought: Brought, reference: str) -> _Source:
     gguf = next((entry.path for entry in brought.files if entry.path.endswith(".gguf")), None)
-    return _Source(folder, gguf, brought.sha256_of(gguf or refuse.ADAPTER_WEIGHTS))
+    return _Source(folder, gguf, brought.sha256_of(gguf or refuse.ADAPTER_WEIGHTS), reference)
 
 
 def _made(base: Manifest, folder: Path, source: _Source, name: str, scratch: Path) -> dict[str, Path]:
