@@ -34,7 +34,7 @@ def base(folder: Path) -> Path:
     folder.mkdir()
     random = np.random.default_rng(5)
     rows = SIZE + 2 * KV
-    weights = {
+    weights: dict[str, NDArray[Any]] = {
         "qkv": random.normal(size=(SIZE, rows)).astype(np.float32),
         "down.values": random.integers(0, 255, (SIZE, 2, 16)).astype(np.uint8),
         "down.scales": random.random((SIZE, 2)).astype(np.float32),
@@ -66,8 +66,7 @@ def run(graph: Path, x: Floats, adapter: Path | None = None) -> dict[str, Floats
 
 
 def delta(x: Floats, pair: Pair) -> Floats:
-    result: Floats = x @ pair.a.T @ pair.b.T * np.float32(pair.scale)
-    return result
+    return (x @ pair.a.T @ pair.b.T * pair.scale).astype(np.float32)
 
 
 @pytest.mark.parametrize("parts", [["q_proj"], ["k_proj"], ["q_proj", "v_proj"], ["q_proj", "k_proj", "v_proj"]])
