@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import Set
 from typing import Any, NamedTuple
 
 import msgspec
@@ -58,9 +59,13 @@ def check_headers(scope: HTTPScope, max_bytes: int) -> None:
         raise HeaderTooLarge(f"The request's headers take {size} bytes; at most {max_bytes} are taken.")
 
 
-def _check_kind(scope: HTTPScope) -> None:
+#: Content types that a body of JSON may be sent under.
+JSON_KINDS = frozenset({"application/json"})
+
+
+def _check_kind(scope: HTTPScope, kinds: Set[str]) -> None:
     kind = (header(scope, b"content-type") or "").partition(";")[0].strip().lower()
-    if kind != "application/json":
+    if kind not in kinds:
         raise UnsupportedMediaType("Send JSON with the header `Content-Type: application/json`.")
     encoding = (header(scope, b"content-encoding") or "identity").strip().lower()
     if encoding != "identity":
@@ -73,7 +78,7 @@ def _too_large(max_bytes: int) -> RequestTooLarge:
     )
 
 
-async def read_body(scope: HTTPScope, receive: Receive, limits: Limits) -> bytes:
+async def read_body(scope: HTTPScope, receive: Receive, limits: Limits, kinds: Set[str] = JSON_KINDS) -> bytes:
     """The body as sent. Never holds more than the limit and one read of the server's.
 
     Raises UnsupportedMediaType, RequestTooLarge, InvalidRequest (too slow) and ClientGone.
@@ -91,7 +96,7 @@ async def read_body(scope: HTTPScope, receive: Receive, limits: Limits) -> bytes
                 if message["type"] != "http.request":
                     continue
                 if message["body"] and not body:
-                    _check_kind(scope)
+                    _check_kind(scope, kinds)
                 body += message["body"]
                 if len(body) > limits.body_bytes:
                     raise _too_large(limits.body_bytes)
@@ -153,5 +158,7 @@ def parse_json(body: bytes, max_depth: int) -> dict[str, Any]:
     return value
 
 
-async def read_json(scope: HTTPScope, receive: Receive, limits: Limits) -> dict[str, Any]:
-    return parse_json(await read_body(scope, receive, limits), limits.json_depth)
+async def read_json(
+    scope: HTTPScope, receive: Receive, limits: Limits, kinds: Set[str] = JSON_KINDS
+) -> dict[str, Any]:
+    return parse_json(await read_body(scope, receive, limits, kinds), limits.json_depth)

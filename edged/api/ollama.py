@@ -7,7 +7,7 @@ edged's, see `ollama_names`.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Set
 from typing import Any
 
 from litestar import Request, delete, get, post, route
@@ -22,7 +22,7 @@ from edged.api.answering import Call, answer
 from edged.api.auth import require_admin
 from edged.api.exchange import Exchange, Services, exchange_of
 from edged.api.fields import Table, Unknown, accept, served, text
-from edged.api.limits import read_json
+from edged.api.limits import JSON_KINDS, read_json
 from edged.api.ollama_models import SHOW, Cards, Processes, Shown, Tags
 from edged.api.ollama_names import installed
 from edged.api.ollama_request import Presence
@@ -42,6 +42,11 @@ _INSTEAD = {
     "push": "edged publishes nothing; `edged export` writes a model as a folder.",
     "blobs": "`edged pull ./FILE` takes a file of this machine.",
 }
+
+#: `curl -d`, as Ollama's own pages have it, says that a form comes, and LiteLLM says nothing; Ollama does not look.
+#: Where an operator's rights are needed, JSON must be said: that keeps forms of other sites out beside the check of
+#: Origin.
+_ANY_KIND = JSON_KINDS | {"application/x-www-form-urlencoded", ""}
 
 Parse = Callable[[dict[str, Any], Exchange, Unknown], Call | Presence]
 Present = Callable[[str, str], Struct]
@@ -63,9 +68,10 @@ class Version(Struct, frozen=True):
 def routes(services: Services) -> list[HTTPRouteHandler]:
     cards = Cards(services)
 
-    async def said(request: Request[Any, Any, Any], table: Table) -> dict[str, Any]:
+    async def said(request: Request[Any, Any, Any], table: Table, kinds: Set[str] = JSON_KINDS) -> dict[str, Any]:
         """With the model under `model`, whichever of its two names it was said by."""
-        body = accept(table, await read_json(request.scope, request.receive, services.limits), unknown="refuse").values
+        raw = await read_json(request.scope, request.receive, services.limits, kinds)
+        body = accept(table, raw, unknown="refuse").values
         body["model"] = body.get("model") or body.get("name")
         if not body["model"]:
             raise MissingParameter("`model` is missing.", param="model")
@@ -74,7 +80,7 @@ def routes(services: Services) -> list[HTTPRouteHandler]:
     def answering(parse: Parse, present: Present) -> ASGIApp:
         async def endpoint(scope: HTTPScope, receive: Receive, send: Send) -> None:
             exchange = exchange_of(scope)
-            body = await read_json(scope, receive, services.limits)
+            body = await read_json(scope, receive, services.limits, _ANY_KIND)
             parsed = parse(body, exchange, services.settings.unknown_fields)
             model = installed(parsed.model, services.router)
             if isinstance(parsed, Call):
@@ -112,7 +118,7 @@ def routes(services: Services) -> list[HTTPRouteHandler]:
 
     @post("/api/show", status_code=200)
     async def show(request: Request[Any, Any, Any]) -> Shown:
-        return await cards.show((await said(request, SHOW))["model"])
+        return await cards.show((await said(request, SHOW, _ANY_KIND))["model"])
 
     @get("/api/version", sync_to_thread=False)
     def version() -> Version:

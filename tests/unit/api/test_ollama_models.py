@@ -92,6 +92,28 @@ async def test_a_blob_is_never_there(app: Any) -> None:
     assert (await ask(app, "/api/blobs/sha256:ab", method="HEAD", headers=(HOST,))).status == 404
 
 
+@pytest.mark.parametrize("kind", [None, b"application/x-www-form-urlencoded"])
+async def test_what_curl_and_litellm_send_is_read_as_json_where_no_operator_is_needed(
+    app: Any, kind: bytes | None
+) -> None:
+    headers = (HOST,) if kind is None else (HOST, (b"content-type", kind))
+    asked = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}], "prompt": "hi"}
+    for path, names in (("/api/chat", ("model", "messages")), ("/api/generate", ("model", "prompt")),
+                        ("/api/show", ("model",))):
+        reply = await ask(app, path, {name: asked[name] for name in names}, headers=headers)
+        assert reply.status == 200, path
+    for method, path in (("POST", "/api/pull"), ("DELETE", "/api/delete")):
+        assert (await ask(app, path, {"model": "tiny"}, headers=headers, method=method)).status == 415, path
+
+
+async def test_forms_of_another_site_are_kept_out_whatever_they_say_they_are(app: Any) -> None:
+    for origin in (b"http://evil.example", b"null"):
+        headers = (HOST, (b"origin", origin), (b"content-type", b"application/x-www-form-urlencoded"))
+        assert (await ask(app, "/api/chat", {"model": "tiny"}, headers=headers)).status == 403
+    assert (await ask(app, "/api/chat", {"model": "tiny"}, headers=(HOST, (b"content-type", b"text/plain")))
+            ).status == 415
+
+
 @pytest.mark.parametrize("path", ["/api/nothing", "/api/chat"])
 async def test_errors_before_a_route_have_ollamas_shape(app: Any, path: str) -> None:
     assert isinstance((await get(app, path)).json["error"], str)
