@@ -16,9 +16,6 @@ import msgspec
 import numpy as np
 import openai
 import pytest
-import torch
-from tokenizers import Tokenizer
-from transformers import AutoModelForSequenceClassification
 
 from edged.engines import load_embedder
 from edged.engines.base import Embedder, Vectors
@@ -29,7 +26,7 @@ from edged.store.lineage import ConversionSpec
 from edged.types import EngineName, LoadSpec, Task
 from tests.daemon import Daemon
 from tests.models import install
-from tests.real.tiny_bert import make_gguf, make_hf, reference
+from tests.real.tiny_bert import make_gguf, make_hf, reference, reference_scores
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(240)]
 
@@ -160,17 +157,36 @@ def test_a_reranker_scores_pairs_as_transformers_does(store: Store, tmp_path: Pa
     assert made.task == "rerank"
     assert made.agreement is not None
     assert made.agreement.passed
-    model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
-    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    expected = []
-    for text in TEXTS:
-        pair = tokenizer.encode("a box of light", text)
-        with torch.no_grad():
-            logit = model(torch.tensor([pair.ids]), token_type_ids=torch.tensor([pair.type_ids])).logits
-        expected.append(torch.sigmoid(logit)[0].numpy())
     judge = embedder("ort", store.folder(made), made.file, "rerank")
     found = judge.run([judge.pair("a box of light", text) for text in TEXTS])
-    np.testing.assert_allclose(found, np.stack(expected), atol=1e-5)
+    np.testing.assert_allclose(found, reference_scores(folder, "a box of light", TEXTS), atol=1e-5)
+
+
+def test_a_reranker_as_gguf_scores_pairs_as_transformers_does(tmp_path: Path) -> None:
+    folder = make_hf(tmp_path / "hf", reranks=True, segments=1)
+    file = make_gguf(folder, tmp_path / "judge.gguf", pooling="rank")
+    assert install(Store(tmp_path / "home"), str(file)).task == "rerank"
+    judge = embedder("llama", tmp_path, file.name, "rerank")
+    found = judge.run([judge.pair("a box of light", text) for text in TEXTS])
+    np.testing.assert_allclose(found, reference_scores(folder, "a box of light", TEXTS), atol=5e-3)
+    judge.close()
+
+
+def test_a_reranker_whose_token_types_llama_cpp_would_lose_is_refused(tmp_path: Path) -> None:
+    make_gguf(make_hf(tmp_path / "hf", reranks=True), tmp_path / "judge.gguf", pooling="rank")
+    with pytest.raises(LoadFailed, match="token types"):
+        embedder("llama", tmp_path, "judge.gguf", "rerank")
+
+
+@pytest.mark.parametrize("pooling", ["last", "mean"])
+def test_a_decoder_that_was_trained_to_embed_keeps_nothing_between_runs(smollm2: LoadSpec, pooling: str) -> None:
+    made = embedder("llama", Path(smollm2.path), smollm2.file, options={"pooling": pooling}, context=512)
+    assert made.caps.dimensions == 576
+    together = vectors(made, TEXTS)
+    alone = np.concatenate([vectors(made, [text]) for text in TEXTS])
+    assert cosines(together, alone).min() > 1 - 1e-3
+    np.testing.assert_array_equal(vectors(made, TEXTS), together)
+    made.close()
 
 
 def test_a_recipe_that_makes_nothing_of_an_encoder_says_which_does(store: Store, tiny: Path) -> None:

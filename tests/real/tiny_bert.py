@@ -11,14 +11,21 @@ import gguf
 import numpy as np
 import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
-from transformers import AutoModel, BertConfig, BertForSequenceClassification, BertModel, PreTrainedTokenizerFast
+from transformers import (
+    AutoModel,
+    AutoModelForSequenceClassification,
+    BertConfig,
+    BertForSequenceClassification,
+    BertModel,
+    PreTrainedTokenizerFast,
+)
 
 MODULES = [
     {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"},
     {"idx": 1, "name": "1", "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"},
     {"idx": 2, "name": "2", "path": "2_Normalize", "type": "sentence_transformers.models.Normalize"},
 ]
-_POOLING = {"none": 0, "mean": 1, "cls": 2}
+_POOLING = {"none": 0, "mean": 1, "cls": 2, "rank": 4}
 _BLOCK = {
     "attention.self.query": "attn_q", "attention.self.key": "attn_k", "attention.self.value": "attn_v",
     "attention.output.dense": "attn_output", "attention.output.LayerNorm": "attn_output_norm",
@@ -27,16 +34,21 @@ _BLOCK = {
 _TOP = {
     "embeddings.word_embeddings": "token_embd", "embeddings.position_embeddings": "position_embd",
     "embeddings.token_type_embeddings": "token_types", "embeddings.LayerNorm": "token_embd_norm",
+    "pooler.dense": "cls", "classifier": "cls.output",
 }
 
 
-def make_hf(folder: Path, *, pooling: str = "mean", normalize: bool = True, reranks: bool = False) -> Path:
-    """config.json, model.safetensors, tokenizer, and of an embedding model modules.json with what it names."""
+def make_hf(
+    folder: Path, *, pooling: str = "mean", normalize: bool = True, reranks: bool = False, segments: int = 2,
+) -> Path:
+    """config.json, model.safetensors, tokenizer, and of an embedding model modules.json with what it names. segments:
+    how many kinds of tokens it tells apart."""
     _tokenizer().save_pretrained(folder)
     torch.manual_seed(3)
     config = BertConfig(
         vocab_size=400, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
-        max_position_embeddings=160, initializer_range=0.3, pad_token_id=0, num_labels=1)
+        max_position_embeddings=160, initializer_range=0.3, pad_token_id=0, num_labels=1,
+        type_vocab_size=segments)
     model: Any = BertForSequenceClassification(config) if reranks else BertModel(config, add_pooling_layer=False)
     model.eval().save_pretrained(folder)
     if reranks:
@@ -69,8 +81,9 @@ def _tokenizer() -> PreTrainedTokenizerFast:
 
 
 def make_gguf(hf: Path, file: Path, *, pooling: str = "mean") -> Path:
-    """In 32 bits."""
-    model = AutoModel.from_pretrained(hf, add_pooling_layer=False).eval()
+    """In 32 bits. pooling: `rank` of a reranker."""
+    model: Any = (AutoModelForSequenceClassification.from_pretrained(hf) if pooling == "rank" else
+                  AutoModel.from_pretrained(hf, add_pooling_layer=False)).eval()
     config = model.config
     writer = gguf.GGUFWriter(file, "bert")
     writer.add_context_length(config.max_position_embeddings)
@@ -83,8 +96,9 @@ def make_gguf(hf: Path, file: Path, *, pooling: str = "mean") -> Path:
     writer.add_pooling_type(gguf.PoolingType(_POOLING[pooling]))
     writer.add_file_type(gguf.LlamaFileType.ALL_F32)
     _write_vocabulary(writer, hf, config.vocab_size)
+    writer.add_token_type_count(config.type_vocab_size)
     for name, tensor in model.state_dict().items():
-        if (said := _gguf_name(name)) is not None:
+        if (said := _gguf_name(name.removeprefix("bert."))) is not None:
             writer.add_tensor(said, tensor.to(torch.float32).numpy())
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
@@ -110,7 +124,6 @@ def _write_vocabulary(writer: gguf.GGUFWriter, hf: Path, size: int) -> None:
     writer.add_tokenizer_pre("jina-v2-en")
     writer.add_token_list(texts)
     writer.add_token_types(kinds)
-    writer.add_token_type_count(2)
     for name, add in (("[UNK]", writer.add_unk_token_id), ("[SEP]", writer.add_sep_token_id),
                       ("[PAD]", writer.add_pad_token_id), ("[MASK]", writer.add_mask_token_id),
                       ("[CLS]", writer.add_bos_token_id)):
@@ -141,4 +154,18 @@ def reference(hf: Path, texts: list[str], *, pooling: str = "mean", normalize: b
             hidden = model(torch.tensor([tokenizer.encode(text).ids])).last_hidden_state[0]
             one = {"mean": hidden.mean(0), "cls": hidden[0], "max": hidden.max(0).values}[pooling]
             found.append((one / one.norm() if normalize else one).numpy())
+    return np.stack(found)
+
+
+def reference_scores(hf: Path, query: str, texts: list[str]) -> Any:
+    """What transformers makes of each pair alone: float32, shape [texts, 1]."""
+    model = AutoModelForSequenceClassification.from_pretrained(hf).eval()
+    tokenizer = Tokenizer.from_file(str(hf / "tokenizer.json"))
+    found = []
+    with torch.no_grad():
+        for text in texts:
+            pair = tokenizer.encode(query, text)
+            segments = [min(one, model.config.type_vocab_size - 1) for one in pair.type_ids]
+            logit = model(torch.tensor([pair.ids]), token_type_ids=torch.tensor([segments])).logits
+            found.append(torch.sigmoid(logit)[0].numpy())
     return np.stack(found)
