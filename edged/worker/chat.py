@@ -217,10 +217,7 @@ def _of_tools(message: dict[str, Any]) -> bool:
 
 
 def _control_tokens(vocab: Vocab, marks: list[str]) -> dict[int, str]:
-    """Marks that are one token each and no text."""
-    found = {}
-    for mark in marks:
-        tokens = vocab.tokenize(mark, special=True, bos=False)
-        if len(tokens) == 1 and not vocab.piece(tokens[0]):
-            found[tokens[0]] = mark
-    return found
+    """Of which the marks are made, in whole or in part, and which are no text."""
+    tokens = {token for mark in marks for token in vocab.tokenize(mark, special=True, bos=False)}
+    written = {token: vocab.written(token).decode(errors="replace") for token in tokens if not vocab.piece(token)}
+    return {token: text for token, text in written.items() if text}

@@ -56,12 +56,12 @@ def with_calls(
 
 def _words_or_calls(family: Family, calls: CallGrammar, spell: Spelling, words: str) -> str:
     """With the rule that ends the words before a call."""
-    lazy = "" if family.trigger in spell.control else "[lazy]"
+    lazy = "" if spell.controls(family.trigger) else "[lazy]"
     return f"head {calls.rest} | {words}\nhead{lazy}: {words} {spell(family.trigger)}"
 
 
 def _thought_first(family: Family, calls: CallGrammar, spell: Spelling, tags: Tags) -> list[str]:
-    if tags.opening in spell.control:
+    if spell.controls(tags.opening):
         thought = f"thought: {spell(tags.opening)} {TEXT} {spell(tags.closing)}"
         return [thought, f"words: {_words_or_calls(family, calls, spell, TEXT)}"]
     opening = _regex_text(tags.opening)
@@ -98,7 +98,7 @@ def _no_calls(family: Family, content: Constraint | None, spell: Spelling, after
         return Enforced(content, after)
     if not family.trigger:
         return None
-    if family.trigger in spell.control:
+    if spell.controls(family.trigger):
         return Enforced(f"start: {TEXT}", after)
     never = _regex_text(family.trigger)
     return Enforced(f"start: WORDS\nWORDS: {TEXT} & ~/(.|\\n)*{never}(.|\\n)*/", after)

@@ -34,6 +34,10 @@ class Spelling:
         marks = sorted(self.control, key=len, reverse=True)
         self._marks = re.compile("(" + "|".join(map(re.escape, marks)) + ")") if marks else None
 
+    def controls(self, text: str) -> bool:
+        """Whether a control token is in it, so that no other text can be it."""
+        return any(mark in text for mark in self.control)
+
     def __call__(self, text: str) -> str:
         """`text` as an expression."""
         parts = self._marks.split(text) if self._marks else [text]
