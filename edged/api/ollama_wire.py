@@ -17,6 +17,8 @@ from edged.errors import EdgedError, ModelNotFound
 _encoder = msgspec.json.Encoder()
 #: NEXT LINE, LINE SEPARATOR, PARAGRAPH SEPARATOR; of what `str.splitlines` splits at, all else is escaped anyway.
 _LINE_ENDS = [(end.encode(), b"\\u%04x" % ord(end)) for end in "\x85\u2028\u2029"]
+#: What workers call by OpenAI's name, by Ollama's.
+_THEIRS = {"reasoning_effort": "think"}
 
 
 class ErrorLine(Struct, frozen=True):
@@ -40,8 +42,11 @@ class Ollama:
         it before they pull a model."""
         if isinstance(error, ModelNotFound):
             return ErrorLine(f"model not found: {error.message}")
-        named = error.param is None or error.param in error.message
-        return ErrorLine(error.message if named else f"`{error.param}`: {error.message}")
+        message, field = error.message, error.param
+        if field in _THEIRS:
+            message, field = message.replace(field, _THEIRS[field]), _THEIRS[field]
+        named = field is None or field in message
+        return ErrorLine(message if named else f"`{field}`: {message}")
 
 
 OLLAMA = Ollama()

@@ -92,6 +92,8 @@ def test_ollamas_client_gets_the_same_text_and_the_models_own_facts(served: Serv
         turns = [{"role": "assistant", "content": first.response}, {"role": "user", "content": "And of Italy?"}]
         whole = programs.chat(MODEL, [*messages, *turns], options=options)
         assert (again.response, again.prompt_eval_count) == (whole.message.content, whole.prompt_eval_count)
+        with pytest.raises(ollama.ResponseError, match=r"does not think.* `think`"):
+            programs.chat(MODEL, messages, think=True)
         shown = programs.show(MODEL)
     assert (shown.details and shown.details.family, shown.capabilities) == ("llama", ["completion"])
     assert shown.modelinfo is not None
