@@ -26,7 +26,7 @@ from edged.worker.formats.thinking import Tags, Thinking
 from edged.worker.formats.thoughts import NOTHING, Thought, led, wanted
 from edged.worker.formats.toolbox import call_grammar, shown
 from edged.worker.telling import PLAIN, Speech
-from edged.worker.template import Template
+from edged.worker.template import Overdone, Template
 
 #: Of a template whose own ways with tools are not made use of.
 _TAUGHT: dict[str, Any] = {"tools": None, "calls": None, "results": False}
@@ -198,6 +198,8 @@ class Chat:
     ) -> str | None:
         try:
             return self._template.render(messages, tools, kwargs, null_content=null_content)
+        except Overdone:
+            raise  # perhaps of a moment when the machine was busy: nothing is learned from it
         except InvalidRequest:
             return None
 

@@ -30,6 +30,10 @@ _LENGTH = struct.Struct(">I")
 _MEND = "Set another chat_template for this model in models.toml."
 
 
+class Overdone(InvalidRequest):
+    """The rendering took too much time or memory, which says nothing of what the template does with less."""
+
+
 class Template:
     """One model's template. Thread-safe.
 
@@ -70,7 +74,7 @@ class Template:
             try:
                 answer = child.ask(request, self._setup.deadline_s)
             except _Ended as ended:
-                raise _refusal(f"does not get through these messages: {ended}") from None
+                raise Overdone(_told(f"does not get through these messages: {ended}"), param="messages") from None
             finally:
                 self._give_back(child)
         match answer.problem:
@@ -81,7 +85,7 @@ class Template:
             case "forbidden":
                 raise LoadFailed(f"The model's chat template does what no template may: {answer.text}. {_MEND}")
             case _:
-                raise _refusal(f"fails on these messages: {answer.text}")
+                raise InvalidRequest(_told(f"fails on these messages: {answer.text}"), param="messages")
 
     def close(self) -> None:
         """Ends the renderers that wait now, and those that work when they are done."""
@@ -107,8 +111,8 @@ class Template:
         child.close()
 
 
-def _refusal(what: str) -> InvalidRequest:
-    return InvalidRequest(f"The model's chat template {what}. Change the messages or tools.", param="messages")
+def _told(what: str) -> str:
+    return f"The model's chat template {what}. Change the messages or tools."
 
 
 def _encode(message: Setup | Render) -> bytes:

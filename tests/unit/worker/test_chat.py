@@ -10,6 +10,7 @@ from edged.types import CallPiece, ChatPrompt, GenerateRequest, Reasoning, ToolF
 from edged.worker.chat import Chat
 from edged.worker.constraint import Constraints
 from edged.worker.telling import Telling
+from edged.worker.template import Overdone
 from tests.unit.worker.test_enforce import MarkVocab, takes
 from tests.unit.worker.test_formats import BY_NAME, told
 
@@ -80,3 +81,21 @@ def test_a_thought_that_the_model_opens_itself_is_allowed(chat: Chat) -> None:
     held = Constraints(vocab).compile(turn.enforced.rule, after=turn.enforced.after, optional=turn.enforced.optional)
     assert takes(held, vocab, "<|channel>thought\nHm.<channel|>Hello")
     assert takes(held, vocab, "Hello")
+
+
+def test_a_rendering_that_was_overdone_teaches_nothing_of_the_template(
+    chat: Chat, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fresh = Chat(TEMPLATE, Vocab())
+    try:
+        with monkeypatch.context() as busy:
+            busy.setattr(fresh._template, "render", overdone)
+            with pytest.raises(Overdone):
+                fresh(request(tools=TOOLS))
+        assert fresh(request(tools=TOOLS)).text == chat(request(tools=TOOLS)).text
+    finally:
+        fresh.close()
+
+
+def overdone(*_: object, **__: object) -> str:
+    raise Overdone("busy")
