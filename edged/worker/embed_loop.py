@@ -16,6 +16,7 @@ from edged.engines.base import DeviceLost, Embedder, EngineError, Vectors
 from edged.errors import EdgedError, Internal
 from edged.ipc.messages import Cancel, Pause, Resume, Stats
 from edged.types import Embedded, Event, Finished, Started, Usage, WorkerStats
+from edged.worker.alive import alive
 from edged.worker.embed_plan import Item, Plan, Waiting
 from edged.worker.embed_prepare import PreparedEmbed
 from edged.worker.orders import Closed, Order, Queued
@@ -90,16 +91,18 @@ class EmbedLoop:
 
     def _compute(self, items: Sequence[Item]) -> None:
         passages = [item.passage for item in items]
+        tokens = sum(len(passage.tokens) for passage in passages)
         began_s = time.monotonic()
         try:
-            vectors = self._embedder.run(passages)
+            with alive(tokens / self._pace.tokens_per_s, lambda: self._outbox.send(Stats(self._stats()))):
+                vectors = self._embedder.run(passages)
         except DeviceLost:
             raise
         except EngineError as error:
             log.error("engine_failed", reason=str(error), inputs=len(items))
             self._fail(items, Internal("the engine failed while it computed this request; send it again"))
             return
-        self._pace.observe(sum(len(passage.tokens) for passage in passages), time.monotonic() - began_s)
+        self._pace.observe(tokens, time.monotonic() - began_s)
         self._runs += 1
         self._run_inputs += len(items)
         broken = [item for item, vector in zip(items, vectors, strict=True) if not np.isfinite(vector).all()]
@@ -138,11 +141,15 @@ class EmbedLoop:
         if now_s < self._stats_due_s and not idle:
             return
         self._stats_due_s = now_s + STATS_INTERVAL_S
+        self._outbox.send(Stats(self._stats()))
+
+    def _stats(self) -> WorkerStats:
+        """Also from another thread, while this one is in the engine."""
         running = sum(waiting.started for waiting in self._requests.values())
-        self._outbox.send(Stats(WorkerStats(
+        return WorkerStats(
             running=running, waiting=len(self._requests) - running, steps=self._runs, step_rows=self._run_inputs,
             resident_bytes=self._process.memory_info().rss,
-        )))
+        )
 
 
 def shortened(vectors: Vectors, dimensions: int, normalized: bool) -> Vectors:

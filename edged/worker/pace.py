@@ -18,5 +18,9 @@ class Pace:
             self._rate += 0.2 * (tokens / seconds - self._rate)
 
     @property
+    def tokens_per_s(self) -> float:
+        return self._rate
+
+    @property
     def piece_tokens(self) -> int:
         return max(MIN_PIECE_TOKENS, int(self._rate * PIECE_S))

@@ -110,6 +110,19 @@ def test_a_paused_request_goes_on_when_it_is_told_to(start: Callable[..., Worker
     assert sorted(vectors(seen, "slow")) == list(range(20))
 
 
+def test_a_long_run_gives_signs_of_life_and_a_hang_does_not(start: Callable[..., Worker]) -> None:
+    slow = start(token_ms=20)
+    submit(slow, embed("x" * 200))
+    frames = [frame for _, frame in slow.frames(3.5)]
+    assert sum(isinstance(frame, Stats) for frame in frames) >= 3
+    assert sorted(vectors(slow.until(ended("r")))) == [0]
+    # The first two runs warm it up.
+    hung = start(hang_at_token=3)
+    submit(hung, embed("x" * 200))
+    hung.until(lambda event: isinstance(event, Started))
+    assert [frame for _, frame in hung.frames(2.5)] == []
+
+
 @pytest.mark.parametrize("knob", ["fail_at_token", "nan_at_token"])
 def test_a_run_that_fails_is_one_error_for_each_request_and_the_next_one_works(
         start: Callable[..., Worker], knob: str) -> None:
