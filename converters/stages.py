@@ -37,13 +37,6 @@ class Published(Struct, frozen=True, kw_only=True):
     version: str
 
 
-class Gated(Struct, frozen=True, kw_only=True):
-    """One of the two."""
-
-    quality: Quality | None = None
-    agreement: Agreement | None = None
-
-
 class Activated(Struct, frozen=True, kw_only=True):
     version: str
     active: bool
@@ -108,14 +101,14 @@ def publish_it(work: Work, tell: Tell) -> Published:
     return Published(version=version)
 
 
-def gate(work: Work, tell: Tell) -> Gated:
+def gate(work: Work, tell: Tell) -> Verdict:
     spec, sourced = work.spec, _sourced(work)
     manifest = work.store.manifest(spec.name, work.value("publish", Published).version)
     with work.store.lease(manifest):
         result = _load_spec(work, manifest, work.store.folder(manifest))
         if sourced.task != "generate":
-            return Gated(agreement=encoder_gate.measure(
-                result, work.out("reference"), work.value("reference", str), _doing("gate", tell)))
+            return encoder_gate.measure(
+                result, work.out("reference"), work.value("reference", str), _doing("gate", tell))
         from converters.gate import measure
 
         if work.is_done("reference"):
@@ -125,11 +118,11 @@ def gate(work: Work, tell: Tell) -> Gated:
                 engine=engine_of(work.recipe))
         else:
             words, compared = reference.itself(work.recipe.format), result
-        return Gated(quality=measure(
+        return measure(
             compared, result, work.recipe.limits,
             reference_words=", ".join(filter(None, (words, sourced.origin, _merged(sourced.source)))),
             text=_calibration(work),
-            tasks=Path(spec.tasks) if spec.tasks is not None else None, progress=_doing("gate", tell)))
+            tasks=Path(spec.tasks) if spec.tasks is not None else None, progress=_doing("gate", tell))
 
 
 def activate(work: Work, tell: Tell) -> Activated:
@@ -137,15 +130,16 @@ def activate(work: Work, tell: Tell) -> Activated:
     spec, store = work.spec, work.store
     version = _sourced(work).made or work.value("publish", Published).version
     manifest = store.manifest(spec.name, version)
-    conversion, gated = manifest.conversion, Gated(quality=manifest.quality, agreement=manifest.agreement)
-    if work.is_done("gate"):
-        gated = work.value("gate", Gated)
+    conversion, quality, agreement = manifest.conversion, manifest.quality, manifest.agreement
+    if work.is_done("gate") and manifest.task == "generate":
+        quality = work.value("gate", Quality)
+    elif work.is_done("gate"):
+        agreement = work.value("gate", Agreement)
     if conversion is not None and work.is_done("publish"):
         ended = [stage for stage in conversion.stages if stage.name not in ("publish", "gate")]
         ended += [work.record(name) for name in ("publish", "gate") if work.is_done(name)]
         conversion = msgspec.structs.replace(conversion, stages=tuple(ended))
-    known = msgspec.structs.replace(
-        manifest, conversion=conversion, quality=gated.quality, agreement=gated.agreement)
+    known = msgspec.structs.replace(manifest, conversion=conversion, quality=quality, agreement=agreement)
     if known.verdict is not None and not known.verdict.passed and spec.accept_loss:
         known = with_accepted_loss(known)
     if known != manifest:
