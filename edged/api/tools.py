@@ -17,7 +17,10 @@ from edged.api.fields import (
     integer,
     items,
     mapping,
+    object_schema,
+    schema_of,
     served,
+    takes,
     text,
     wrong,
 )
@@ -30,12 +33,14 @@ MAX_SCHEMA_BYTES = 128 << 10
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
 
 
+@takes({"type": "string", "pattern": f"^{_NAME.pattern}$"})
 def function_name(value: Any, path: str) -> str:
     if not isinstance(value, str) or not _NAME.fullmatch(value):
         raise wrong(path, "1 to 64 letters, digits, _ or -")
     return value
 
 
+@takes({"type": "object", "description": "A JSON Schema of an object."})
 def parameters(value: Any, path: str) -> str:
     """A JSON Schema of an object, as JSON text with its members in their order."""
     schema = mapping(100_000)(value, path)
@@ -69,6 +74,7 @@ _FUNCTION: Table = {
 }
 
 
+@takes(lambda: object_schema(_FUNCTION))
 def _function(value: Any, path: str) -> ToolFunction:
     if not isinstance(value, dict):
         raise wrong(path, "an object with a name, and mostly a description and parameters")
@@ -78,6 +84,7 @@ def _function(value: Any, path: str) -> ToolFunction:
 _TOOL: Table = {"type": served(choice("function"), required=True), "function": served(_function, required=True)}
 
 
+@takes(lambda: object_schema(_TOOL))
 def _tool(value: Any, path: str) -> ToolFunction:
     if not isinstance(value, dict):
         raise wrong(path, 'an object like {"type": "function", "function": {…}}')
@@ -89,6 +96,7 @@ def _tool(value: Any, path: str) -> ToolFunction:
     return function
 
 
+@takes(lambda: {"type": "array", "items": schema_of(_tool), "maxItems": MAX_FUNCTIONS})
 def tools(value: Any, path: str) -> list[ToolFunction]:
     found: list[ToolFunction] = items(
         value, path, _tool, f"a list of at most {MAX_FUNCTIONS} tools", range(MAX_FUNCTIONS + 1))
@@ -112,6 +120,7 @@ class Choice(NamedTuple):
 _NAMED: Table = {"name": served(function_name, required=True)}
 
 
+@takes(lambda: object_schema(_NAMED))
 def _named(value: Any, path: str) -> str:
     if not isinstance(value, dict):
         raise wrong(path, 'an object like {"name": "…"}')
@@ -121,12 +130,20 @@ def _named(value: Any, path: str) -> str:
 _NAMED_TOOL: Table = {"type": served(choice("function"), required=True), "function": served(_named, required=True)}
 
 
+@takes(lambda: object_schema(_NAMED_TOOL))
 def _named_tool(value: Any, path: str) -> str:
     if not isinstance(value, dict):
         raise wrong(path, 'an object like {"type": "function", "function": {"name": "…"}}')
     return str(accept(_NAMED_TOOL, value, unknown="refuse", path=path).values["function"])
 
 
+@takes(lambda: {"type": "array", "items": schema_of(_named_tool), "minItems": 1, "maxItems": MAX_FUNCTIONS})
+def _named_tools(value: Any, path: str) -> list[str]:
+    return items(
+        value, path, _named_tool, f"a list of 1 to {MAX_FUNCTIONS} tools", range(1, MAX_FUNCTIONS + 1))
+
+
+@takes(lambda: object_schema(_ALLOWED))
 def _allowed(value: Any, path: str) -> Choice:
     if not isinstance(value, dict):
         raise wrong(path, 'an object like {"mode": "auto", "tools": […]}')
@@ -136,11 +153,7 @@ def _allowed(value: Any, path: str) -> Choice:
 
 _ALLOWED: Table = {
     "mode": served(choice("auto", "required"), required=True),
-    "tools": served(
-        lambda value, path: items(
-            value, path, _named_tool, f"a list of 1 to {MAX_FUNCTIONS} tools", range(1, MAX_FUNCTIONS + 1)),
-        required=True,
-    ),
+    "tools": served(_named_tools, required=True),
 }
 _ALLOWED_CHOICE: Table = {
     "type": served(choice("allowed_tools"), required=True), "allowed_tools": served(_allowed, required=True),
@@ -148,6 +161,8 @@ _ALLOWED_CHOICE: Table = {
 _EXPECTED = '"none", "auto", "required", {"type": "function", …} or {"type": "allowed_tools", …}'
 
 
+@takes(lambda: {"anyOf": [
+    {"enum": ["none", "auto", "required"]}, schema_of(_named_tool), object_schema(_ALLOWED_CHOICE)]})
 def tool_choice(value: Any, path: str) -> Choice:
     if value in ("none", "auto", "required"):
         return Choice(value)
