@@ -51,6 +51,10 @@ _ANNOTATIONS = frozenset({
 _FORMATS = frozenset({
     "date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uuid", "uri",
 })
+_YEAR = r"^(000[1-9]|00[1-9]\d|0[1-9]\d\d|[1-9]\d{3})-"
+_CLOCK = r":[0-5]\d(\.\d{1,6})?(Z|[+-]\d\d:\d\d)$"
+#: Of what RFC 3339 allows only what every program reads: no year 0, no leap second, capitals, microseconds at most.
+_COMMON_FORMS = {"date": [_YEAR], "time": [_CLOCK], "date-time": [_YEAR, "T", _CLOCK]}
 _JSON_IN_LARK = re.compile(r"%json\s*(?=\{)")
 
 
@@ -100,10 +104,15 @@ class _Reading:
         if depth > MAX_DEPTH:
             raise InvalidRequest(f"The schema is nested deeper than {MAX_DEPTH} schemas; make it flatter.")
         _check(schema, path)
-        return {
+        read = {
             keyword: self._inner(keyword, value, f"{path}/{keyword}", depth + 1)
             for keyword, value in schema.items() if keyword not in _ANNOTATIONS
         }
+        if patterns := _COMMON_FORMS.get(schema.get("format", "")):
+            others = read.get("allOf", [])
+            if isinstance(others, list):  # else it is refused for that
+                read["allOf"] = [*others, *({"pattern": pattern} for pattern in patterns)]
+        return read
 
     def _inner(self, keyword: str, value: Any, path: str, depth: int) -> Any:
         if keyword in _NAMED and isinstance(value, dict):
@@ -117,7 +126,7 @@ def _check(schema: dict[str, Any], path: str) -> None:
     for keyword, value in schema.items():
         if keyword not in _ONE | _LIST | _NAMED | _VALUE | _ANNOTATIONS:
             raise _refusal(keyword, path, "is not enforced; leave it out")
-        if keyword == "format" and value not in _FORMATS:
+        if keyword == "format" and not (isinstance(value, str) and value in _FORMATS):
             raise _refusal(keyword, path, f"is enforced for {', '.join(sorted(_FORMATS))} only; use `pattern`")
         if keyword == "multipleOf" and not _small_multiple(value):
             raise _refusal(keyword, path, f"is enforced for numbers of up to 4 digits below {MAX_MULTIPLE}")

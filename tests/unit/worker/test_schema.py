@@ -54,7 +54,7 @@ def test_values_are_no_schemas() -> None:
 
 
 @pytest.mark.parametrize("schema", [
-    {"format": "iri"}, {"format": 3}, {"multipleOf": 1_000_003}, {"multipleOf": 0.12345}, {"multipleOf": "a"},
+    {"format": "iri"}, {"format": 3}, {"format": ["date"]}, {"multipleOf": 1_000_003}, {"multipleOf": 0.12345}, {"multipleOf": "a"},
     {"minProperties": 2}, {"minProperties": 2, "required": ["a"]},
 ], ids=str)
 def test_a_value_that_would_be_enforced_in_part_is_refused_by_its_keyword(schema: dict[str, Any]) -> None:
@@ -93,3 +93,10 @@ def test_schemas_within_a_lark_grammar_are_held_to_the_same() -> None:
     assert written.endswith("/[%]json/")
     with pytest.raises(InvalidRequest, match="`not`"):
         enforceable_in_lark('start: %json {"not": {}}')
+
+
+def test_a_format_of_time_is_narrowed_beside_what_else_the_schema_says() -> None:
+    narrowed = cleaned({"format": "date-time", "allOf": [{"minLength": 3}]})
+    assert narrowed["format"] == "date-time"
+    assert narrowed["allOf"][0] == {"minLength": 3}
+    assert len(narrowed["allOf"]) == 4

@@ -3,7 +3,9 @@ are enforced and a model that draws at random among what is allowed."""
 
 from __future__ import annotations
 
+import datetime
 import json
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -152,3 +154,16 @@ def test_what_ends_is_valid(shape: dict[str, Any], seed: int) -> None:
         assume(False)
     if text is not None:
         Draft202012Validator(schema, format_checker=Draft202012Validator.FORMAT_CHECKER).validate(json.loads(text))
+
+
+@pytest.mark.parametrize(("name", "read"), [
+    ("date", datetime.date.fromisoformat), ("time", datetime.time.fromisoformat),
+    ("date-time", datetime.datetime.fromisoformat),
+])
+@pytest.mark.parametrize("seed", range(40))
+def test_times_are_such_as_programs_read(name: str, read: Callable[[str], object], seed: int) -> None:
+    text = random_answer({"type": ["string", "null"], "format": name}, seed)
+    assert text is not None
+    value = json.loads(text)
+    if value is not None:
+        read(value)
