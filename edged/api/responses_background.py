@@ -17,6 +17,7 @@ from edged.api.limits import ClientGone
 from edged.api.responses_stream import ResponseStream
 from edged.api.responses_wire import RESPONSES
 from edged.daemon.background import Run, Transcript
+from edged.daemon.refusals import shutting_down
 from edged.errors import EdgedError, ShuttingDown
 
 
@@ -30,9 +31,12 @@ class Making:
 
     async def create(self, scope: HTTPScope, receive: Receive, send: Send) -> None:
         """Answers with the queued response, or with its stream; either way it goes on without its client. Raises
-        ModelNotFound and what storing raises; whatever else goes wrong is told by the response."""
+        ModelNotFound, ShuttingDown and what storing raises; whatever else goes wrong is told by the response."""
         exchange = exchange_of(scope)
-        self._services.router.status(self._call.model)
+        router = self._services.router
+        router.status(self._call.model)
+        if not router.ready:
+            raise shutting_down()
         first = list(self._stream.queued())
         await self._keep()
         self._tell(first)

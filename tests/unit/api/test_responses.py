@@ -18,9 +18,10 @@ from openai.types.responses import (
 )
 
 from edged.api import responses_input, sse
+from edged.api.exchange import Exchange
 from edged.api.responses_events import ResponseBody
 from edged.api.responses_items import Item, Reference
-from edged.api.responses_request import _INCLUDABLE, FIELDS
+from edged.api.responses_request import _INCLUDABLE, FIELDS, parse
 from edged.api.responses_stream import ResponseAnswer, ResponseStream
 from edged.api.responses_wire import RESPONSES
 from edged.errors import ContextLengthExceeded, EdgedError, InvalidRequest, QueueFull, WorkerDied
@@ -410,3 +411,15 @@ def test_no_input_brings_anything_but_items_or_a_named_refusal(said: Any) -> Non
     for item in found:
         if not isinstance(item, Reference):
             assert msgspec.json.decode(msgspec.json.encode(item), type=Item) == item
+
+
+@given(st.sampled_from(sorted(FIELDS)), _JSON)
+def test_no_value_of_any_field_brings_anything_but_a_request_or_a_named_refusal(name: str, value: Any) -> None:
+    param: str | None = name
+    try:
+        asked = parse({"model": "tiny", "input": "hi", name: value}, Exchange("r"), "refuse")
+    except InvalidRequest as error:
+        param = error.param
+    else:
+        Response.model_validate_json(msgspec.json.encode(asked.begun))
+    assert str(param).startswith((name, "store", "input"))

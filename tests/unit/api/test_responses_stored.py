@@ -309,3 +309,11 @@ async def test_one_that_a_crash_broke_off_has_failed(tmp_path: Path) -> None:
     assert broken.status == "failed"
     assert broken.error is not None
     assert "stopped while" in broken.error.message
+
+
+async def test_a_daemon_that_stops_begins_nothing_in_the_background(tmp_path: Path) -> None:
+    router = FakeRouter(words("a"))
+    router.ready = False
+    reply = await ask(keeping(tmp_path, router), PATH, HELLO | {"background": True})
+    assert (reply.status, reply.error["code"]) == (503, "shutting_down")
+    assert not (tmp_path / "responses").exists()
