@@ -57,8 +57,3 @@ def one_of(*values: str) -> Check:
         return value[0]
 
     return check
-
-
-def listed(check: Check) -> Check:
-    """The check of a list in a body, for a parameter that comes as often as the list is long."""
-    return check

@@ -24,7 +24,7 @@ from edged.api.connection import send_json
 from edged.api.exchange import Services, exchange_of
 from edged.api.fields import Table, inert, served
 from edged.api.limits import read_json
-from edged.api.query import count, flag, listed, one_of, query, word
+from edged.api.query import count, flag, one_of, query, word
 from edged.api.responses_events import ResponseBody
 from edged.api.responses_history import History, record_of
 from edged.api.responses_items import Item, Message, OutputText
@@ -36,12 +36,12 @@ from edged.errors import Conflict, EdgedError, InvalidRequest
 log = structlog.get_logger("edged.api")
 
 GET_QUERY: Table = {
-    "stream": served(flag), "starting_after": served(count(0, 2**31)), "include": served(listed(include)),
+    "stream": served(flag), "starting_after": served(count(0, 2**31)), "include": served(include),
     "include_obfuscation": inert(flag),
 }
 LIST_QUERY: Table = {
     "after": served(word), "limit": served(count(1, 100)), "order": served(one_of("asc", "desc")),
-    "include": served(listed(include)),
+    "include": served(include),
 }
 
 

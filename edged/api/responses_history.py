@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
-from msgspec import Struct
 from msgspec.structs import replace
 
 from edged.api.responses_events import Failure, ResponseBody
@@ -23,11 +22,6 @@ _BROKEN_OFF = Failure(
 
 
 class Kept(NamedTuple):
-    response: ResponseBody
-    inputs: list[Item]
-
-
-class _Parts(Struct, frozen=True):
     response: ResponseBody
     inputs: list[Item]
 
