@@ -76,6 +76,7 @@ def _print_version(manifest: Manifest, *, active: bool) -> None:
     answer(f"{manifest.name}@{manifest.version}{' (active)' if active else ''}")
     source = msgspec.to_builtins(manifest.source)
     _print_fields({
+        "for": {"generate": None, "embed": "embeddings", "rerank": "reranking"}[manifest.task],
         "engine": f"{manifest.engine} {manifest.precision}", "size": size(manifest.size),
         "built for": None if manifest.target == "cpu" else f"{manifest.target}{', never run' * manifest.never_run}",
         "parameters": f"{manifest.parameters:,}" if manifest.parameters else None, "license": manifest.license,
