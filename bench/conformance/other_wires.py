@@ -93,7 +93,8 @@ def response_format(server: Server) -> None:
 @check(RESPONSES, "tools, required")
 def response_tools(server: Server) -> None:
     tool = {"type": "function", **WEATHER["function"]}
-    answer = respond(server, "tool", max_output_tokens=120, tools=[tool], tool_choice="required")
+    answer = respond(server, "tool", max_output_tokens=250, tools=[tool], tool_choice="required",
+                     parallel_tool_calls=False)
     called = [item for item in answer["output"] if item["type"] == "function_call"]
     expect(called, "no call")
     holds(json.loads(called[0]["arguments"]), tool["parameters"])
@@ -181,7 +182,8 @@ def message_stream(server: Server) -> None:
 def message_tools(server: Server) -> None:
     function: dict[str, Any] = WEATHER["function"]
     tool = {"name": function["name"], "description": function["description"], "input_schema": function["parameters"]}
-    answer = message(server, "tool", max_tokens=120, tools=[tool], tool_choice={"type": "any"})
+    choice = {"type": "any", "disable_parallel_tool_use": True}
+    answer = message(server, "tool", max_tokens=250, tools=[tool], tool_choice=choice)
     used = [block for block in answer["content"] if block["type"] == "tool_use"]
     expect(used and used[0]["name"] == "get_weather", f"no call: {words(answer)[:60]!r}")
     expect(answer["stop_reason"] == "tool_use", f"stop_reason {answer['stop_reason']}")

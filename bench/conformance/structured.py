@@ -140,8 +140,10 @@ ASKED = "What is the weather in Paris?"
 
 
 def calls(answer: Any) -> list[dict[str, Any]]:
-    """Of one answer; each must be of a tool that was given, with arguments that fit."""
+    """Of one answer; each must be of a tool that was given, with arguments that fit. The last of several may be cut."""
     found = answer["choices"][0]["message"].get("tool_calls") or []
+    if answer["choices"][0]["finish_reason"] == "length" and len(found) > 1:
+        found = found[:-1]
     for call in found:
         tool = next((one for one in TOOLS if one["function"]["name"] == call["function"]["name"]), None)
         expect(tool, f"a call of {call['function']['name']}, which there is not")
@@ -151,7 +153,7 @@ def calls(answer: Any) -> list[dict[str, Any]]:
 
 
 def with_tools(server: Server, choice: Any, **fields: Any) -> Any:
-    said = {"said": ASKED, "max_tokens": 120, "tools": TOOLS, "tool_choice": choice} | fields
+    said = {"said": ASKED, "max_tokens": 250, "tools": TOOLS, "tool_choice": choice} | fields
     return server.chat("tool", **said)
 
 
@@ -175,7 +177,7 @@ def tool_none(server: Server) -> None:
 @check(AREA, "tool_choice: required")
 def tool_required(server: Server) -> None:
     for seed in (1, 2):
-        answer = with_tools(server, "required", temperature=1.5, seed=seed)
+        answer = with_tools(server, "required", temperature=1.5, seed=seed, parallel_tool_calls=False)
         expect(calls(answer), f"no call: {content(answer)[:60]!r}")
         expect(answer["choices"][0]["finish_reason"] == "tool_calls",
                f"finish_reason {answer['choices'][0]['finish_reason']}")
@@ -184,8 +186,8 @@ def tool_required(server: Server) -> None:
 @check(AREA, "tool_choice: a named function")
 def tool_named(server: Server) -> None:
     answer = with_tools(server, {"type": "function", "function": {"name": "get_time"}})
-    names = [call["function"]["name"] for call in calls(answer)]
-    expect(names == ["get_time"], f"calls {names}, content {content(answer)[:40]!r}")
+    names = {call["function"]["name"] for call in calls(answer)}
+    expect(names == {"get_time"}, f"calls {sorted(names)}, content {content(answer)[:40]!r}")
 
 
 @check(AREA, "tool_choice: allowed_tools")
@@ -211,7 +213,7 @@ def one_call(server: Server) -> None:
 
 @check(AREA, "tool calls, streamed")
 def tool_streamed(server: Server) -> None:
-    chunks = server.chunks("tool", said=ASKED, max_tokens=120, tools=TOOLS, tool_choice={
+    chunks = server.chunks("tool", said=ASKED, max_tokens=250, tools=TOOLS, parallel_tool_calls=False, tool_choice={
         "type": "function", "function": {"name": "get_weather"}})
     pieces = [piece for chunk in chunks for choice in chunk["choices"]
               for piece in choice["delta"].get("tool_calls") or []]

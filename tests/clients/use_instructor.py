@@ -34,8 +34,8 @@ def asked(text):
 
 
 def john(function):
-    return ('John is 25 years old. say: <tool_call>{"name": "%s", "arguments": {"name": "John", "age": 25}}</tool_call>'
-            % function)
+    call = {"name": function, "arguments": {"name": "John", "age": 25}}
+    return f"John is 25 years old. say: <tool_call>{json.dumps(call)}</tool_call>"
 
 
 by_tools = client().create(response_model=User, messages=asked(john("User")))

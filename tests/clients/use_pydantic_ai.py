@@ -18,6 +18,7 @@ class SupportOutput(BaseModel):
     risk: int = Field(ge=0, le=10)
 
 
+BALANCE = '<tool_call>{"name": "customer_balance", "arguments": {"include_pending": true}}</tool_call>'
 FINAL = ('<tool_call>{"name": "final_result", "arguments": {"support_advice": "Your balance is 123.45.", '
          '"block_card": false, "risk": 1}}</tool_call>')
 simple = Agent(chat, instructions="Be concise, reply with one sentence.")
@@ -33,9 +34,7 @@ def customer_balance(context: RunContext[int], include_pending: bool) -> str:
 
 
 text = simple.run_sync('Where does "hello world" come from? say: From Kernighan.')
-typed = support.run_sync(
-    'What is my balance? say: <tool_call>{"name": "customer_balance", "arguments": {"include_pending": true}}</tool_call>',
-    deps=7)
+typed = support.run_sync(f"What is my balance? say: {BALANCE}", deps=7)
 with simple.run_stream_sync("say: From Kernighan.") as running:
     streamed = list(running.stream_text(delta=True))
 print(json.dumps({

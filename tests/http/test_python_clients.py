@@ -28,7 +28,8 @@ def run(programs: Path, daemon: Daemon, tmp_path: Path) -> Callable[..., str]:
     """Runs a program of the environment with a home of its own; gives what it prints."""
 
     def start(program: str, *arguments: str, **more: str) -> str:
-        kept = {name: value for name, value in os.environ.items() if not name.startswith(("EDGED_", "OPENAI_", "PYTHON"))}
+        foreign = ("EDGED_", "OPENAI_", "PYTHON")
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
         shown = subprocess.run(
             [str(programs / program), *arguments], capture_output=True, text=True, timeout=100, check=False,
             cwd=tmp_path, env={**kept, "HOME": str(tmp_path), "LITELLM_LOCAL_MODEL_COST_MAP": "True", **more})
