@@ -54,7 +54,8 @@ def test_values_are_no_schemas() -> None:
 
 
 @pytest.mark.parametrize("schema", [
-    {"format": "iri"}, {"format": 3}, {"format": ["date"]}, {"multipleOf": 1_000_003}, {"multipleOf": 0.12345}, {"multipleOf": "a"},
+    {"format": "iri"}, {"format": 3}, {"format": ["date"]},
+    {"multipleOf": 1_000_003}, {"multipleOf": 0.12345}, {"multipleOf": "a"},
     {"minProperties": 2}, {"minProperties": 2, "required": ["a"]},
 ], ids=str)
 def test_a_value_that_would_be_enforced_in_part_is_refused_by_its_keyword(schema: dict[str, Any]) -> None:
