@@ -68,7 +68,12 @@ def main(
     for name in peers:
         screen.print(f"[bold]{name}[/]")
         with started.PEERS[name]() as (server, version), closing(server):
-            reports.append(Report(name, version, suite.run(server, only, told)).keep(KEPT))
+            def kept(row: Row, name: str = name, version: str = version) -> None:
+                # One by one, so that a run that is broken off has not been for nothing.
+                told(row)
+                Report(name, version, [row]).keep(KEPT)
+
+            reports.append(Report(name, version, suite.run(server, only, kept)).keep(KEPT))
     if not reports:
         raise BenchError("name the address of a server, or --peers")
     text = page(reports)
