@@ -66,9 +66,12 @@ def typical_p(server: Server) -> None:
 
 
 def changes(server: Server, **field: Any) -> None:
-    """A penalty changes a text that repeats itself."""
-    repeated = {"said": "Repeat the word apple: apple apple apple apple", "max_tokens": 24}
-    expect(server.text(**repeated) != server.text(*field, **repeated, **field), "the text is the same without it")
+    """A penalty changes a text that repeats itself: a long one, drawn twice alike without it."""
+    said: dict[str, Any] = {
+        "said": "Repeat the word apple: apple apple apple", "max_tokens": 40, "temperature": 1, "seed": 3}
+    without = server.text(**said)
+    expect(without == server.text(**said), "the same seed writes two texts, so nothing can be seen")
+    expect(without != server.text(*field, **said, **field), "the text is the same without it")
 
 
 @check(AREA, "repetition_penalty", own=True)

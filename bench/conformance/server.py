@@ -84,23 +84,19 @@ class Server:
         """The reply, if it is a 2xx. Raises Absent, Refused or Broken."""
         if reply.status < 300:
             return reply
-        if reply.status in (404, 405, 501) and not self._knows(path, reply):
+        if reply.status in (404, 405, 501) and not _within(reply, names):
             raise Absent(f"{reply.status}")
         note = f"{reply.status}: {reply.message}"
         if reply.status < 500 and (not names or any(name.lower() in reply.message.lower() for name in names)):
             raise Refused(note)
         raise Broken(note)
 
-    def _knows(self, path: str, reply: Reply) -> bool:
-        """Whether a 404 is about something within the route: servers say that of models with a code."""
-        return reply.status == 404 and "model_not_found" in reply.text
-
     def refusal(self, path: str, body: Any, *names: str, method: str = "POST") -> Reply:
         """The 4xx that a request must get, naming one of `names`. Raises Silent where it is answered."""
         reply = self.send(method, path, body)
         if reply.status < 300:
             raise Silent(f"answered with {reply.status}")
-        if reply.status in (404, 405, 501) and not self._knows(path, reply):
+        if reply.status in (404, 405, 501) and not _within(reply, names):
             raise Absent(f"{reply.status}")
         if reply.status >= 500:
             raise Broken(f"{reply.status}: {reply.message}")
@@ -162,6 +158,12 @@ class Server:
     def complete(self, *names: str, **fields: Any) -> Any:
         body = {"model": self.model, "prompt": COUNTING, "max_tokens": 12, "temperature": 0} | fields
         return self.ask("/v1/completions", {name: value for name, value in body.items() if value is not None}, *names)
+
+
+def _within(reply: Reply, names: tuple[str, ...]) -> bool:
+    """Whether a 404 is about something that was asked for, and not about the route."""
+    named = any(name.lower() in reply.message.lower() for name in names)
+    return reply.status == 404 and (named or "model_not_found" in reply.text)
 
 
 def content(answer: Any) -> str:
