@@ -19,19 +19,22 @@ from edged.engines.base import Vocab
 from edged.errors import InvalidRequest, UnsupportedParameter
 from edged.types import Constraint, Gbnf, JsonObject, JsonSchema, Lark, Regex
 from edged.worker import schema
-from edged.worker.matcher import Free, Matcher
+from edged.worker.matcher import Free, Matcher, Wear
 
 #: Of one grammar or schema as text.
 MAX_TEXT_BYTES = 256 << 10
 #: Compiled grammars kept for the next request with the same.
-CACHED = 32
+CACHED = 8
+#: A grammar that has made so many masks is compiled anew for the next request, which takes milliseconds: llguidance
+#: keeps each state that a regular expression was ever in, and a hostile one fills a hundred megabytes with them.
+WORN_MASKS = 300
 #: Brackets of a GBNF within each other: its converter recurses.
 MAX_GBNF_DEPTH = 50
 
 #: Fuel is llguidance's own measure of work. Each limit ends in an error, of the grammar or of the one request.
 _LIMITS = LLParserLimits(
-    initial_lexer_fuel=1_000_000, step_lexer_fuel=200_000, step_max_items=20_000, max_items_in_row=2_000,
-    max_lexer_states=20_000, max_grammar_size=200_000, verbose_errors=False,
+    initial_lexer_fuel=1_000_000, step_lexer_fuel=100_000, step_max_items=20_000, max_items_in_row=2_000,
+    max_lexer_states=12_000, max_grammar_size=200_000, verbose_errors=False,
 )
 
 
@@ -43,11 +46,16 @@ class Compiled:
         self._tokens = tokens
         self._prototype = prototype
         self._free = free
+        self._wear = Wear()
+
+    @property
+    def worn(self) -> bool:
+        return self._wear.masks > WORN_MASKS
 
     def matcher(self) -> Matcher:
         """A fresh one, for one choice."""
         grammar = None if self._prototype is None else self._prototype.deep_copy()
-        return Matcher(grammar, self._vocab, self._free, self._tokens)
+        return Matcher(grammar, self._vocab, self._free, self._tokens, self._wear)
 
 
 class Constraints:
@@ -73,6 +81,8 @@ class Constraints:
         """
         key = (constraint, after, optional, budget)
         with self._lock:
+            for worn in [other for other, compiled in self._cache.items() if compiled.worn]:
+                del self._cache[worn]
             if (known := self._cache.get(key)) is not None:
                 self._cache.move_to_end(key)
                 return known
@@ -185,6 +195,8 @@ def _json(text: str) -> str:
 
 
 def _lark(text: str) -> str:
+    if re.search(r"\[[^\]\n]*\btemperature\s*=", text):
+        raise InvalidRequest("The Lark grammar sets a `temperature`, which is not served; give the request's own.")
     return LLMatcher.grammar_from_lark(schema.enforceable_in_lark(text))
 
 

@@ -44,6 +44,13 @@ class Free:
     budget: int | None
 
 
+@dataclass(slots=True)
+class Wear:
+    """What the matchers of one grammar have done. llguidance keeps in all of them what any has learnt."""
+
+    masks: int = 0
+
+
 class Matcher:
     """Owned by the loop. grammar None: anything is allowed once the free text is over. encode: text as tokens, which
     joined are that text.
@@ -53,12 +60,13 @@ class Matcher:
     """
 
     def __init__(
-        self, grammar: Grammar | None, vocab: Vocab, free: Free | None, encode: Callable[[bytes], list[int]]
+        self, grammar: Grammar | None, vocab: Vocab, free: Free | None, encode: Callable[[bytes], list[int]], wear: Wear
     ) -> None:
         self._grammar = grammar
         self._vocab = vocab
         self._free = free
         self._encode = encode
+        self._wear = wear
         self._free_tokens = 0
         self._tail = b""  # of the free text: what can still be the beginning of `after`
         self._bits = np.empty((vocab.size + 31) // 32, np.uint32)
@@ -83,6 +91,7 @@ class Matcher:
             return None if self._free.optional else self._all_but_the_end()
         if self._grammar is None:
             return None
+        self._wear.masks += 1
         self._grammar.unsafe_compute_mask_ptr(self._bits.ctypes.data, self._bits.nbytes)
         self._raise_error()
         allowed = np.unpackbits(self._bits.view(np.uint8), count=self._vocab.size, bitorder="little")

@@ -14,7 +14,7 @@ import pytest
 from edged.engines.fake import FakeVocab
 from edged.errors import InvalidRequest, UnsupportedParameter
 from edged.types import Constraint, Gbnf, JsonObject, JsonSchema, Lark, Regex
-from edged.worker.constraint import MAX_TEXT_BYTES, Compiled, Constraints
+from edged.worker.constraint import MAX_TEXT_BYTES, WORN_MASKS, Compiled, Constraints
 from tests.unit.worker.vocabs import ByteVocab
 
 pytestmark = pytest.mark.unit
@@ -179,6 +179,7 @@ def test_a_budget_of_free_text_needs_no_constraint() -> None:
     (Regex("a("), "unclosed group"),
     (Regex("(" * 60_000 + ")" * 60_000), "nest"),
     (Lark("start: b"), "unknown name"),
+    (Lark("start: a\na[lazy, temperature=0.5]: /x+/"), "`temperature`"),
     (Lark("start: " + "(" * 60_000), "too deeply nested"),
     (Lark('start: %json {"uniqueItems": true}'), "`uniqueItems`"),
     (Gbnf("root ::= x"), "'x' not found"),
@@ -228,3 +229,14 @@ def test_the_same_constraint_is_compiled_once_and_from_any_thread() -> None:
     assert len(found) == 8
     assert constraints.compile(Regex("a+")) is constraints.compile(Regex("a+"))
     assert constraints.compile(Regex("a+")) is not constraints.compile(Regex("a+"), after="x")
+
+
+def test_what_a_grammar_has_learnt_is_not_kept_for_ever() -> None:
+    constraints = Constraints(VOCAB)
+    first = constraints.compile(Regex("a+"))
+    matcher = first.matcher()
+    for _ in range(WORN_MASKS + 1):
+        matcher.mask()
+    constraints.compile(Regex("b+"))
+    assert constraints.compile(Regex("a+")) is not first
+    assert matcher.mask() is not None
