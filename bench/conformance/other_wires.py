@@ -38,9 +38,10 @@ def response_length(server: Server) -> None:
 
 @check(RESPONSES, "instructions")
 def response_instructions(server: Server) -> None:
-    grown = (respond(server, "instructions", instructions="word " * 40)["usage"]["input_tokens"]
+    grown = (respond(server, "instructions", instructions="word " * 120)["usage"]["input_tokens"]
              - respond(server)["usage"]["input_tokens"])
-    expect(grown >= 35, f"the prompt grows by {grown} tokens where 40 words were added")
+    # A template may have had words of its own in their place.
+    expect(grown >= 60, f"the prompt grows by {grown} tokens where 120 words were added")
 
 
 @check(RESPONSES, "stream: typed events")
@@ -150,8 +151,9 @@ def message_key(server: Server) -> None:
 
 @check(MESSAGES, "system")
 def message_system(server: Server) -> None:
-    grown = read(message(server, "system", system="word " * 40)) - read(message(server))
-    expect(grown >= 35, f"the prompt grows by {grown} tokens where 40 words were added")
+    grown = read(message(server, "system", system="word " * 120)) - read(message(server))
+    # A template may have had words of its own in their place.
+    expect(grown >= 60, f"the prompt grows by {grown} tokens where 120 words were added")
 
 
 @check(MESSAGES, "max_tokens is required")
