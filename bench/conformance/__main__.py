@@ -37,7 +37,7 @@ Many = Annotated[tuple[str, ...], Parameter(consume_multiple=True)]
 def main(
     url: str | None = None, /, *, model: str | None = None, context: int = started.CONTEXT, key: str = "none",
     embedder: str | None = None, reranker: str | None = None, peers: Many = (), only: Many = (),
-    out: Path | None = None,
+    kept: bool = False, out: Path | None = None,
 ) -> None:
     """Ask one server, or start several and ask each.
 
@@ -57,6 +57,8 @@ def main(
         Servers to start: edged, llama-server, llama-cpp-python.
     only
         Patterns of rows, such as "*completions stop*".
+    kept
+        Start and ask nobody: the table of what the peers did before.
     out
         Where the table goes; by default to the standard output.
     """
@@ -65,15 +67,17 @@ def main(
         with closing(Server(url.rstrip("/"), model or "", context, embedder, reranker, key)) as server:
             server.model = model or server.ask("/v1/models", None, method="GET")["data"][0]["id"]
             reports.append(Report(url, server.model, suite.run(server, only, told)))
-    for name in peers:
+    if kept:
+        reports += [suite.kept(name, KEPT) for name in peers]
+    for name in () if kept else peers:
         screen.print(f"[bold]{name}[/]")
         with started.PEERS[name]() as (server, version), closing(server):
-            def kept(row: Row, name: str = name, version: str = version) -> None:
+            def keep(row: Row, name: str = name, version: str = version) -> None:
                 # One by one, so that a run that is broken off has not been for nothing.
                 told(row)
                 Report(name, version, [row]).keep(KEPT)
 
-            reports.append(Report(name, version, suite.run(server, only, kept)).keep(KEPT))
+            reports.append(Report(name, version, suite.run(server, only, keep)).keep(KEPT))
     if not reports:
         raise BenchError("name the address of a server, or --peers")
     text = page(reports)

@@ -41,6 +41,11 @@ class Report(Struct):
         return whole
 
 
+def kept(name: str, folder: Path) -> Report:
+    """As it was written last."""
+    return msgspec.json.decode((folder / f"{name}.json").read_bytes(), type=Report)
+
+
 def ordered() -> list[Check]:
     return sorted(CHECKS, key=lambda one: _ORDER.index(one.run.__module__))
 
@@ -70,7 +75,8 @@ def table(reports: Sequence[Report]) -> str:
             area = first.area
             lines += ["", f"## {area}", "| | " + " | ".join(report.name for report in reports) + " |",
                       "|---|" + "---|" * len(reports)]
-        cells = [_SIGNS[rows[first.area, first.name].verdict] for rows in found]
+        asked = [rows.get((first.area, first.name)) for rows in found]
+        cells = [_SIGNS[row.verdict if row else Verdict.SKIPPED] for row in asked]
         lines.append(f"| {_cell(first.name)}{'°' if first.own else ''} | " + " | ".join(cells) + " |")
     return "\n".join([*lines, "", *_notes(reports)]) + "\n"
 
