@@ -109,8 +109,8 @@ Every endpoint and field of edged's contract, asked of each server from outside 
 *Works*: the effect was seen, not only a 200. *Refused*: a 4xx that names the field or says what is wrong, which is the
 right answer where a model or a server cannot do it. *Silently wrong*: answered with 200 as if all were well, and it was
 not done. *Fails*: a 5xx, no answer, or a 4xx that does not tell what it is about. –: there is no such route. ·: not
-asked, or asked on too busy a machine to judge. ° marks what is edged's own or an extension of some servers, which another one need not know; dropping it without
-a word is still told here.
+asked, or asked on too busy a machine to judge. ° marks what is edged's own or an extension of some servers, which
+another one need not know; dropping it without a word is still told here.
 
 {table}"""
 
