@@ -23,26 +23,26 @@ from litestar.types import ASGIApp, HTTPScope, LifeSpanScope, Message, Receive, 
 
 from edged.api import (
     admin,
-    anthropic,
     chat,
     completions,
     embeddings,
     health,
     models,
-    ollama,
     openapi,
     rerank,
-    responses,
     storage,
     tokens,
     versions,
 )
 from edged.api import jobs as job_routes
+from edged.api.anthropic import routes as anthropic
 from edged.api.auth import Keys, require_admin
 from edged.api.errors import known, rendered
 from edged.api.exchange import Exchange, Services, exchange_of, request_id
 from edged.api.hosts import Hosts
 from edged.api.limits import check_headers, limits_of
+from edged.api.ollama import routes as ollama
+from edged.api.responses import routes as responses
 from edged.api.wire import wire_of
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from litestar.handlers import HTTPRouteHandler
 from litestar.params import FromPath
 from msgspec import Struct
 
-from edged.api.anthropic_models import ModelInfo, ModelsPage, model_info, models_page
+from edged.api.anthropic.models import ModelInfo, ModelsPage, model_info, models_page
 from edged.api.exchange import Services
 from edged.errors import CorruptFile, ModelNotFound
 from edged.store.lineage import Verdict

@@ -16,34 +16,34 @@ from msgspec import Struct
 
 from edged.api import (
     admin,
-    anthropic,
-    anthropic_render,
-    anthropic_wire,
     chat,
     chat_body,
     completion_body,
     completions,
     embeddings,
     jobs,
-    ollama,
-    ollama_chat,
-    ollama_embed,
-    ollama_generate,
-    ollama_models,
-    ollama_pull,
-    ollama_wire,
     rerank,
-    responses,
-    responses_events,
-    responses_request,
-    responses_wire,
     storage,
     tokens,
     versions,
     wire,
 )
+from edged.api.anthropic import render as anthropic_render
+from edged.api.anthropic import routes as anthropic
+from edged.api.anthropic import wire as anthropic_wire
 from edged.api.exchange import Services
 from edged.api.fields import Schema, Table, object_schema
+from edged.api.ollama import chat as ollama_chat
+from edged.api.ollama import embed as ollama_embed
+from edged.api.ollama import generate as ollama_generate
+from edged.api.ollama import models as ollama_models
+from edged.api.ollama import pull as ollama_pull
+from edged.api.ollama import routes as ollama
+from edged.api.ollama import wire as ollama_wire
+from edged.api.responses import events as responses_events
+from edged.api.responses import request as responses_request
+from edged.api.responses import routes as responses
+from edged.api.responses import wire as responses_wire
 from edged.daemon.jobs import JobEvent
 from edged.version import VERSION
 

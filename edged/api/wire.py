@@ -9,9 +9,9 @@ from typing import Protocol
 import msgspec
 from msgspec import Struct
 
-from edged.api.anthropic_wire import Anthropic
-from edged.api.ollama_wire import OLLAMA
-from edged.api.responses_wire import RESPONSES
+from edged.api.anthropic.wire import Anthropic
+from edged.api.ollama.wire import OLLAMA
+from edged.api.responses.wire import RESPONSES
 from edged.errors import EdgedError
 
 _encoder = msgspec.json.Encoder()

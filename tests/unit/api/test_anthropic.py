@@ -10,7 +10,7 @@ from anthropic.types import message_count_tokens_params, message_create_params
 from anthropic.types.beta import message_count_tokens_params as beta_count_tokens_params
 from anthropic.types.beta import message_create_params as beta_create_params
 
-from edged.api.anthropic import COUNTED, FIELDS
+from edged.api.anthropic.routes import COUNTED, FIELDS
 from edged.errors import (
     ContextLengthExceeded,
     DeviceUnavailable,

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edged.api.anthropic_messages import Reader
-from edged.api.anthropic_thinking import sealed, unsealed
+from edged.api.anthropic.messages import Reader
+from edged.api.anthropic.thinking import sealed, unsealed
 from edged.errors import EdgedError, InvalidRequest
 
 pytestmark = pytest.mark.unit

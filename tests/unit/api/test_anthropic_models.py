@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edged.api.anthropic_models import models_page
+from edged.api.anthropic.models import models_page
 from edged.errors import InvalidRequest
 from tests.unit.api.asgi import HOST, get
 from tests.unit.api.fake_router import FakeRouter, app_with, status, words

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from jiter import from_json
 from pydantic import TypeAdapter
 
-from edged.api.anthropic_render import MessageAnswer, MessageStream, Shape
-from edged.api.anthropic_thinking import UNSIGNED, unsealed
-from edged.api.anthropic_wire import Anthropic
+from edged.api.anthropic.render import MessageAnswer, MessageStream, Shape
+from edged.api.anthropic.thinking import UNSIGNED, unsealed
+from edged.api.anthropic.wire import Anthropic
 from edged.api.cut_json import whole_part
 from edged.errors import WorkerDied
 from edged.types import CallPiece, ChoiceEnd, Delta, Event, Finished, FinishReason, Started, Usage

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edged.api.ollama_embed import unit
+from edged.api.ollama.embed import unit
 from edged.errors import EdgedError
 from edged.types import Embedded, EmbedRequest, Event, Finished, Started, Usage
 from tests.unit.api.asgi import ask

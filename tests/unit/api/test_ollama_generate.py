@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edged.api.ollama_context import Turns, decode, encode
+from edged.api.ollama.context import Turns, decode, encode
 from edged.errors import InvalidRequest
 from edged.types import ChatPrompt, GenerateRequest, Reasoning, TextPrompt
 from tests.unit.api.asgi import ask

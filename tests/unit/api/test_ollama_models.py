@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from edged.api.ollama_names import readings, shown
+from edged.api.ollama.names import readings, shown
 from edged.store import Store
 from tests.unit.api.asgi import HOST, ask, get
 from tests.unit.api.fake_router import SERVED, FakeRouter, app_with, words

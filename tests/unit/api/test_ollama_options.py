@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edged.api.ollama_options import TABLE, Options, options
+from edged.api.ollama.options import TABLE, Options, options
 from edged.errors import InvalidRequest
 from edged.types import SamplingParams
 

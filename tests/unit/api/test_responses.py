@@ -17,13 +17,14 @@ from openai.types.responses import (
     response_create_params,
 )
 
-from edged.api import responses_input, sse
+from edged.api import sse
 from edged.api.exchange import Exchange
-from edged.api.responses_events import ResponseBody
-from edged.api.responses_items import Item, Reference
-from edged.api.responses_request import _INCLUDABLE, FIELDS, parse
-from edged.api.responses_stream import ResponseAnswer, ResponseStream
-from edged.api.responses_wire import RESPONSES
+from edged.api.responses import input as responses_input
+from edged.api.responses.events import ResponseBody
+from edged.api.responses.items import Item, Reference
+from edged.api.responses.request import _INCLUDABLE, FIELDS, parse
+from edged.api.responses.stream import ResponseAnswer, ResponseStream
+from edged.api.responses.wire import RESPONSES
 from edged.errors import ContextLengthExceeded, EdgedError, InvalidRequest, QueueFull, WorkerDied
 from edged.types import ChatPrompt, Delta, GenerateRequest, JsonObject, JsonSchema, Started, TokenLogprob
 from tests.unit.api.asgi import ask

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from edged.api.fields import Table, Unknown, accept, choice, inert, items, later, mapping, served, text, wrong
 from edged.api.messages import MAX_MESSAGES
-from edged.api.responses_items import (
+from edged.api.responses.items import (
     FunctionCall,
     FunctionOutput,
     InputText,

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from edged.api.anthropic_thinking import unsealed
-from edged.api.anthropic_tools import CACHE_CONTROL, ToolChange
+from edged.api.anthropic.thinking import unsealed
+from edged.api.anthropic.tools import CACHE_CONTROL, ToolChange
 from edged.api.fields import (
     Table,
     Unknown,

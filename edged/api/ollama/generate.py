@@ -12,9 +12,9 @@ from edged.api.answering import Call
 from edged.api.exchange import Exchange
 from edged.api.fields import Table, Unknown, accept, boolean, later, served, text
 from edged.api.logprobs import ChatToken
-from edged.api.ollama_answer import Ending, Piece, timestamp
-from edged.api.ollama_context import Turns, decode, encode
-from edged.api.ollama_request import IMAGES_INSTEAD, Presence, call, common, presence
+from edged.api.ollama.answer import Ending, Piece, timestamp
+from edged.api.ollama.context import Turns, decode, encode
+from edged.api.ollama.request import IMAGES_INSTEAD, Presence, call, common, presence
 from edged.errors import UnsupportedParameter
 from edged.types import ChatPrompt, TextPrompt
 

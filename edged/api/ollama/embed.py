@@ -21,9 +21,9 @@ from edged.api.answering import Call
 from edged.api.embeddings import MAX_INPUTS
 from edged.api.exchange import Exchange, generation_id
 from edged.api.fields import Table, Unknown, accept, boolean, integer, items, keep_alive, served, text, wrong
-from edged.api.ollama_answer import nanoseconds
-from edged.api.ollama_options import Options, embedding_options
-from edged.api.ollama_request import Presence
+from edged.api.ollama.answer import nanoseconds
+from edged.api.ollama.options import Options, embedding_options
+from edged.api.ollama.request import Presence
 from edged.api.vectors import as_numbers, numbers, vectors_of
 from edged.types import Embedded, EmbedRequest, Event, Finished, Usage
 

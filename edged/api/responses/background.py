@@ -14,8 +14,8 @@ from edged.api.connection import send_json, unless_gone
 from edged.api.errors import known
 from edged.api.exchange import Exchange, Services, exchange_of
 from edged.api.limits import ClientGone
-from edged.api.responses_stream import ResponseStream
-from edged.api.responses_wire import RESPONSES
+from edged.api.responses.stream import ResponseStream
+from edged.api.responses.wire import RESPONSES
 from edged.daemon.background import Run, Transcript
 from edged.daemon.refusals import shutting_down
 from edged.errors import EdgedError, ShuttingDown

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from msgspec import UNSET, Struct, UnsetType
 
 from edged.api.fields import Table, boolean, later, served, text
-from edged.api.ollama_names import readings
+from edged.api.ollama.names import readings
 
 if TYPE_CHECKING:
     from edged.daemon.job import Job, JobEvent

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 from msgspec.structs import replace
 
-from edged.api import responses_events as events
 from edged.api.logprobs import ChatToken, chat_tokens
-from edged.api.responses_events import ResponseBody, usage_body
-from edged.api.responses_items import (
+from edged.api.responses import events
+from edged.api.responses.events import ResponseBody, usage_body
+from edged.api.responses.items import (
     FunctionCall,
     Item,
     Message,

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgspec
 from msgspec.structs import replace
 
-from edged.api.responses_events import Failure, ResponseBody
-from edged.api.responses_items import Item, Reference, response_of
+from edged.api.responses.events import Failure, ResponseBody
+from edged.api.responses.items import Item, Reference, response_of
 from edged.errors import CorruptFile, InvalidRequest, NotFound
 from edged.store.responses import Record
 

@@ -11,8 +11,8 @@ from msgspec import Struct
 
 from edged.api.exchange import Services
 from edged.api.fields import Table, later, served, text
-from edged.api.ollama_answer import timestamp
-from edged.api.ollama_names import installed, shown
+from edged.api.ollama.answer import timestamp
+from edged.api.ollama.names import installed, shown
 from edged.daemon.spec import task_of
 from edged.daemon.status import ModelState, ModelStatus
 from edged.errors import CorruptFile, ModelNotFound

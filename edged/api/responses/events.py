@@ -11,8 +11,8 @@ from typing import Any
 from msgspec import Struct, field
 
 from edged.api.logprobs import ChatToken
-from edged.api.responses_items import Item, OutputText, ReasoningText, Refusal, SummaryText
-from edged.api.responses_wire import in_own_names
+from edged.api.responses.items import Item, OutputText, ReasoningText, Refusal, SummaryText
+from edged.api.responses.wire import in_own_names
 from edged.errors import EdgedError
 from edged.types import Usage
 

@@ -11,9 +11,9 @@ from edged.api.answering import Call
 from edged.api.exchange import Exchange
 from edged.api.fields import Table, Unknown, accept, served
 from edged.api.logprobs import ChatToken
-from edged.api.ollama_answer import CallBody, Ending, Piece, timestamp
-from edged.api.ollama_messages import messages
-from edged.api.ollama_request import Presence, call, common, presence
+from edged.api.ollama.answer import CallBody, Ending, Piece, timestamp
+from edged.api.ollama.messages import messages
+from edged.api.ollama.request import Presence, call, common, presence
 from edged.api.tools import tool_use, tools
 from edged.errors import InvalidRequest
 from edged.types import ChatPrompt, Reasoning

@@ -12,8 +12,8 @@ from edged.api.answering import Call
 from edged.api.exchange import Exchange, generation_id
 from edged.api.fields import Table, Unknown, boolean, integer, keep_alive, later, served, text, wrong
 from edged.api.formats import json_schema
-from edged.api.ollama_answer import Line, OllamaAnswer, OllamaStream, Turn
-from edged.api.ollama_options import Options, options
+from edged.api.ollama.answer import Line, OllamaAnswer, OllamaStream, Turn
+from edged.api.ollama.options import Options, options
 from edged.api.request import top_logprobs
 from edged.types import Constraint, GenerateRequest, JsonObject, Prompt, Reasoning, ToolUse
 

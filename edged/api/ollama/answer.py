@@ -15,7 +15,7 @@ import msgspec
 from msgspec import Struct
 
 from edged.api.logprobs import ChatToken, chat_tokens
-from edged.api.ollama_wire import OLLAMA
+from edged.api.ollama.wire import OLLAMA
 from edged.errors import EdgedError
 from edged.types import CallPiece, ChoiceEnd, Delta, Event, Finished, Usage
 

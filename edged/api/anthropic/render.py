@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
-from edged.api.anthropic_thinking import UNSIGNED, sealed
+from edged.api.anthropic.thinking import UNSIGNED, sealed
 from edged.api.cut_json import whole_part
 from edged.api.wire import Wire
 from edged.errors import EdgedError

@@ -16,16 +16,20 @@ from litestar.handlers import HTTPRouteHandler
 from litestar.types import ASGIApp, HTTPScope, Receive, Send
 from msgspec import Struct
 
-from edged.api import ollama_chat, ollama_embed, ollama_generate, ollama_lines, ollama_pull
 from edged.api.admin import removed
 from edged.api.answering import Call, answer
 from edged.api.auth import require_admin
 from edged.api.exchange import Exchange, Services, exchange_of
 from edged.api.fields import Table, Unknown, accept, served, text
 from edged.api.limits import JSON_KINDS, read_json
-from edged.api.ollama_models import SHOW, Cards, Processes, Shown, Tags
-from edged.api.ollama_names import installed
-from edged.api.ollama_request import Presence
+from edged.api.ollama import chat as ollama_chat
+from edged.api.ollama import embed as ollama_embed
+from edged.api.ollama import generate as ollama_generate
+from edged.api.ollama import lines as ollama_lines
+from edged.api.ollama import pull as ollama_pull
+from edged.api.ollama.models import SHOW, Cards, Processes, Shown, Tags
+from edged.api.ollama.names import installed
+from edged.api.ollama.request import Presence
 from edged.errors import InvalidRequest, MissingParameter, NotFound
 from edged.version import VERSION
 

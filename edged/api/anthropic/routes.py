@@ -19,10 +19,10 @@ from msgspec import Struct
 
 from edged.api import chat
 from edged.api.answering import Call, answer
-from edged.api.anthropic_messages import Reader
-from edged.api.anthropic_render import MessageAnswer, MessageStream, Shape
-from edged.api.anthropic_thinking import effort, reasoning, thinking
-from edged.api.anthropic_tools import CACHE_CONTROL, Choice, offered, tool_choice, tool_use, tools
+from edged.api.anthropic.messages import Reader
+from edged.api.anthropic.render import MessageAnswer, MessageStream, Shape
+from edged.api.anthropic.thinking import effort, reasoning, thinking
+from edged.api.anthropic.tools import CACHE_CONTROL, Choice, offered, tool_choice, tool_use, tools
 from edged.api.exchange import Exchange, Services, exchange_of, generation_id
 from edged.api.fields import (
     MAX_TOKENS,

@@ -18,18 +18,18 @@ from litestar.types import ASGIApp, HTTPScope, Receive, Send
 from msgspec import Struct
 from msgspec.structs import replace
 
-from edged.api import responses_background as background
 from edged.api.answering import Call, answer
 from edged.api.connection import send_json
 from edged.api.exchange import Services, exchange_of
 from edged.api.fields import Table, inert, served
 from edged.api.limits import read_json
 from edged.api.query import count, flag, one_of, query, word
-from edged.api.responses_events import ResponseBody
-from edged.api.responses_history import History, record_of
-from edged.api.responses_items import Item, Message, OutputText
-from edged.api.responses_request import LOGPROBS, Asked, include, parse
-from edged.api.responses_stream import ResponseAnswer, ResponseStream
+from edged.api.responses import background
+from edged.api.responses.events import ResponseBody
+from edged.api.responses.history import History, record_of
+from edged.api.responses.items import Item, Message, OutputText
+from edged.api.responses.request import LOGPROBS, Asked, include, parse
+from edged.api.responses.stream import ResponseAnswer, ResponseStream
 from edged.daemon.responses import Responses
 from edged.errors import Conflict, EdgedError, InvalidRequest
 

@@ -29,10 +29,10 @@ from edged.api.fields import (
 )
 from edged.api.formats import GRAMMAR, Format
 from edged.api.request import sampling
-from edged.api.responses_events import ReasoningBody, ResponseBody, TextBody
-from edged.api.responses_input import read_input
-from edged.api.responses_items import Item, Reference, chat_messages
-from edged.api.responses_tools import shown, text_format, tool_choice, tools
+from edged.api.responses.events import ReasoningBody, ResponseBody, TextBody
+from edged.api.responses.input import read_input
+from edged.api.responses.items import Item, Reference, chat_messages
+from edged.api.responses.tools import shown, text_format, tool_choice, tools
 from edged.api.tools import tool_use
 from edged.errors import InvalidRequest, MissingParameter
 from edged.store.responses import new_id
