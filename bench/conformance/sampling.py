@@ -217,7 +217,7 @@ def logprobs_raw(server: Server) -> None:
 @check(AREA, "timeout_s", own=True)
 def timeout(server: Server) -> None:
     reply = server.send("POST", "/v1/chat/completions", server.chat_body(
-        max_tokens=200, timeout_s=0.02))
+        max_tokens=200, timeout_s=0.001))
     expect(reply.status >= 400, "an answer after its time")
     if reply.status != 504:
         server.took(reply, "", "timeout_s")

@@ -3,8 +3,10 @@ Anthropic's for its clients."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 from litestar import Request, get
 from litestar.handlers import HTTPRouteHandler
 from litestar.params import FromPath
@@ -46,6 +48,15 @@ def model_body(status: ModelStatus, quality: Verdict | None) -> ModelBody:
     )
 
 
+def told_apart(statuses: Iterable[ModelStatus]) -> list[ModelStatus]:
+    """Ids are unique: another version of a model that is told already is `name@version`."""
+    found: dict[str, ModelStatus] = {}
+    for status in statuses:
+        name = status.name if status.name not in found else f"{status.name}@{status.version}"
+        found[name] = msgspec.structs.replace(status, name=name)
+    return list(found.values())
+
+
 def routes(services: Services) -> list[HTTPRouteHandler]:
     def quality() -> dict[str, Verdict | None]:
         """By digest, of every installed model's active version."""
@@ -60,10 +71,11 @@ def routes(services: Services) -> list[HTTPRouteHandler]:
 
     @get("/v1/models", sync_to_thread=False)
     def list_models(request: Request[Any, Any, Any]) -> ModelList | ModelsPage:
+        statuses = told_apart(services.router.models())
         if "anthropic-version" in request.headers:
-            return models_page(services.router.models(), request.query_params)
+            return models_page(statuses, request.query_params)
         known = quality()
-        return ModelList([model_body(status, known.get(status.digest)) for status in services.router.models()])
+        return ModelList([model_body(status, known.get(status.digest)) for status in statuses])
 
     @get("/v1/models/{name:path}", sync_to_thread=False)
     def one_model(name: FromPath[str], request: Request[Any, Any, Any]) -> ModelBody | ModelInfo:
