@@ -28,7 +28,7 @@ TIMEOUT_S = 600
 def start(name: str, command: Sequence[str | Path], config: dict[str, Any]) -> Running:
     child = spawn(name, [*command, json.dumps(config)], pipe=True)
     try:
-        facts = _read(child, name)["facts"]
+        facts = read(child, name)["facts"]
     except BenchError:
         end(child)
         raise
@@ -44,7 +44,7 @@ def ask(running: Running, workload: Workload, first: int) -> Burst:
     cpu_s, began_s = time.process_time(), time.perf_counter()
     child.stdin.write(json.dumps({"prompts": prompts, "answer_tokens": workload.answer_tokens}).encode() + b"\n")
     child.stdin.flush()
-    said = _read(child, running.model)["answers"]
+    said = read(child, running.model)["answers"]
     wall_s = time.perf_counter() - began_s
     answers = [
         Answer(sent_s=0.0, first_s=one["first_s"], last_s=one["last_s"], events=one["completion_tokens"],
@@ -54,9 +54,10 @@ def ask(running: Running, workload: Workload, first: int) -> Burst:
     return Burst(answers, wall_s, time.process_time() - cpu_s)
 
 
-def _read(child: subprocess.Popen[bytes], name: str) -> dict[str, Any]:
+def read(child: subprocess.Popen[bytes], name: str, timeout_s: float = TIMEOUT_S) -> dict[str, Any]:
+    """The next line. Raises BenchError where none comes: the child has ended, or hangs."""
     assert child.stdout is not None
-    ready, _, _ = select.select([child.stdout], [], [], TIMEOUT_S)
+    ready, _, _ = select.select([child.stdout], [], [], timeout_s)
     line = child.stdout.readline() if ready else b""
     if not line:
         raise BenchError(f"{name} did not answer; see build/bench-logs/{name}.log")

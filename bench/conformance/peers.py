@@ -22,21 +22,26 @@ def gguf() -> Path:
 
 
 @contextmanager
-def edged() -> Iterator[tuple[Server, str]]:
-    """The server, and which version it is."""
-    made = servers.Edged(MODEL, rows=ROWS, context=CONTEXT, threads=THREADS, build={})
-    made.gguf()
+def edged(rows: int = ROWS, onnx: Path | None = None) -> Iterator[tuple[Server, str]]:
+    """The server, and which version it is. onnx: a folder to be served, instead of the GGUF."""
+    model, home = (onnx.name, "bench-onnx-home") if onnx else (MODEL, "bench-home")
+    made = servers.Edged(model, rows=rows, context=CONTEXT, threads=THREADS, home=home, build={})
+    if onnx:
+        made.take(onnx)
+    else:
+        made.gguf()
+    runtime = "onnxruntime" if onnx else "llama-cpp-python"
     running = made.start()
     try:
-        yield Server(running.url, MODEL, CONTEXT), f"{servers.commit()}, llama-cpp-python {version('llama-cpp-python')}"
+        yield Server(running.url, model, CONTEXT), f"{servers.commit()}, {runtime} {version(runtime)}"
     finally:
         running.stop()
 
 
 @contextmanager
-def llama_server() -> Iterator[tuple[Server, str]]:
+def llama_server(rows: int = ROWS) -> Iterator[tuple[Server, str]]:
     running = servers.start_peer(
-        "llama-server", gguf(), rows=ROWS, context=CONTEXT, threads=THREADS, tuned=False)
+        "llama-server", gguf(), rows=rows, context=CONTEXT, threads=THREADS, tuned=False)
     try:
         yield Server(running.url, running.model, CONTEXT), running.facts["version"]
     finally:
