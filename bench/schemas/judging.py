@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, NoReturn
 
-from jsonschema import Draft202012Validator, FormatChecker
+from jsonschema import Draft202012Validator
 from jsonschema.protocols import Validator
 from jsonschema.validators import validator_for
 
@@ -59,9 +59,9 @@ def judge(schema: dict[str, Any], answer: Answer) -> tuple[Verdict, str]:
 
 
 def validator(schema: dict[str, Any]) -> Validator:
-    """By the schema's own dialect. Formats assert, those that the package can check without other packages."""
+    """By the schema's own dialect. Formats assert."""
     kind = validator_for(schema, default=Draft202012Validator)
-    return kind(schema, format_checker=FormatChecker())
+    return kind(schema, format_checker=kind.FORMAT_CHECKER)
 
 
 def refused(schema: dict[str, Any], message: str) -> str:

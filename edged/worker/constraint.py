@@ -249,7 +249,7 @@ def _read(constraint: Constraint | str) -> tuple[str, str, Callable[[str], str]]
 def _reason(message: str) -> str:
     """llguidance's own, without its state and its words for a program."""
     text = re.sub(r"\n?<(state>.*|non-verbose/>)", "", message, flags=re.DOTALL).strip()
-    if text.startswith("NoExtension"):
+    if text.startswith("NoExtension") or "Regex is empty" in text:
         return "no text satisfies it."
     if text.startswith("oneOf constraints"):
         return "`oneOf` is enforced only where its schemas evidently exclude each other; use `anyOf`."

@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from edged.errors import InvalidRequest
+from edged.worker.pattern import UNWRITABLE, writable
 
 #: Schemas within each other; llguidance and its JSON reader recurse.
 MAX_DEPTH = 40
@@ -116,7 +117,10 @@ class _Reading:
 
     def _inner(self, keyword: str, value: Any, path: str, depth: int) -> Any:
         if keyword in _NAMED and isinstance(value, dict):
-            return {name: self.read(item, f"{path}/{name}", depth) for name, item in value.items()}
+            named = writable if keyword == "patternProperties" else str
+            return {named(name): self.read(item, f"{path}/{name}", depth) for name, item in value.items()}
+        if keyword == "pattern" and isinstance(value, str):
+            return writable(value)
         if keyword in _LIST | _ONE and isinstance(value, list):
             return [self.read(item, f"{path}/{index}", depth) for index, item in enumerate(value)]
         return self.read(value, path, depth) if keyword in _ONE else value
@@ -128,6 +132,8 @@ def _check(schema: dict[str, Any], path: str) -> None:
             raise _refusal(keyword, path, "is not enforced; leave it out")
         if keyword == "format" and not (isinstance(value, str) and value in _FORMATS):
             raise _refusal(keyword, path, f"is enforced for {', '.join(sorted(_FORMATS))} only; use `pattern`")
+        if keyword in ("const", "enum") and not _can_be_written(value):
+            raise _refusal(keyword, path, r"has a control character other than \b \f \n \r \t, which is never written")
         if keyword == "multipleOf" and not _small_multiple(value):
             raise _refusal(keyword, path, f"is enforced for numbers of up to 4 digits below {MAX_MULTIPLE}")
         if keyword == "minProperties" and not _at_least(value, schema):
@@ -138,6 +144,14 @@ def _check(schema: dict[str, Any], path: str) -> None:
 def _refusal(keyword: str, path: str, why: str) -> InvalidRequest:
     where = f" (at {path[:200]})" if path else ""
     return InvalidRequest(f"The schema's keyword `{keyword[:64]}`{where} {why}.")
+
+
+def _can_be_written(value: Any) -> bool:
+    """llguidance leaves such a character out of a text, but not out of a name."""
+    if isinstance(value, str):
+        return UNWRITABLE.search(value) is None
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return all(map(_can_be_written, inner))
 
 
 def _small_multiple(value: Any) -> bool:

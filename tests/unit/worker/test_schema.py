@@ -57,7 +57,8 @@ def test_values_are_no_schemas() -> None:
     {"format": "iri"}, {"format": 3}, {"format": ["date"]},
     {"multipleOf": 1_000_003}, {"multipleOf": 0.12345}, {"multipleOf": "a"},
     {"minProperties": 2}, {"minProperties": 2, "required": ["a"]},
-], ids=str)
+    {"const": "a\0b"}, {"enum": ["a", "b\x7f"]}, {"const": {"a": [{"b": "\x1f"}]}},
+], ids=ascii)
 def test_a_value_that_would_be_enforced_in_part_is_refused_by_its_keyword(schema: dict[str, Any]) -> None:
     with pytest.raises(InvalidRequest, match=f"`{next(iter(schema))}`"):
         enforceable(json.dumps(schema))
@@ -65,8 +66,8 @@ def test_a_value_that_would_be_enforced_in_part_is_refused_by_its_keyword(schema
 
 @pytest.mark.parametrize("schema", [
     {"format": "uuid"}, {"multipleOf": 0.01}, {"multipleOf": 5}, {"minProperties": 1},
-    {"minProperties": 2, "required": ["a", "b"]},
-], ids=str)
+    {"minProperties": 2, "required": ["a", "b"]}, {"const": "\b\f\n\r\té🙂"}, {"enum": [{"a\x01": 1}]},
+], ids=ascii)
 def test_the_same_keywords_with_other_values_are_taken(schema: dict[str, Any]) -> None:
     assert cleaned(schema) == schema
 
