@@ -60,6 +60,10 @@ class Server:
             base_url=self.base_url, timeout=TIMEOUT_S, limits=httpx.Limits(max_keepalive_connections=0),
             headers={"authorization": f"Bearer {self.key}"})
 
+    def wait(self, timeout_s: float) -> None:
+        """For each answer from now on, instead of TIMEOUT_S."""
+        self._client.timeout = httpx.Timeout(timeout_s)
+
     def close(self) -> None:
         self._client.close()
 

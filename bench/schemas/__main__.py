@@ -28,7 +28,7 @@ from bench.conformance.outcome import Broken
 from bench.schemas.cases import DECLARED, PROGRAMS, SUITE, Case, cases
 from bench.schemas.judging import Answer, Verdict, judge
 
-AT_ONCE, MAX_TOKENS, TIMEOUT_S = 8, 200, 60
+AT_ONCE, MAX_TOKENS, TIMEOUT_S = 8, 120, 150
 #: Without the schema: nothing but the constraint makes an answer valid. Without the wish a small model runs on.
 SAID = 'Answer with very short JSON, one word for each text, such as {"a": "b"}.'
 app = App(name="schemas", help=__doc__, version_flags=[])
@@ -99,6 +99,8 @@ def _ready(name: str, onnx: Path | None) -> Iterator[tuple[Ask, str]]:
     if name not in made:
         raise BenchError(f"{name} is none of {', '.join(made)}, onnxruntime-genai")
     with made[name]() as (server, is_version), closing(server):
+        server.wait(TIMEOUT_S)
+
         def ask(case: Case) -> Answer:
             held = {"type": "json_schema", "json_schema": {"name": "answer", "strict": True, "schema": case.schema}}
             body = server.chat_body(SAID, max_tokens=MAX_TOKENS, seed=1, response_format=held)

@@ -32,8 +32,8 @@ def allowed(schema: object, text: str) -> bool:
 
 @pytest.mark.parametrize("piece", [
     '[^"]', r'[^"\\]', r"[^\\]", '[^"a-z]', r"[\x00-\x1f]", "[\x00-\x1f#]", r"[^ -~]", r"[^\]]", r"[^]]", r"[]^]",
-    r"[\s\S]", r"[\x01-\x09]", r"[^\x00-\x1f]", r"[^\[\]]", r"(\x01|c)", r"\x23", r"\u0023", r"[^\n]", ".", r"\W", r"\S", r"\\",
-    r"\[", '"',
+    r"[\s\S]", r"[\x01-\x09]", r"[^\x00-\x1f]", r"[^\[\]]", r"(\x01|c)", r"\x23", r"\u0023", r"[^\n]", ".", r"\W",
+    r"\S", r"\\", r"\[", '"',
 ])
 def test_of_ascii_a_class_allows_what_it_says(piece: str) -> None:
     pattern = f"^a{piece}b$"
