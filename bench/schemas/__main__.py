@@ -95,7 +95,7 @@ def _ready(name: str, onnx: Path | None) -> Iterator[tuple[Ask, str]]:
             yield ready
         return
     made = {"edged": lambda: started.edged(AT_ONCE), "llama-server": lambda: started.llama_server(AT_ONCE),
-            "edged-onnx": lambda: started.edged(AT_ONCE, onnx)}
+            "edged-onnx": lambda: started.edged(AT_ONCE, onnx and onnx.resolve())}
     if name not in made:
         raise BenchError(f"{name} is none of {', '.join(made)}, onnxruntime-genai")
     with made[name]() as (server, is_version), closing(server):
