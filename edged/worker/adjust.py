@@ -10,6 +10,9 @@ from numpy.typing import NDArray
 from edged.errors import InvalidRequest
 from edged.types import SamplingParams
 
+#: A penalty near 0 would make a likely token's logit infinite, which is no number to draw by.
+_FLOAT = np.finfo(np.float32)
+
 
 class Adjustments:
     """Owns the token counts of one choice. Costs grow with the distinct tokens seen, not with the vocabulary.
@@ -27,7 +30,7 @@ class Adjustments:
                 )
         self._bias_ids = np.fromiter(bias.keys(), np.intp, len(bias))
         self._bias = np.fromiter(bias.values(), np.float32, len(bias))
-        self._repetition = np.float32(params.repetition_penalty or 1.0)
+        self._repetition = max(np.float32(params.repetition_penalty or 1.0), _FLOAT.tiny)
         self._presence = np.float32(params.presence_penalty or 0.0)
         self._frequency = np.float32(params.frequency_penalty or 0.0)
         self._counting = bool(self._repetition != 1 or self._presence != 0 or self._frequency != 0)
@@ -63,6 +66,8 @@ class Adjustments:
         ids, counts = self._ids[: self._seen], self._counts[: self._seen]
         values = logits[ids]
         if self._repetition != 1:
-            values = np.where(values > 0, values / self._repetition, values * self._repetition)
+            with np.errstate(over="ignore", under="ignore"):
+                penalised = np.where(values > 0, values / self._repetition, values * self._repetition)
+            values = np.where(np.isfinite(values), np.minimum(penalised, _FLOAT.max), penalised)
         values -= self._frequency * counts + self._presence * (counts > 0)
         logits[ids] = values

@@ -178,6 +178,21 @@ def test_penalties_are_those_of_openai_and_ctrl(
     assert wanted[chosen] == pytest.approx(wanted.max(), abs=1e-4)
 
 
+@pytest.mark.parametrize("repetition", [5e-324, 1e-45, 1e-38, 1e-3])
+def test_a_penalty_near_nothing_leaves_numbers_to_draw_by(repetition: float) -> None:
+    """It favours what was said, as a penalty under 1 does, and ends no request."""
+    logits = np.array([3.0, 9.0, 0.0, -4.0], np.float32)
+    drawn = sampler(SamplingParams(repetition_penalty=repetition, temperature=1.0), prompt=[0, 2, 3]).sample(logits, 0)
+    assert drawn == 0
+
+
+def test_a_model_that_gives_infinity_is_still_found_out_under_a_penalty() -> None:
+    logits = np.array([np.inf, 9.0], np.float32)
+    with pytest.raises(EngineError):
+        sampler(SamplingParams(repetition_penalty=1.5), prompt=[0]).sample(logits, 0)
+
+
+
 def test_penalties_move_on_to_other_tokens() -> None:
     choose = sampler(SamplingParams(temperature=0.0, frequency_penalty=1.0))
     logits, drawn = np.array([1.5, 1.0, 0.9], np.float32), []
