@@ -25,12 +25,13 @@ from edged.api.fields import (
     later,
     mapping,
     served,
+    takes,
     text,
     wrong,
 )
 from edged.api.formats import RESPONSE_FORMAT, constraint
 from edged.api.limits import read_json
-from edged.api.messages import messages
+from edged.api.messages import messages, messages_schema
 from edged.api.request import max_tokens, sampling, top_logprobs, usage_wanted
 from edged.api.tools import TOOL_FIELDS, reasoning, tool_use
 from edged.types import ChatPrompt, GenerateRequest
@@ -40,22 +41,32 @@ _RESERVED = frozenset({"messages", "tools", "documents", "add_generation_prompt"
                        "chat_template", "bos_token", "eos_token", "unk_token", "pad_token"})
 
 
+_SHORT = {"anyOf": [{"type": "string", "maxLength": 1000}, {"type": ["number", "boolean", "null"]}],
+          "description": "Whole numbers of at most 64 bits."}
+
+
+@takes({"type": "object", "maxProperties": 32, "additionalProperties": _SHORT,
+        "propertyNames": {"maxLength": 64, "not": {"enum": sorted(_RESERVED)}}})
 def template_kwargs(value: Any, path: str) -> dict[str, Any]:
     for name, item in mapping(32)(value, path).items():
         at = f"{path}.{name}"
         if not name.isidentifier() or len(name) > 64 or name in _RESERVED:
             raise wrong(at[:200], "left out: a template does not take that name from a request")
-        if not isinstance(item, str | int | float | bool | None) or len(str(item)) > 1000:
-            raise wrong(at, "a short string, a number, true, false or null")
+        if not isinstance(item, str | int | float | bool | None) or (isinstance(item, str) and len(item) > 1000):
+            raise wrong(at[:200], "a short string, a number, true, false or null")
+        if isinstance(item, int) and not -(2**63) <= item < 2**63:
+            raise wrong(at[:200], "a number of at most 64 bits")
     return dict(value)
 
 
-def _any(value: Any, path: str) -> Any:
+@takes(messages_schema)
+def _unread(value: Any, path: str) -> Any:
+    """What is unknown in them is known to `parse`, which reads them."""
     return value
 
 
 FIELDS: Table = GENERATION | RESPONSE_FORMAT | TOOL_FIELDS | {
-    "messages": served(_any, required=True),
+    "messages": served(_unread, required=True),
     "max_completion_tokens": served(integer(1, MAX_TOKENS)),
     "logprobs": served(boolean),
     "top_logprobs": served(integer(0, 20)),

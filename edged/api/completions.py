@@ -22,7 +22,10 @@ from edged.api.fields import (
     accept,
     boolean,
     integer,
+    list_schema,
+    schema_of,
     served,
+    takes,
     text,
     wrong,
 )
@@ -59,6 +62,12 @@ def _prompt(value: Any, path: str) -> Prompt:
     raise wrong(path, "a string or a list of token ids")
 
 
+_TOKENS = {"type": "array", "items": schema_of(integer(0, MAX_TOKEN)), "minItems": 1}
+
+
+@takes({"anyOf": [
+    {"type": "string"}, _TOKENS,
+    list_schema({"anyOf": [{"type": "string"}, _TOKENS]}, range(1, MAX_ANSWERS + 1))]})
 def prompts(value: Any, path: str) -> list[Prompt]:
     if isinstance(value, str):
         return [TextPrompt(value)]

@@ -21,8 +21,11 @@ from edged.api.fields import (
     inert,
     integer,
     keep_alive,
+    list_schema,
     number,
+    schema_of,
     served,
+    takes,
     text,
     wrong,
 )
@@ -57,6 +60,11 @@ def _input(value: Any, path: str) -> str | list[int]:
     raise wrong(path, "a string that is not empty, or a list of token ids")
 
 
+_TEXT = {"type": "string", "minLength": 1}
+_TOKENS = {"type": "array", "items": schema_of(integer(0, MAX_TOKEN)), "minItems": 1}
+
+
+@takes({"anyOf": [_TEXT, _TOKENS, list_schema({"anyOf": [_TEXT, _TOKENS]}, range(1, MAX_INPUTS + 1))]})
 def inputs(value: Any, path: str) -> list[str | list[int]]:
     if isinstance(value, str) and value:
         return [value]

@@ -72,6 +72,20 @@ def object_schema(table: Table) -> Schema:
     }
 
 
+def kind_schema(table: Table, kind: str, key: str = "type", *, said: bool = False) -> Schema:
+    """`object_schema` of one of the kinds that `key` tells apart. said: it must be, though the table does not ask."""
+    schema = object_schema(table)
+    said = said and not table[key].required
+    schema["properties"] |= {key: {"const": kind} if said or table[key].required else {"enum": [kind, None]}}
+    schema["required"] += [key] if said else []
+    return schema
+
+
+def list_schema(item: Schema, sizes: range) -> Schema:
+    """Of what `items` takes."""
+    return {"type": "array", "items": item, "minItems": sizes[0], "maxItems": sizes[-1]}
+
+
 def _property(field: Field) -> Schema:
     if field.use == "later":
         off = [value for value in field.off if value is not None]
@@ -120,8 +134,8 @@ def accept(table: Table, said: Mapping[str, Any], *, unknown: Unknown, path: str
 
 
 def _same(value: Any, off: Any) -> bool:
-    """1 and True are equal in Python, and not in JSON."""
-    return type(value) is type(off) and bool(value == off)
+    """1 and True are equal in Python, and not in JSON; 1 and 1.0 are in both."""
+    return isinstance(value, bool) is isinstance(off, bool) and bool(value == off)
 
 
 def _unknown(name: str, at: str, table: Table) -> UnknownParameter:
@@ -240,7 +254,8 @@ MAX_BIASES = 4096
 MAX_TOKEN = 2**31 - 1
 
 
-@takes({"type": "object", "additionalProperties": schema_of(_bias), "maxProperties": MAX_BIASES})
+@takes({"type": "object", "propertyNames": {"pattern": "^[0-9]{1,10}$"}, "additionalProperties": schema_of(_bias),
+        "maxProperties": MAX_BIASES})
 def logit_bias(value: Any, path: str) -> dict[int, float]:
     biases: dict[int, float] = {}
     for token, bias in mapping(MAX_BIASES)(value, path).items():
@@ -257,7 +272,8 @@ _PART = re.compile(rf"({_NUMBER})(ms|s|m|h|)", re.ASCII)
 _seconds = number(-1, 10**9)
 
 
-@takes({"anyOf": [{"type": "number"}, {"type": "string", "examples": ["10m"]}]})
+@takes({"anyOf": [{"type": "number", "maximum": 10**9},
+                  {"type": "string", "pattern": f"^{_DURATION.pattern}$", "examples": ["10m"]}]})
 def keep_alive(value: Any, path: str) -> float:
     """Seconds; -1 for ever. Also texts like "10m" and "1h30m", as Ollama takes them and Go programs write them."""
     if isinstance(value, str):

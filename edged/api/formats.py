@@ -11,7 +11,21 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from edged.api.fields import Accepted, Table, accept, boolean, choice, inert, served, text, wrong
+from edged.api.fields import (
+    Accepted,
+    Table,
+    accept,
+    boolean,
+    choice,
+    inert,
+    kind_schema,
+    object_schema,
+    record,
+    served,
+    takes,
+    text,
+    wrong,
+)
 from edged.errors import InvalidRequest
 from edged.types import Constraint, Gbnf, JsonObject, JsonSchema, Lark, Regex
 
@@ -24,6 +38,7 @@ class Format(NamedTuple):
     ignored: list[str]
 
 
+@takes({"type": "object", "description": "A JSON Schema."})
 def json_schema(value: Any, path: str) -> JsonSchema:
     """A schema as it came, with the order of its properties."""
     if not isinstance(value, dict):
@@ -47,21 +62,28 @@ def _object(value: Any, path: str) -> dict[str, Any]:
     return value
 
 
+_kinds = choice("text", "json_object", "json_schema")
+
+
+def _table(kind: Any) -> Table:
+    table: Table = {"type": served(_kinds, required=True)}
+    return table | ({"json_schema": served(record(_JSON_SCHEMA), required=True)} if kind == "json_schema" else {})
+
+
+@takes(lambda: {"anyOf": [kind_schema(_table(kind), kind) for kind in ("text", "json_object", "json_schema")]})
 def response_format(value: Any, path: str) -> Format:
-    kinds = choice("text", "json_object", "json_schema")
-    table: Table = {"type": served(kinds, required=True)}
-    if _object(value, path).get("type") == "json_schema":
-        table["json_schema"] = served(_object, required=True)
+    table = _table(_object(value, path).get("type"))
     said = accept(table, value, unknown="refuse", path=path).values
     match said["type"]:
         case "text":
             return Format(None, path, [])
         case "json_object":
             return Format(JsonObject(), path, [])
-    inner: Accepted = accept(_JSON_SCHEMA, said["json_schema"], unknown="refuse", path=f"{path}.json_schema")
+    inner: Accepted = said["json_schema"]
     return Format(inner.values["schema"], f"{path}.json_schema.schema", inner.ignored)
 
 
+@takes(object_schema(_GRAMMAR))
 def grammar(value: Any, path: str) -> Format:
     said = accept(_GRAMMAR, _object(value, path), unknown="refuse", path=path).values
     return Format(_GRAMMARS[said["type"]](said["value"]), f"{path}.value", [])

@@ -14,7 +14,19 @@ from msgspec import Struct
 from edged.api import sse
 from edged.api.connection import send_json, unless_gone
 from edged.api.exchange import Services, exchange_of
-from edged.api.fields import MAX_ADAPTER_NAME, Table, accept, boolean, items, served, text, wrong
+from edged.api.fields import (
+    MAX_ADAPTER_NAME,
+    Table,
+    accept,
+    boolean,
+    items,
+    list_schema,
+    schema_of,
+    served,
+    takes,
+    text,
+    wrong,
+)
 from edged.api.limits import ClientGone, read_json
 from edged.api.wire import OPENAI
 from edged.daemon.job import JobEvent
@@ -30,6 +42,7 @@ PULL: Table = {
 }
 
 
+@takes(list_schema(schema_of(_PATH), range(17)))
 def _adapters(value: Any, path: str) -> tuple[str, ...]:
     return tuple(items(value, path, _PATH, "a list of up to 16 adapters", range(17)))
 

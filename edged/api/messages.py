@@ -11,15 +11,41 @@ from typing import Any
 
 import msgspec
 
-from edged.api.fields import Check, Table, Unknown, accept, choice, inert, items, later, served, text, wrong
+from edged.api.fields import (
+    Check,
+    Schema,
+    Table,
+    Unknown,
+    accept,
+    choice,
+    inert,
+    items,
+    kind_schema,
+    later,
+    list_schema,
+    object_schema,
+    schema_of,
+    served,
+    takes,
+    text,
+    wrong,
+)
 from edged.errors import InvalidRequest, MissingParameter, UnsupportedParameter
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
 MAX_MESSAGES = 16_384
 _TEXT_PARTS = {"text": "text", "refusal": "refusal"}
+_PARTS = range(1, 1001)
+_CALLS = range(1001)
 _OTHER_PARTS = ("image_url", "input_audio", "file", "video_url", "audio_url", "image", "input_image")
 
 
+def _part_table(key: str) -> Table:
+    return {"type": served(text()), key: served(text(), required=True)}
+
+
+@takes({"anyOf": [
+    kind_schema(_part_table(key), kind, said=True) for kind, key in _TEXT_PARTS.items()]})
 def _part(value: Any, path: str) -> str:
     if not isinstance(value, dict):
         raise wrong(path, 'an object like {"type": "text", "text": "…"}')
@@ -31,16 +57,16 @@ def _part(value: Any, path: str) -> str:
     if not isinstance(kind, str) or kind not in _TEXT_PARTS:
         raise wrong(f"{path}.type", '"text"')
     key = _TEXT_PARTS[kind]
-    table: Table = {"type": served(text()), key: served(text(), required=True)}
-    return str(accept(table, value, unknown="refuse", path=path).values[key])
+    return str(accept(_part_table(key), value, unknown="refuse", path=path).values[key])
 
 
+@takes({"anyOf": [{"type": "string"}, list_schema(schema_of(_part), _PARTS)]})
 def content(value: Any, path: str) -> str:
     if isinstance(value, str):
         return value
     if not isinstance(value, list):
         raise wrong(path, "a string or a list of text parts")
-    return "\n".join(items(value, path, _part, "a list of 1 to 1000 text parts", range(1, 1001)))
+    return "\n".join(items(value, path, _part, "a list of 1 to 1000 text parts", _PARTS))
 
 
 _FUNCTION: Table = {
@@ -49,6 +75,7 @@ _FUNCTION: Table = {
 }
 
 
+@takes(object_schema(_FUNCTION))
 def _function(value: Any, path: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise wrong(path, "an object with name and arguments")
@@ -64,7 +91,22 @@ def arguments(said: str) -> dict[str, Any] | str:
         found = msgspec.json.decode(said)
     except msgspec.DecodeError:
         return said
-    return found if isinstance(found, dict) else said
+    return found if isinstance(found, dict) and _crosses(found) else said
+
+
+def arguments_object(said: dict[str, Any]) -> dict[str, Any] | str:
+    """Of APIs that send the object itself."""
+    return said if _crosses(said) else msgspec.json.encode(said).decode()
+
+
+def _crosses(found: dict[str, Any]) -> bool:
+    """To the worker, as it is. JSON has greater numbers than msgpack, whose end at 64 bits; an object that holds one
+    crosses as its text."""
+    try:
+        msgspec.msgpack.encode(found)
+    except OverflowError:
+        return False
+    return True
 
 
 _TOOL_CALL: Table = {
@@ -75,16 +117,19 @@ _TOOL_CALL: Table = {
 }
 
 
+@takes(object_schema(_TOOL_CALL))
 def _tool_call(value: Any, path: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise wrong(path, "an object with id, type and function")
     return accept(_TOOL_CALL, value, unknown="refuse", path=path).values
 
 
+@takes(list_schema(schema_of(_tool_call), _CALLS))
 def _tool_calls(value: Any, path: str) -> list[dict[str, Any]]:
-    return items(value, path, _tool_call, "a list of up to 1000 tool calls", range(1001))
+    return items(value, path, _tool_call, "a list of up to 1000 tool calls", _CALLS)
 
 
+@takes({"type": "array", "maxItems": 0})
 def _empty(value: Any, path: str) -> None:
     if value != []:
         raise wrong(path, "an empty list")
@@ -149,9 +194,19 @@ def _complete_assistant(said: dict[str, Any], path: str) -> None:
         said.setdefault("content", "")
 
 
+_MESSAGES = range(1, MAX_MESSAGES + 1)
+
+
+def messages_schema() -> Schema:
+    """Of what `messages` takes."""
+    turns = {role: kind_schema(_TABLES[role], role, "role") for role in ROLES}
+    turns["assistant"]["anyOf"] = [
+        {"required": [name], "properties": {name: {"type": ["string", "array"], "minItems": 1}}}
+        for name in ("content", "tool_calls", "refusal")]
+    return list_schema({"anyOf": [*turns.values()]}, _MESSAGES)
+
+
 def messages(value: Any, path: str, unknown: Unknown, ignored: list[str]) -> list[dict[str, Any]]:
     if value == []:
         raise InvalidRequest(f"`{path}` is empty; send at least one message.", param=path)
-    return items(
-        value, path, message(unknown, ignored), "a list of messages", range(1, MAX_MESSAGES + 1)
-    )
+    return items(value, path, message(unknown, ignored), "a list of messages", _MESSAGES)

@@ -9,7 +9,7 @@ from urllib.parse import parse_qsl
 
 from litestar.types import Scope
 
-from edged.api.fields import Check, Table, accept, wrong
+from edged.api.fields import Check, Table, accept, takes, wrong
 from edged.errors import InvalidRequest
 
 MAX_PARAMETERS = 64
@@ -29,12 +29,14 @@ def query(scope: Scope, table: Table) -> dict[str, Any]:
     return accept(table, said, unknown="refuse").values
 
 
+@takes({"type": "string", "minLength": 1, "maxLength": 256})
 def word(value: list[str], path: str) -> str:
     if len(value) != 1 or not 0 < len(value[0]) <= 256:
         raise wrong(path, "one text")
     return value[0]
 
 
+@takes({"type": "boolean"})
 def flag(value: list[str], path: str) -> bool:
     if value not in (["true"], ["false"]):
         raise wrong(path, "true or false")
@@ -42,6 +44,7 @@ def flag(value: list[str], path: str) -> bool:
 
 
 def count(low: int, high: int) -> Check:
+    @takes({"type": "integer", "minimum": low, "maximum": high})
     def check(value: list[str], path: str) -> int:
         if len(value) != 1 or not re.fullmatch(r"[0-9]{1,10}", value[0], re.ASCII) or not low <= int(value[0]) <= high:
             raise wrong(path, f"a whole number from {low} to {high}")
@@ -51,6 +54,7 @@ def count(low: int, high: int) -> Check:
 
 
 def one_of(*values: str) -> Check:
+    @takes({"enum": [*values]})
     def check(value: list[str], path: str) -> str:
         if len(value) != 1 or value[0] not in values:
             raise wrong(path, " or ".join(values))

@@ -13,7 +13,22 @@ from msgspec import UNSET, Struct, UnsetType
 from edged.api.answering import Call, answer
 from edged.api.embeddings import COMMON, MAX_INPUTS, TokenUsage, token_usage
 from edged.api.exchange import Exchange, Services, exchange_of, generation_id
-from edged.api.fields import Table, Unknown, accept, boolean, integer, items, later, record, served, text, wrong
+from edged.api.fields import (
+    Table,
+    Unknown,
+    accept,
+    boolean,
+    integer,
+    items,
+    later,
+    list_schema,
+    record,
+    schema_of,
+    served,
+    takes,
+    text,
+    wrong,
+)
 from edged.api.limits import read_json
 from edged.api.vectors import numbers, vectors_of
 from edged.types import Embedded, EmbedRequest, Event, Finished, Usage
@@ -28,6 +43,7 @@ _words = text(2**31 - 1, min_length=1)
 _object = record({"text": served(_words, required=True)})
 
 
+@takes(lambda: {"anyOf": [schema_of(_words), schema_of(_object)]})
 def _document(value: Any, path: str) -> str:
     if isinstance(value, dict):
         said: str = _object(value, path).values["text"]
@@ -37,8 +53,12 @@ def _document(value: Any, path: str) -> str:
     return value
 
 
+_MANY = range(1, MAX_INPUTS + 1)
+
+
+@takes(lambda: list_schema(schema_of(_document), _MANY))
 def _documents(value: Any, path: str) -> list[str]:
-    return items(value, path, _document, f"a list of 1 to {MAX_INPUTS} documents", range(1, MAX_INPUTS + 1))
+    return items(value, path, _document, f"a list of 1 to {MAX_INPUTS} documents", _MANY)
 
 
 FIELDS: Table = COMMON | {

@@ -20,7 +20,21 @@ from msgspec import UNSET, Struct, UnsetType
 from edged.api import chat
 from edged.api.answering import Call, answer
 from edged.api.exchange import Exchange, Services, exchange_of, generation_id
-from edged.api.fields import MAX_TOKEN, Table, Unknown, accept, boolean, inert, integer, items, served, text
+from edged.api.fields import (
+    MAX_TOKEN,
+    Table,
+    Unknown,
+    accept,
+    boolean,
+    inert,
+    integer,
+    items,
+    list_schema,
+    schema_of,
+    served,
+    takes,
+    text,
+)
 from edged.api.limits import read_json
 from edged.api.sse import Streamed
 from edged.errors import InvalidRequest, MissingParameter
@@ -42,6 +56,7 @@ _CHAT: Table = {
     for name, field in chat.FIELDS.items() if name not in ("stream", "stream_options")
 }
 _token = integer(0, MAX_TOKEN)
+_READ = range(1, MAX_TOKENS_READ + 1)
 _OPTIONS: Table = {"pieces": served(boolean)}
 
 TEMPLATE: Table = _CHAT
@@ -50,12 +65,14 @@ TOKENIZE_TEXT: Table = _COMMON | _OPTIONS | {
     "add_special_tokens": served(boolean),
 }
 TOKENIZE_CHAT: Table = _CHAT | _OPTIONS
-DETOKENIZE: Table = _COMMON | {
-    "tokens": served(
-        lambda value, path: items(value, path, _token, "a list of token ids", range(1, MAX_TOKENS_READ + 1)),
-        required=True,
-    ),
-}
+
+
+@takes(list_schema(schema_of(_token), _READ))
+def _tokens(value: Any, path: str) -> list[int]:
+    return items(value, path, _token, "a list of token ids", _READ)
+
+
+DETOKENIZE: Table = _COMMON | {"tokens": served(_tokens, required=True)}
 
 
 class PieceBody(Struct, frozen=True):

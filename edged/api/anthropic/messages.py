@@ -13,6 +13,7 @@ from typing import Any
 from edged.api.anthropic.thinking import unsealed
 from edged.api.anthropic.tools import CACHE_CONTROL, ToolChange
 from edged.api.fields import (
+    Schema,
     Table,
     Unknown,
     accept,
@@ -20,14 +21,17 @@ from edged.api.fields import (
     choice,
     inert,
     items,
+    kind_schema,
     later,
+    list_schema,
     mapping,
     record,
     served,
+    takes,
     text,
     wrong,
 )
-from edged.api.messages import MAX_MESSAGES
+from edged.api.messages import MAX_MESSAGES, arguments_object
 from edged.errors import InvalidRequest, MissingParameter, UnsupportedParameter
 
 Block = dict[str, Any]
@@ -40,10 +44,22 @@ _TEXT: Table = _KIND | {
 _id = text(256, min_length=1)
 
 
-def _any(value: Any, path: str) -> Any:
+def _blocks_schema(tables: Mapping[str, Table], *, fewest: int) -> Schema:
+    """Of what `Reader._blocks` takes."""
+    blocks = [kind_schema(table, kind) for kind, table in tables.items()]
+    return {"anyOf": [{"type": "string"}, list_schema({"anyOf": blocks}, range(fewest, _MAX_BLOCKS))]}
+
+
+@takes(lambda: _blocks_schema(_RESULTS, fewest=0))
+def _unread_results(value: Any, path: str) -> Any:
     return value
 
 
+def _unread(value: Any, path: str) -> Any:
+    return value
+
+
+@takes({"const": {"type": "direct"}})
 def _direct(value: Any, path: str) -> None:
     if value != {"type": "direct"}:
         raise wrong(path, '{"type": "direct"}: only the model itself calls tools here')
@@ -58,7 +74,7 @@ _TOOL_USE: Table = _KIND | {
 }
 _TOOL_RESULT: Table = _KIND | {
     "tool_use_id": served(_id, required=True),
-    "content": served(_any),
+    "content": served(_unread_results),
     "is_error": served(boolean),
     "toolset_name": later(),
 }
@@ -82,10 +98,24 @@ _MAX_BLOCKS = 10_000
 
 _MESSAGE: Table = {
     "role": served(choice("user", "assistant", "system"), required=True),
-    "content": served(_any, required=True),
+    "content": served(_unread, required=True),
     "clear_at": later("never"),
     "output_config": later({}),
 }
+
+
+def system_schema() -> Schema:
+    return _blocks_schema(_TEXTS, fewest=1)
+
+
+def messages_schema() -> Schema:
+    """Of what `Reader.messages` takes."""
+    turns = []
+    for role, blocks in _BLOCKS.items():
+        turn = kind_schema(_MESSAGE, role, "role")
+        turn["properties"]["content"] = _blocks_schema(blocks, fewest=int(role != "assistant"))
+        turns.append(turn)
+    return list_schema({"anyOf": turns}, range(1, MAX_MESSAGES + 1))
 
 
 class Reader:
@@ -179,7 +209,7 @@ class Reader:
                 return {"content": block["text"]}
             case "tool_use":
                 self._called[block["id"]] = block["name"]
-                function = {"name": block["name"], "arguments": block["input"]}
+                function = {"name": block["name"], "arguments": arguments_object(block["input"])}
                 return {"tool_calls": [{"id": block["id"], "type": "function", "function": function}]}
             case "thinking":
                 thought = block["thinking"] or unsealed(block.get("signature", ""), f"{path}.signature")

@@ -19,15 +19,25 @@ from msgspec import Struct
 
 from edged.api import chat
 from edged.api.answering import Call, answer
-from edged.api.anthropic.messages import Reader
+from edged.api.anthropic.messages import Reader, messages_schema, system_schema
 from edged.api.anthropic.render import MessageAnswer, MessageStream, Shape
 from edged.api.anthropic.thinking import effort, reasoning, thinking
-from edged.api.anthropic.tools import CACHE_CONTROL, Choice, offered, tool_choice, tool_use, tools
+from edged.api.anthropic.tools import (
+    CACHE_CONTROL,
+    Choice,
+    offered,
+    tool_choice,
+    tool_use,
+    tools,
+    tools_schema,
+)
 from edged.api.exchange import Exchange, Services, exchange_of, generation_id
 from edged.api.fields import (
     MAX_TOKENS,
     SAMPLING,
     Accepted,
+    Check,
+    Schema,
     Table,
     Unknown,
     accept,
@@ -36,11 +46,14 @@ from edged.api.fields import (
     integer,
     items,
     later,
+    list_schema,
     mapping,
     number,
     record,
+    schema_of,
     served,
     stop,
+    takes,
     text,
     wrong,
 )
@@ -51,18 +64,29 @@ from edged.errors import InvalidRequest, UnsupportedParameter
 from edged.types import ChatPrompt, Constraint, GenerateRequest, JsonSchema
 
 
-def _any(value: Any, path: str) -> Any:
-    return value
+def _unread(schema: Callable[[], Schema]) -> Check:
+    """What is unknown in it is known to `parse`, which reads it."""
+
+    @takes(schema)
+    def check(value: Any, path: str) -> Any:
+        return value
+
+    return check
 
 
+@takes({"type": "array", "items": {"type": "string", "minLength": 1, "maxLength": 1024}, "maxItems": 16})
 def _stop_sequences(value: Any, path: str) -> tuple[str, ...]:
     if not isinstance(value, list):
         raise wrong(path, "a list of up to 16 strings")
     return stop(value, path)
 
 
+_members = mapping(100_000)
+
+
+@takes(schema_of(_members))
 def _schema(value: Any, path: str) -> Constraint:
-    return JsonSchema(msgspec.json.encode(mapping(100_000)(value, path)).decode())
+    return JsonSchema(msgspec.json.encode(_members(value, path)).decode())
 
 
 _FORMAT: Table = {"type": served(choice("json_schema"), required=True), "schema": served(_schema, required=True)}
@@ -70,21 +94,29 @@ _OUTPUT: Table = {"effort": served(effort), "format": served(record(_FORMAT)), "
 _DIAGNOSTICS: Table = {"previous_message_id": served(text(256))}
 
 
+_KEEPS_ALL = ("all", {"type": "all"})
+
+
+@takes({"type": "object", "properties": {
+    "type": {"const": "clear_thinking_20251015"}, "keep": {"enum": [*_KEEPS_ALL]},
+}, "required": ["type", "keep"], "additionalProperties": False})
 def _edit(value: Any, path: str) -> None:
     """Of what Anthropic would clear away from the conversation, the one edit that clears nothing."""
     if not isinstance(value, dict) or not isinstance(kind := value.get("type"), str):
         raise wrong(path, "an object with a type")
-    keeps_all = value.get("keep") in ("all", {"type": "all"})
+    keeps_all = value.get("keep") in _KEEPS_ALL
     if kind != "clear_thinking_20251015" or not keeps_all or value.keys() - {"type", "keep"}:
         raise UnsupportedParameter(
             f"`{path}` ({kind[:64]}) is not served: edged clears nothing of a conversation. Leave the edit out, and "
             "what the model is not to read.", param=path)
 
 
+@takes(list_schema(schema_of(_edit), range(101)))
 def _edits(value: Any, path: str) -> None:
     items(value, path, _edit, "a list of up to 100 edits", range(101))
 
 
+@takes({"not": {}})
 def _thread(value: Any, path: str) -> None:
     """The code makes the official client's tool runner go on with whole conversations by itself."""
     raise UnsupportedParameter(f"`{path}` is not served. Send the whole conversation in `messages`.", param=path,
@@ -95,13 +127,13 @@ _CONTEXT_MANAGEMENT: Table = {"edits": inert(_edits)}
 
 FIELDS: Table = SAMPLING | {name: chat.FIELDS[name] for name in (
     "model", "stream", "chat_template_kwargs", "adapter", "timeout_s", "keep_alive")} | {
-    "messages": served(_any, required=True),
+    "messages": served(_unread(messages_schema), required=True),
     # 0: the prompt is read and its prefix kept, nothing is answered.
     "max_tokens": served(integer(0, MAX_TOKENS), required=True),
-    "system": served(_any),
+    "system": served(_unread(system_schema)),
     "stop_sequences": served(_stop_sequences),
     "temperature": served(number(0, 1)),
-    "tools": served(_any),
+    "tools": served(_unread(tools_schema)),
     "tool_choice": served(tool_choice),
     "thinking": served(thinking),
     "output_config": served(record(_OUTPUT)),

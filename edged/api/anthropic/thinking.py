@@ -12,7 +12,19 @@ import binascii
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple, cast
 
-from edged.api.fields import MAX_TOKENS, Table, accept, choice, integer, served, text, wrong
+from edged.api.fields import (
+    MAX_TOKENS,
+    Table,
+    accept,
+    choice,
+    integer,
+    kind_schema,
+    schema_of,
+    served,
+    takes,
+    text,
+    wrong,
+)
 from edged.errors import InvalidRequest, UnsupportedParameter
 from edged.types import Reasoning
 
@@ -39,6 +51,7 @@ _KINDS: Mapping[str, Table] = {
 }
 
 
+@takes({"anyOf": [kind_schema(table, kind) for kind, table in _KINDS.items()]})
 def thinking(value: Any, path: str) -> Thinking:
     if not isinstance(value, dict):
         raise wrong(path, 'an object like {"type": "enabled", "budget_tokens": 2048}')
@@ -55,10 +68,14 @@ def thinking(value: Any, path: str) -> Thinking:
         said.get("display") != "omitted")
 
 
+_known_effort = choice("low", "medium", "high")
+
+
+@takes(schema_of(_known_effort))
 def effort(value: Any, path: str) -> Effort:
     if value in ("xhigh", "max"):
         raise UnsupportedParameter(f'`{path}` is "{value}"; the most that models here know is "high".', param=path)
-    return cast(Effort, choice("low", "medium", "high")(value, path))
+    return cast(Effort, _known_effort(value, path))
 
 
 def reasoning(said: Thinking | None, wanted: Effort | None, max_tokens: int | None) -> Reasoning | None:

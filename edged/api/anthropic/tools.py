@@ -7,7 +7,26 @@ import re
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-from edged.api.fields import Table, Unknown, accept, boolean, choice, inert, items, later, mapping, served, text, wrong
+from edged.api.fields import (
+    Schema,
+    Table,
+    Unknown,
+    accept,
+    boolean,
+    choice,
+    inert,
+    items,
+    kind_schema,
+    later,
+    list_schema,
+    mapping,
+    object_schema,
+    schema_of,
+    served,
+    takes,
+    text,
+    wrong,
+)
 from edged.api.tools import parameters
 from edged.errors import InvalidRequest, UnsupportedParameter
 from edged.types import ToolFunction, ToolUse
@@ -19,14 +38,19 @@ CACHE_CONTROL = inert(mapping(8))
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,128}", re.ASCII)
 
 
+@takes({"type": "string", "pattern": f"^{_NAME.pattern}$"})
 def _name(value: Any, path: str) -> str:
     if not isinstance(value, str) or not _NAME.fullmatch(value):
         raise wrong(path, "1 to 128 letters, digits, _ or -")
     return value
 
 
+_example = mapping(1000)
+
+
+@takes(list_schema(schema_of(_example), range(101)))
 def _examples(value: Any, path: str) -> list[dict[str, Any]]:
-    return items(value, path, mapping(1000), "a list of up to 100 objects", range(101))
+    return items(value, path, _example, "a list of up to 100 objects", range(101))
 
 
 _TOOL: Table = {
@@ -70,6 +94,14 @@ def offered(tools: list[Tool], changes: Iterable[ToolChange]) -> list[ToolFuncti
     return [tool.function for tool in tools if now[tool.function.name]]
 
 
+_SOME_TOOLS = range(MAX_TOOLS + 1)
+
+
+def tools_schema() -> Schema:
+    """Of what `tools` takes."""
+    return list_schema(object_schema(_TOOL), _SOME_TOOLS)
+
+
 def tools(value: Any, path: str, unknown: Unknown, ignored: list[str]) -> list[Tool]:
     def check(item: Any, at: str) -> Tool:
         if not isinstance(item, dict):
@@ -83,7 +115,7 @@ def tools(value: Any, path: str, unknown: Unknown, ignored: list[str]) -> list[T
         ignored.extend(accepted.ignored)
         return Tool(_function(accepted.values, at), accepted.values.get("defer_loading", False))
 
-    found: list[Tool] = items(value, path, check, f"a list of up to {MAX_TOOLS} tools", range(MAX_TOOLS + 1))
+    found: list[Tool] = items(value, path, check, f"a list of up to {MAX_TOOLS} tools", _SOME_TOOLS)
     names: set[str] = set()
     for index, (function, _) in enumerate(found):
         if function.name in names:
@@ -119,6 +151,14 @@ _CHOICE: Table = {
 }
 
 
+def _choice_schema() -> Schema:
+    kinds = ("auto", "any", "none")
+    unnamed = {name: field for name, field in _CHOICE.items() if name != "name"}
+    named = kind_schema(_CHOICE, "tool") | {"required": ["type", "name"]}
+    return {"anyOf": [named, *(kind_schema(unnamed, kind) for kind in kinds)]}
+
+
+@takes(_choice_schema)
 def tool_choice(value: Any, path: str) -> Choice:
     if not isinstance(value, dict):
         raise wrong(path, 'an object like {"type": "auto"}')

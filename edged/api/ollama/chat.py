@@ -9,17 +9,19 @@ from msgspec import UNSET, Struct, UnsetType
 
 from edged.api.answering import Call
 from edged.api.exchange import Exchange
-from edged.api.fields import Table, Unknown, accept, served
+from edged.api.fields import Table, Unknown, accept, served, takes
 from edged.api.logprobs import ChatToken
 from edged.api.ollama.answer import CallBody, Ending, Piece, timestamp
-from edged.api.ollama.messages import messages
+from edged.api.ollama.messages import messages, messages_schema
 from edged.api.ollama.request import Presence, call, common, presence
 from edged.api.tools import tool_use, tools
 from edged.errors import InvalidRequest
 from edged.types import ChatPrompt, Reasoning
 
 
-def _any(value: Any, path: str) -> Any:
+@takes(messages_schema)
+def _unread(value: Any, path: str) -> Any:
+    """What is unknown in them is known to `parse`, which reads them."""
     return value
 
 
@@ -67,7 +69,7 @@ def present(model: str, reason: str) -> ChatLine:
 
 
 def fields(unknown: Unknown = "refuse") -> Table:
-    return common(unknown) | {"messages": served(_any), "tools": served(tools)}
+    return common(unknown) | {"messages": served(_unread), "tools": served(tools)}
 
 
 def parse(body: dict[str, Any], exchange: Exchange, unknown: Unknown) -> Call | Presence:

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from edged.api.fields import wrong
+from edged.api.fields import takes, wrong
 
 Turns = list[dict[str, str]]
 
@@ -35,6 +35,7 @@ def encode(turns: Turns) -> list[int]:
     return [_MARK, *map(ord, msgspec.json.encode(turns).decode())]
 
 
+@takes({"type": "array", "items": {"type": "integer"}})
 def decode(value: Any, path: str) -> Turns:
     """Raises InvalidRequest for what `encode` has not made; an empty list is no conversation."""
     if value == []:

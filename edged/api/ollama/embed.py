@@ -20,7 +20,21 @@ from edged.api import sse
 from edged.api.answering import Call
 from edged.api.embeddings import MAX_INPUTS
 from edged.api.exchange import Exchange, generation_id
-from edged.api.fields import Table, Unknown, accept, boolean, integer, items, keep_alive, served, text, wrong
+from edged.api.fields import (
+    Table,
+    Unknown,
+    accept,
+    boolean,
+    integer,
+    items,
+    keep_alive,
+    list_schema,
+    schema_of,
+    served,
+    takes,
+    text,
+    wrong,
+)
 from edged.api.ollama.answer import nanoseconds
 from edged.api.ollama.options import Options, embedding_options
 from edged.api.ollama.request import Presence
@@ -36,14 +50,17 @@ _some_text = text(min_length=1)
 _TOLERANCE = 1e-5
 
 
+_MANY = range(MAX_INPUTS + 1)
+
+
+@takes({"anyOf": [{"type": "string"}, list_schema(schema_of(_some_text), _MANY)]})
 def _inputs(value: Any, path: str) -> list[str | list[int]]:
     """Empty for a request that only loads."""
     if isinstance(value, str):
         return [value] if value else []
     if not isinstance(value, list):
         raise wrong(path, "a string or a list of strings")
-    return items(value, path, _some_text, f"a list of up to {MAX_INPUTS} strings that are not empty",
-                 range(MAX_INPUTS + 1))
+    return items(value, path, _some_text, f"a list of up to {MAX_INPUTS} strings that are not empty", _MANY)
 
 
 def _common(unknown: Unknown) -> Table:

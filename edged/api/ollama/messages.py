@@ -11,6 +11,7 @@ from typing import Any
 
 from edged.api.fields import (
     Check,
+    Schema,
     Table,
     Unknown,
     accept,
@@ -18,13 +19,18 @@ from edged.api.fields import (
     inert,
     integer,
     items,
+    kind_schema,
     later,
+    list_schema,
     mapping,
+    object_schema,
+    schema_of,
     served,
+    takes,
     text,
     wrong,
 )
-from edged.api.messages import MAX_MESSAGES
+from edged.api.messages import MAX_MESSAGES, arguments_object
 from edged.errors import MissingParameter
 
 _NO_IMAGES = "The models here read text only."
@@ -38,6 +44,7 @@ _FUNCTION: Table = {
 }
 
 
+@takes(object_schema(_FUNCTION))
 def _function(value: Any, path: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise wrong(path, "an object with name and arguments")
@@ -51,14 +58,19 @@ _CALL: Table = {
 }
 
 
+@takes(object_schema(_CALL))
 def _call(value: Any, path: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise wrong(path, 'an object like {"function": {"name": "…", "arguments": {}}}')
     return accept(_CALL, value, unknown="refuse", path=path).values
 
 
+_SOME_CALLS = range(1001)
+
+
+@takes(list_schema(schema_of(_call), _SOME_CALLS))
 def _calls(value: Any, path: str) -> list[dict[str, Any]]:
-    return items(value, path, _call, "a list of up to 1000 tool calls", range(1001))
+    return items(value, path, _call, "a list of up to 1000 tool calls", _SOME_CALLS)
 
 
 _role = choice("system", "user", "assistant", "tool")
@@ -93,9 +105,17 @@ def _message(unknown: Unknown, ignored: list[str]) -> Check:
     return check
 
 
+_SOME_MESSAGES = range(MAX_MESSAGES + 1)
+
+
+def messages_schema() -> Schema:
+    """Of what `messages` takes."""
+    return list_schema({"anyOf": [kind_schema(table, role, "role") for role, table in _TABLES.items()]}, _SOME_MESSAGES)
+
+
 def messages(value: Any, path: str, unknown: Unknown, ignored: list[str]) -> list[dict[str, Any]]:
     """Empty for a request that only loads. Names of unknown fields that are only reported go to `ignored`."""
-    said = items(value, path, _message(unknown, ignored), "a list of messages", range(MAX_MESSAGES + 1))
+    said = items(value, path, _message(unknown, ignored), "a list of messages", _SOME_MESSAGES)
     calls = _Calls()
     return [calls.shaped(message) for message in said]
 
@@ -131,7 +151,7 @@ class _Calls:
         identity, function = call.get("id") or self._fresh(), call["function"]
         self._open.append((identity, function["name"]))
         return {"id": identity, "type": "function",
-                "function": {"name": function["name"], "arguments": function["arguments"]}}
+                "function": {"name": function["name"], "arguments": arguments_object(function["arguments"])}}
 
     def _answered(self, identity: str, function: str) -> tuple[str, str]:
         """By id, else the oldest open call of that function, else the oldest; one of its own where there is none."""

@@ -23,8 +23,11 @@ from edged.api.fields import (
     integer,
     later,
     number,
+    object_schema,
+    schema_of,
     served,
     stop,
+    takes,
     wrong,
 )
 from edged.errors import UnsupportedParameter
@@ -33,6 +36,7 @@ from edged.types import SamplingParams
 _INT32 = 2**31 - 1
 
 
+@takes({"type": "integer", "minimum": -2, "maximum": MAX_TOKENS, "not": {"const": 0}})
 def _num_predict(value: Any, path: str) -> int | None:
     """-1 and -2: to the end of the context; None."""
     if isinstance(value, bool) or not isinstance(value, int) or value == 0 or not -2 <= value <= MAX_TOKENS:
@@ -40,17 +44,25 @@ def _num_predict(value: Any, path: str) -> int | None:
     return value if value > 0 else None
 
 
+_any_seed = SAMPLING["seed"].check
+assert _any_seed is not None
+
+
+@takes(schema_of(_any_seed))
 def _seed(value: Any, path: str) -> int | None:
     """-1: another one each time; None."""
-    check = SAMPLING["seed"].check
-    assert check is not None
-    seed: int = check(value, path)
+    assert _any_seed is not None
+    seed: int = _any_seed(value, path)
     return None if seed == -1 else seed
 
 
+_any_top_k = integer(-_INT32, _INT32)
+
+
+@takes(schema_of(_any_top_k))
 def _top_k(value: Any, path: str) -> int:
     """Negative: off, as llama.cpp has it."""
-    at_least: int = integer(-_INT32, _INT32)(value, path)
+    at_least: int = _any_top_k(value, path)
     return max(0, at_least)
 
 
@@ -110,6 +122,7 @@ class Options(Struct, frozen=True):
 
 
 def options(unknown: Unknown) -> Check:
+    @takes(object_schema(TABLE))
     def check(value: Any, path: str) -> Options:
         if not isinstance(value, dict):
             raise wrong(path, "an object")
@@ -128,6 +141,7 @@ def options(unknown: Unknown) -> Check:
 def embedding_options(unknown: Unknown) -> Check:
     """Of them only `num_ctx` has a meaning for vectors; of the others it does not matter what they say."""
 
+    @takes(object_schema(_EMBEDDING))
     def check(value: Any, path: str) -> Options:
         if not isinstance(value, dict):
             raise wrong(path, "an object")

@@ -10,7 +10,7 @@ from msgspec import Struct
 
 from edged.api.answering import Call
 from edged.api.exchange import Exchange, generation_id
-from edged.api.fields import Table, Unknown, boolean, integer, keep_alive, later, served, text, wrong
+from edged.api.fields import Table, Unknown, boolean, integer, keep_alive, later, schema_of, served, takes, text, wrong
 from edged.api.formats import json_schema
 from edged.api.ollama.answer import Line, OllamaAnswer, OllamaStream, Turn
 from edged.api.ollama.options import Options, options
@@ -21,6 +21,7 @@ IMAGES_INSTEAD = "The models here read text only."
 _EFFORTS = ("low", "medium", "high")
 
 
+@takes({"anyOf": [{"enum": ["", "json"]}, schema_of(json_schema)]})
 def _format(value: Any, path: str) -> Constraint | None:
     """Go programs send an empty string for none."""
     if value == "":
@@ -32,6 +33,7 @@ def _format(value: Any, path: str) -> Constraint | None:
     raise wrong(path, '"json" or a JSON schema')
 
 
+@takes({"anyOf": [{"type": "boolean"}, {"enum": [*_EFFORTS]}]})
 def _think(value: Any, path: str) -> Reasoning:
     if isinstance(value, bool):
         return Reasoning(effort="medium" if value else "none")

@@ -5,7 +5,24 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
-from edged.api.fields import Table, Unknown, accept, choice, inert, items, later, mapping, served, text, wrong
+from edged.api.fields import (
+    Schema,
+    Table,
+    Unknown,
+    accept,
+    choice,
+    inert,
+    items,
+    kind_schema,
+    later,
+    list_schema,
+    mapping,
+    object_schema,
+    served,
+    takes,
+    text,
+    wrong,
+)
 from edged.api.messages import MAX_MESSAGES
 from edged.api.responses.items import (
     FunctionCall,
@@ -38,6 +55,20 @@ def _anything(value: Any, path: str) -> Any:
     return value
 
 
+_SOME_PARTS = range(1, 1001)
+_SOME_TEXTS = range(1001)
+
+
+@takes(lambda: {"anyOf": [{"type": "string"}, list_schema(_parts_schema(), _SOME_PARTS)]})
+def _unread_parts(value: Any, path: str) -> Any:
+    return value
+
+
+@takes(lambda: list_schema(object_schema(_THOUGHT), _SOME_TEXTS))
+def _unread_texts(value: Any, path: str) -> Any:
+    return value
+
+
 _ID = text(256, min_length=1)
 _STATUS = choice("in_progress", "completed", "incomplete")
 _KIND: Table = {"type": served(text())}
@@ -48,6 +79,12 @@ _PARTS: Mapping[str, Table] = {
     },
     "refusal": _KIND | {"refusal": served(text(), required=True)},
 }
+
+
+def _parts_schema() -> Schema:
+    return {"anyOf": [kind_schema(table, kind, said=True) for kind, table in _PARTS.items()]}
+
+
 _THOUGHT: Table = _KIND | {"text": served(text(), required=True)}
 
 
@@ -91,7 +128,7 @@ class _Reader:
     def _content(self, value: Any, path: str, role: str) -> list[Part]:
         if isinstance(value, str):
             return [OutputText(value) if role == "assistant" else InputText(value)]
-        found: list[Part] = items(value, path, self._part, "a string or a list of 1 to 1000 parts", range(1, 1001))
+        found: list[Part] = items(value, path, self._part, "a string or a list of 1 to 1000 parts", _SOME_PARTS)
         if role == "assistant":
             return [OutputText(part.text) if isinstance(part, InputText) else part for part in found]
         for index, part in enumerate(found):
@@ -144,7 +181,7 @@ class _Reader:
                 raise wrong(path, "an object with type and text")
             return str(self._accept(_THOUGHT, value, path)["text"])
 
-        return items(value, path, one, "a list of up to 1000 texts", range(1001))
+        return items(value, path, one, "a list of up to 1000 texts", _SOME_TEXTS)
 
     def _reference(self, value: dict[str, Any], path: str) -> Reference:
         return Reference(self._accept(_REFERENCE, value, path)["id"], f"{path}.id")
@@ -158,7 +195,7 @@ class _Reader:
 _MESSAGE: Table = _KIND | {
     "id": served(_ID), "status": served(_STATUS),
     "role": served(choice("user", "assistant", "system", "developer"), required=True),
-    "content": served(_anything, required=True), "phase": inert(choice("commentary", "final_answer")),
+    "content": served(_unread_parts, required=True), "phase": inert(choice("commentary", "final_answer")),
 }
 _CALL: Table = _KIND | {
     "id": served(_ID), "status": served(_STATUS), "call_id": served(_ID, required=True),
@@ -167,19 +204,29 @@ _CALL: Table = _KIND | {
 }
 _OUTPUT: Table = _KIND | {
     "id": served(_ID), "status": served(_STATUS), "call_id": served(_ID, required=True),
-    "output": served(_anything, required=True), "name": inert(text(256)), "caller": later({"type": "direct"}),
+    "output": served(_unread_parts, required=True), "name": inert(text(256)), "caller": later({"type": "direct"}),
     "namespace": later(),
 }
 _REASONING: Table = _KIND | {
-    "id": served(_ID), "status": served(_STATUS), "summary": served(_anything, required=True),
-    "content": served(_anything), "encrypted_content": served(text()),
+    "id": served(_ID), "status": served(_STATUS), "summary": served(_unread_texts, required=True),
+    "content": served(_unread_texts), "encrypted_content": served(text()),
 }
 _REFERENCE: Table = _KIND | {"id": served(_ID, required=True)}
+
+
+_SOME_ITEMS = range(MAX_MESSAGES + 1)
+
+
+def input_schema() -> Schema:
+    """Of what `read_input` takes. Only a message, and a reference, may leave out their type."""
+    called = [kind_schema(table, kind, said=True) for kind, table in (
+        ("function_call", _CALL), ("function_call_output", _OUTPUT), ("reasoning", _REASONING))]
+    read = [kind_schema(_MESSAGE, "message"), kind_schema(_REFERENCE, "item_reference"), *called]
+    return {"anyOf": [{"type": "string"}, list_schema({"anyOf": read}, _SOME_ITEMS)]}
 
 
 def read_input(value: Any, path: str, response_id: str, unknown: Unknown, ignored: list[str]) -> list[Item | Reference]:
     """Raises InvalidRequest and its kin. Names of unknown fields that are only reported go to `ignored`."""
     if isinstance(value, str):
         return [Message(item_id("msg", response_id, 0, of_input=True), "user", [InputText(value)])]
-    return items(value, path, _Reader(response_id, unknown, ignored).item, "a string or a list of items",
-                 range(MAX_MESSAGES + 1))
+    return items(value, path, _Reader(response_id, unknown, ignored).item, "a string or a list of items", _SOME_ITEMS)

@@ -21,16 +21,19 @@ from edged.api.fields import (
     integer,
     items,
     later,
+    list_schema,
     mapping,
     record,
+    schema_of,
     served,
+    takes,
     text,
     wrong,
 )
 from edged.api.formats import GRAMMAR, Format
 from edged.api.request import sampling
 from edged.api.responses.events import ReasoningBody, ResponseBody, TextBody
-from edged.api.responses.input import read_input
+from edged.api.responses.input import input_schema, read_input
 from edged.api.responses.items import Item, Reference, chat_messages
 from edged.api.responses.tools import shown, text_format, tool_choice, tools
 from edged.api.tools import tool_use
@@ -48,10 +51,13 @@ _INCLUDABLE = (
 _includable = choice(*_INCLUDABLE)
 
 
+@takes(list_schema(schema_of(_includable), range(21)))
 def include(value: Any, path: str) -> list[str]:
     return items(value, path, _includable, "a list of up to 20 names", range(21))
 
 
+@takes({"type": "object", "maxProperties": 16, "propertyNames": {"maxLength": 64},
+        "additionalProperties": {"type": "string", "maxLength": 512}})
 def metadata(value: Any, path: str) -> dict[str, str]:
     for key, item in mapping(16)(value, path).items():
         if len(key) > 64 or not isinstance(item, str) or len(item) > 512:
@@ -59,7 +65,9 @@ def metadata(value: Any, path: str) -> dict[str, str]:
     return dict(value)
 
 
-def _anything(value: Any, path: str) -> Any:
+@takes(input_schema)
+def _unread(value: Any, path: str) -> Any:
+    """What is unknown in it is known to `parse`, which reads it."""
     return value
 
 
@@ -84,7 +92,7 @@ _ALIKE = ("model", "stop", "stream", "timeout_s", "keep_alive", "adapter", "user
           "prompt_cache_key", "service_tier")
 
 FIELDS: Table = SAMPLING | GRAMMAR | {name: GENERATION[name] for name in _ALIKE} | {
-    "input": served(_anything),
+    "input": served(_unread),
     "instructions": served(text()),
     "previous_response_id": served(text(128, min_length=1)),
     "max_output_tokens": served(integer(1, MAX_TOKENS)),

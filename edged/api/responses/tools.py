@@ -7,7 +7,22 @@ from typing import Any
 
 import msgspec
 
-from edged.api.fields import Table, accept, boolean, choice, inert, items, later, served, text, wrong
+from edged.api.fields import (
+    Table,
+    accept,
+    boolean,
+    choice,
+    inert,
+    items,
+    kind_schema,
+    later,
+    list_schema,
+    object_schema,
+    served,
+    takes,
+    text,
+    wrong,
+)
 from edged.api.formats import Format, json_schema
 from edged.api.tools import MAX_FUNCTIONS, Choice, function_name, parameters
 from edged.errors import InvalidRequest, UnsupportedParameter
@@ -27,6 +42,10 @@ _FUNCTION: Table = {
 }
 
 
+_SOME_TOOLS = range(MAX_FUNCTIONS + 1)
+_SOME_NAMES = range(1, MAX_FUNCTIONS + 1)
+
+
 def _tool(value: Any, path: str) -> ToolFunction:
     """strict unless the request says otherwise, as OpenAI has it here."""
     if not isinstance(value, dict):
@@ -41,9 +60,9 @@ def _tool(value: Any, path: str) -> ToolFunction:
                         strict=said.get("strict", True))
 
 
+@takes(list_schema(object_schema(_FUNCTION), _SOME_TOOLS))
 def tools(value: Any, path: str) -> list[ToolFunction]:
-    found: list[ToolFunction] = items(
-        value, path, _tool, f"a list of at most {MAX_FUNCTIONS} tools", range(MAX_FUNCTIONS + 1))
+    found: list[ToolFunction] = items(value, path, _tool, f"a list of at most {MAX_FUNCTIONS} tools", _SOME_TOOLS)
     names: set[str] = set()
     for index, function in enumerate(found):
         if function.name in names:
@@ -69,8 +88,9 @@ def _named(value: Any, path: str) -> str:
     return str(accept(_NAMED, value, unknown="refuse", path=path).values["name"])
 
 
+@takes(list_schema(object_schema(_NAMED), _SOME_NAMES))
 def _names(value: Any, path: str) -> list[str]:
-    return items(value, path, _named, f"a list of 1 to {MAX_FUNCTIONS} tools", range(1, MAX_FUNCTIONS + 1))
+    return items(value, path, _named, f"a list of 1 to {MAX_FUNCTIONS} tools", _SOME_NAMES)
 
 
 _ALLOWED: Table = {
@@ -80,6 +100,7 @@ _ALLOWED: Table = {
 _EXPECTED = '"none", "auto", "required", {"type": "function", …} or {"type": "allowed_tools", …}'
 
 
+@takes({"anyOf": [{"enum": ["none", "auto", "required"]}, object_schema(_NAMED), object_schema(_ALLOWED)]})
 def tool_choice(value: Any, path: str) -> Choice:
     if value in ("none", "auto", "required"):
         return Choice(value)
@@ -107,12 +128,17 @@ _FORMATS: dict[str, Table] = {
 }
 
 
+def _table(kind: str) -> Table:
+    return {"type": served(text(), required=True)} | _FORMATS[kind]
+
+
+@takes({"anyOf": [kind_schema(_table(kind), kind) for kind in _FORMATS]})
 def text_format(value: Any, path: str) -> Format:
     """A schema is enforced whether `strict` or not."""
     if not isinstance(value, dict):
         raise wrong(path, 'an object like {"type": "text"}')
     kind = choice(*_FORMATS)(value.get("type"), f"{path}.type")
-    said, ignored = accept({"type": served(text())} | _FORMATS[kind], value, unknown="refuse", path=path)
+    said, ignored = accept(_table(kind), value, unknown="refuse", path=path)
     match kind:
         case "json_schema":
             return Format(said["schema"], f"{path}.schema", ignored)
