@@ -17,7 +17,7 @@ from typing import Any
 from edged.worker.formats.family import CallGrammar, Family
 from edged.worker.formats.gemma_schema import Notation
 from edged.worker.formats.lark import Callee, Spelling, quoted, repeated
-from edged.worker.formats.parts import Calls, Marks, Parts
+from edged.worker.formats.parts import CallMachine, Marks, Parts
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,19 +31,16 @@ FUNCTION_DIALECT = Dialect("<start_function_call>", "<end_function_call>", "<esc
 GEMMA4_DIALECT = Dialect("<|tool_call>", "<tool_call|>", '<|"|>')
 
 
-class GemmaCalls:
+class GemmaCalls(CallMachine):
     """Turns the notation into JSON as it comes. Scalars that are no JSON become strings."""
 
-    thinking = False
-
     def __init__(self, dialect: Dialect) -> None:
-        self._calls = Calls()
+        super().__init__()
         self._opening = Marks(dialect.opening)
         self._quote = Marks(dialect.quote)
         self._dialect = dialect
         self._between = Marks(dialect.opening, dialect.closing)
         self._head = ""
-        self._space = ""
         self._brackets: list[str] = []
         self._scalar = ""
         self._fresh = True  # nothing stands in the innermost bracket yet
@@ -58,12 +55,6 @@ class GemmaCalls:
         return (self._opening.held + self._quote.held + self._between.held + len(self._head) + len(self._space)
                 + len(self._scalar))
 
-    def push(self, text: str) -> Parts:
-        parts = Parts()
-        for character in text:
-            self._state(character, parts)
-        return parts
-
     def finish(self) -> Parts:
         parts = Parts()
         if self._state == self._words:
@@ -74,10 +65,7 @@ class GemmaCalls:
             self._show(json.dumps(self._quote.flush(), ensure_ascii=False)[1:-1], parts)
         elif self._state == self._value:
             self._show(self._scalar + self._quote.flush(), parts)
-        if not self._calls.any:
-            parts.content += self._space
-        self._space = ""
-        return parts
+        return self._rest(parts)
 
     def _words(self, character: str, parts: Parts) -> None:
         text, mark = self._opening.push(character)
@@ -183,12 +171,6 @@ class GemmaCalls:
         raw, self._head = self._head, ""
         self._state = self._words
         self._say(raw, parts)
-
-    def _say(self, text: str, parts: Parts) -> None:
-        self._space += text
-        if kept := self._space.rstrip():
-            parts.content += kept
-            self._space = self._space[len(kept):]
 
 
 def _scalar(text: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from edged.worker.formats.parts import Calls, Marks, Parts
+from edged.worker.formats.parts import CallMachine, Marks, Parts
 
 #: Longer than any name and the marks around it: what has no brace for so long is no head.
 _LONGEST_HEAD = 400
@@ -36,20 +36,17 @@ class Balanced:
         return False
 
 
-class NamedCalls:
+class NamedCalls(CallMachine):
     """opening: marks that begin a call. closing: marks and texts that may follow one. head: matches all between the
     opening mark and the brace, its first group that is set is the name; else the text is no call but words."""
 
-    thinking = False
-
     def __init__(self, opening: tuple[str, ...], closing: tuple[str, ...], head: re.Pattern[str]) -> None:
-        self._calls = Calls()
+        super().__init__()
         self._opening = Marks(*opening)
         self._between = Marks(*opening, *closing)
         self._head_pattern = head
         self._mark = ""
         self._head = ""
-        self._space = ""
         self._object = Balanced()
         self._state: Callable[[str, Parts], None] = self._words
 
@@ -61,22 +58,13 @@ class NamedCalls:
     def held(self) -> int:
         return self._opening.held + self._between.held + len(self._mark) + len(self._head) + len(self._space)
 
-    def push(self, text: str) -> Parts:
-        parts = Parts()
-        for character in text:
-            self._state(character, parts)
-        return parts
-
     def finish(self) -> Parts:
         parts = Parts()
         if self._state == self._words:
             self._say(self._opening.flush(), parts)
         elif self._state == self._naming:
             self._fail(parts)
-        if not self._calls.any:
-            parts.content += self._space
-        self._space = ""
-        return parts
+        return self._rest(parts)
 
     def _words(self, character: str, parts: Parts) -> None:
         text, mark = self._opening.push(character)
@@ -126,10 +114,3 @@ class NamedCalls:
         raw, self._mark, self._head = self._mark + self._head, "", ""
         self._state = self._words
         self._say(raw, parts)
-
-    def _say(self, text: str, parts: Parts) -> None:
-        """White space waits, to be dropped where a call follows it."""
-        self._space += text
-        if kept := self._space.rstrip():
-            parts.content += kept
-            self._space = self._space[len(kept):]

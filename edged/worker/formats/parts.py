@@ -7,6 +7,7 @@ before. So no way of cutting a text into pieces can change what it falls into.
 from __future__ import annotations
 
 import secrets
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -131,3 +132,35 @@ class Calls:
     @property
     def any(self) -> bool:
         return self._count > 0
+
+
+class CallMachine:
+    """What parsers of words and calls share. `_state` takes the next character; white space between words and a call
+    belongs to the call, and to the words where none follows."""
+
+    thinking = False
+    _state: Callable[[str, Parts], None]
+
+    def __init__(self) -> None:
+        self._calls = Calls()
+        self._space = ""
+
+    def push(self, text: str) -> Parts:
+        parts = Parts()
+        for character in text:
+            self._state(character, parts)
+        return parts
+
+    def _say(self, text: str, parts: Parts) -> None:
+        """White space waits, to be dropped where a call follows it."""
+        self._space += text
+        if kept := self._space.rstrip():
+            parts.content += kept
+            self._space = self._space[len(kept):]
+
+    def _rest(self, parts: Parts) -> Parts:
+        """At the end of the answer."""
+        if not self._calls.any:
+            parts.content += self._space
+        self._space = ""
+        return parts

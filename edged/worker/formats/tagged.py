@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from edged.worker.formats.json_calls import JsonCall
-from edged.worker.formats.parts import Calls, Marks, Parts
+from edged.worker.formats.parts import CallMachine, Marks, Parts
 
 #: What may stand between objects of a list and between calls.
 _BETWEEN = frozenset(" \t\r\n[],;")
 
 
-class TaggedCalls:
+class TaggedCalls(CallMachine):
     """Words, then calls. White space around the marks belongs to them. What looks like a call and is none comes out as
     the words that it is: nothing that a model wrote is lost.
 
@@ -19,17 +19,14 @@ class TaggedCalls:
     bare: an answer that begins with a brace is a call of one of these functions without a mark (Llama 3).
     """
 
-    thinking = False
-
     def __init__(
         self, opening: tuple[str, ...], closing: tuple[str, ...], *, bare: frozenset[str] | None = None
     ) -> None:
-        self._calls = Calls()
+        super().__init__()
         self._bare = bare
         self._opening = Marks(*opening)
         self._between = Marks(*opening, *closing)
         self._raw = ""  # since the mark, while no call has come of it
-        self._space = ""
         self._call: JsonCall | None = None
         self._state: Callable[[str, Parts], None] = (
             self._words if bare is None else self._beginning
@@ -44,12 +41,6 @@ class TaggedCalls:
         raw = len(self._call.raw) if self._call is not None and not self._call.named else 0
         return self._opening.held + self._between.held + len(self._raw) + len(self._space) + raw
 
-    def push(self, text: str) -> Parts:
-        parts = Parts()
-        for character in text:
-            self._state(character, parts)
-        return parts
-
     def finish(self) -> Parts:
         parts = Parts()
         if self._state == self._words:
@@ -60,10 +51,7 @@ class TaggedCalls:
             self._fail(self._call.finish(parts), parts)
         else:
             self._fail("", parts)
-        if not self._calls.any:
-            parts.content += self._space
-        self._space = ""
-        return parts
+        return self._rest(parts)
 
     def _beginning(self, character: str, parts: Parts) -> None:
         if character.isspace():
@@ -134,10 +122,3 @@ class TaggedCalls:
         raw, self._raw, self._call = self._raw + text, "", None
         self._state = self._words
         self._say(raw, parts)
-
-    def _say(self, text: str, parts: Parts) -> None:
-        """White space waits, to be dropped where a call follows it."""
-        self._space += text
-        if kept := self._space.rstrip():
-            parts.content += kept
-            self._space = self._space[len(kept):]
