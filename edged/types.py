@@ -144,7 +144,8 @@ class GenerateRequest(Struct, frozen=True, kw_only=True, tag="generate", tag_fie
     reasoning: of chats. adapter: name of a LoRA of the loaded model, to compute prompt and answer with. prompt_only:
     nothing is generated; the one event before Finished is `Rendered`. context: the most tokens that prompt and answer
     may have together (Ollama's `num_ctx`), None for the model's own; a model that has fewer refuses it.
-    constraint_field: the field of the wire that the constraint came in, which an error names.
+    constraint_field: the field of the wire that the constraint came in, which an error names. cache_scope: KV of a
+    prompt is reused among requests of the same scope only; empty for one that all share.
     """
 
     id: str
@@ -164,6 +165,7 @@ class GenerateRequest(Struct, frozen=True, kw_only=True, tag="generate", tag_fie
     prompt_only: bool = False
     context: int | None = None
     client: str = ""
+    cache_scope: str = ""
 
 
 class EmbedRequest(Struct, frozen=True, kw_only=True, tag="embed", tag_field="kind"):
@@ -305,9 +307,33 @@ class AdapterSpec(Struct, frozen=True, kw_only=True):
     scale: float = 1.0
 
 
+class KvCacheSpec(Struct, frozen=True, kw_only=True):
+    """Where KV of prompts outlives the engine's rows. ram_bytes: held in the worker at most. folder: of the store, for
+    what is worth a file; empty for none. disk_bytes: of all files of all models at most; write_bytes_per_day: written
+    at most, for the sake of flash; ttl_s: no file is kept longer after its last use."""
+
+    ram_bytes: int = 256 << 20
+    folder: str = ""
+    disk_bytes: int = 0
+    write_bytes_per_day: int = 0
+    ttl_s: float = 0.0
+
+
+class DraftSpec(Struct, frozen=True, kw_only=True):
+    """A smaller model with the same vocabulary, which proposes tokens for the one that is served. path, file: as of a
+    LoadSpec."""
+
+    name: str
+    engine: EngineName
+    path: str
+    file: str
+
+
 class LoadSpec(Struct, frozen=True, kw_only=True):
     """All a worker needs to load one model. `path` is the model's folder in the store; `file` the engine's entry
-    file in it. context, rows, threads None: the engine chooses within memory_bytes (0: no bound). provider: what must
+    file in it. context, rows, threads None: the engine chooses within memory_bytes (0: no bound). warm_prompts: system
+    prompts whose KV is there before the first client. speculation: answers that repeat their prompt may be computed
+    several tokens at a time, where measurement shows a gain; draft: a model that helps with it. provider: what must
     run it (`cpu`, `cuda`, …): an engine that cannot refuses to load. dimensions: of an embedding model that was trained
     so that the beginnings of its vectors are vectors too, their lengths; more than its own files say."""
 
@@ -328,6 +354,10 @@ class LoadSpec(Struct, frozen=True, kw_only=True):
     options: dict[str, Any] = {}
     dimensions: tuple[int, ...] = ()
     adapters: tuple[AdapterSpec, ...] = ()
+    kv_cache: KvCacheSpec = KvCacheSpec()
+    warm_prompts: tuple[str, ...] = ()
+    draft: DraftSpec | None = None
+    speculation: bool = True
     log_prompts: bool = False
 
 
@@ -353,7 +383,9 @@ class ModelInfo(Struct, frozen=True, kw_only=True):
 
 class WorkerStats(Struct, frozen=True, kw_only=True):
     """Sent about once a second and when the step loop goes idle. Counters grow for the life of the worker.
-    adapter_switches: steps that computed with another adapter than the one before them."""
+    adapter_switches: steps that computed with another adapter than the one before them. prompt_computed_tokens: of
+    prompts, those that were computed, again after a loss too. prefix_restored_tokens: of prefix_hit_tokens those that
+    came from RAM, prefix_disk_tokens those from disk. speculative_*: tokens. kv_ram_bytes, kv_disk_bytes: held now."""
 
     running: int = 0
     waiting: int = 0
@@ -365,4 +397,11 @@ class WorkerStats(Struct, frozen=True, kw_only=True):
     prefix_hit_tokens: int = 0
     preemptions: int = 0
     adapter_switches: int = 0
+    prompt_computed_tokens: int = 0
+    prefix_restored_tokens: int = 0
+    prefix_disk_tokens: int = 0
+    speculative_proposed_tokens: int = 0
+    speculative_accepted_tokens: int = 0
+    kv_ram_bytes: int = 0
+    kv_disk_bytes: int = 0
     resident_bytes: int = 0

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,8 +29,9 @@ class Capabilities:
     hold. mixed_step: one step may hold rows of one token and rows of many. multi_token_rows: how many rows of one step
     may have more than one token. step_tokens: tokens in one step at most. state_bytes_per_token: size of stashed KV.
     all_logits: False where the graph gives logits for the last position only. moves_kv: False where KV cannot leave its
-    row: fork and unstash keep nothing, stash raises EngineError. adapters: names of those that are loaded beside the
-    model.
+    row: fork and unstash keep nothing, stash raises EngineError. trims: False where KV cannot go back to any earlier
+    length (recurrent state): trim and fork then keep all or nothing, and a State serves only what begins with all of
+    it. adapters: names of those that are loaded beside the model.
     """
 
     rows: int
@@ -42,6 +43,7 @@ class Capabilities:
     state_bytes_per_token: int
     all_logits: bool = True
     moves_kv: bool = True
+    trims: bool = True
     adapters: tuple[str, ...] = ()
 
 
@@ -58,11 +60,15 @@ class RowWork:
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """One row's KV, out of the engine. Only the engine that made it can read `data`."""
+    """One row's KV, out of the engine, as plain memory that may be written to a file and read back. Only an engine with
+    the same `Facts.state_format` can use it. parts: C-contiguous, of any type and shape: only their bytes count."""
 
     tokens: int
-    data: object
-    size_bytes: int
+    parts: tuple[NDArray[Any], ...]
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(part.nbytes for part in self.parts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,13 +209,15 @@ class DeviceLost(EngineError):
 @dataclass(frozen=True, slots=True)
 class Facts:
     """What is attested of the loaded model: `device` is the one that really runs it, its provider first, in lower case,
-    then its name where there is one (`cpu`, `cuda NVIDIA GeForce RTX 3060`)."""
+    then its name where there is one (`cpu`, `cuda NVIDIA GeForce RTX 3060`). state_format: of its States: build of the
+    engine, types and layout of KV; empty where they are of no use to another process."""
 
     engine_version: str
     device: str
     precision: str
     weights_bytes: int
     kv_bytes: int
+    state_format: str = ""
 
 
 @dataclass(frozen=True, slots=True)

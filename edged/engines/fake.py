@@ -191,16 +191,14 @@ class FakeGenerator:
         return keep
 
     def stash(self, row: int) -> State:
-        tokens = list(self._rows[row])
-        return State(len(tokens), tokens, 4 * len(tokens))
+        return State(len(self._rows[row]), (np.array(self._rows[row], np.uint32),))
 
     def unstash(self, row: int, state: State) -> int:
-        assert isinstance(state.data, list)
         if self._rows[row]:
             raise EngineError(f"row {row} is not empty")
         if self.kv_used_tokens + state.tokens > self.caps.kv_tokens:
             return 0
-        self._rows[row] = list(state.data)
+        self._rows[row] = state.parts[0].view(np.uint32).tolist()
         return state.tokens
 
     def close(self) -> None:
@@ -336,5 +334,5 @@ def load(spec: LoadSpec, progress: Progress) -> Loaded:
     device = knobs.device or (f"{spec.provider} (fake)" if on_device else "cpu")
     return Loaded(generator, Facts(
         engine_version=ENGINE_VERSION, device=device, precision="fake", weights_bytes=size,
-        kv_bytes=4 * generator.caps.kv_tokens,
+        kv_bytes=4 * generator.caps.kv_tokens, state_format=ENGINE_VERSION,
     ))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import mmap
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -55,10 +56,10 @@ class KvBuffers:
     def read(self, slot: int, length: int) -> list[Array]:
         return [array[slot, :, :length].copy() for array in self.arrays]
 
-    def write(self, slot: int, parts: list[Array]) -> None:
-        """parts: as `read` gave them."""
-        for array, part in zip(self.arrays, parts, strict=True):
-            array[slot, :, : part.shape[1]] = part
+    def write(self, slot: int, length: int, parts: Sequence[Array]) -> None:
+        """parts: the memory of what `read` gave."""
+        for layer, array, part in zip(self.layers, self.arrays, parts, strict=True):
+            array[slot, :, :length] = part.reshape(-1).view(layer.kind).reshape(layer.heads, length, layer.size)
 
     def release(self) -> None:
         self.arrays.clear()

@@ -17,6 +17,7 @@ import msgspec
 import numpy as np
 import psutil
 from msgspec.structs import replace
+from numpy.typing import NDArray
 
 from edged.engines.base import Capabilities, EngineError, Facts, Loaded, Logits, Progress, RowWork, State, Vocab
 from edged.engines.llama_adapters import LlamaAdapters
@@ -138,22 +139,21 @@ class LlamaGenerator:
 
     def stash(self, row: int) -> State:
         data = self._read(self._slots[row])
-        return State(self._lengths[row], data, len(data))
+        return State(self._lengths[row], (data,))
 
     def unstash(self, row: int, state: State) -> int:
-        data: Any = state.data
-        self._lengths[row] = state.tokens if self._write(self._slots[row], data) else 0
+        self._lengths[row] = state.tokens if self._write(self._slots[row], state.parts[0]) else 0
         return self._lengths[row]
 
-    def _read(self, slot: int) -> Any:
+    def _read(self, slot: int) -> NDArray[np.uint8]:
         size = lib.llama_state_seq_get_size(self._context, slot)
-        data = (ctypes.c_uint8 * size)()
-        if lib.llama_state_seq_get_data(self._context, data, size, slot) == 0:
+        data = np.empty(size, np.uint8)
+        if lib.llama_state_seq_get_data(self._context, _bytes(data), size, slot) == 0:
             raise EngineError("llama.cpp could not save the state of a sequence")
         return data
 
-    def _write(self, slot: int, data: Any) -> bool:
-        if lib.llama_state_seq_set_data(self._context, data, len(data), slot) == 0:
+    def _write(self, slot: int, data: NDArray[Any]) -> bool:
+        if lib.llama_state_seq_set_data(self._context, _bytes(data), data.nbytes, slot) == 0:
             lib.llama_memory_seq_rm(self._memory, slot, -1, -1)
             return False
         return True
@@ -172,6 +172,10 @@ class LlamaGenerator:
     def close(self) -> None:
         lib.llama_free(self._context)
         lib.llama_model_free(self._model)
+
+
+def _bytes(data: NDArray[Any]) -> Any:
+    return ctypes.cast(data.ctypes.data, ctypes.POINTER(ctypes.c_uint8))
 
 
 @dataclass(frozen=True, slots=True)
@@ -286,5 +290,6 @@ def load(spec: LoadSpec, progress: Progress) -> Loaded:
         engine_version=engine_version(), device=device_name(spec.provider, device),
         precision=precision_of(model), weights_bytes=weights_bytes,
         kv_bytes=int(per_token * caps.kv_tokens),
+        state_format=f"{engine_version()} {kv.key_type} {kv.value_type} flash={options.flash_attention}",
     )
     return Loaded(LlamaGenerator(model, context, caps, LlamaVocab(model, meta), adapters, split=split), facts)

@@ -113,12 +113,10 @@ class OrtGenerator:
         return keep
 
     def stash(self, row: int) -> State:
-        data = self._kv.read(self._slots[row], self._lengths[row])
-        return State(self._lengths[row], data, sum(part.nbytes for part in data))
+        return State(self._lengths[row], tuple(self._kv.read(self._slots[row], self._lengths[row])))
 
     def unstash(self, row: int, state: State) -> int:
-        parts: Any = state.data
-        self._kv.write(self._slots[row], parts)
+        self._kv.write(self._slots[row], state.tokens, state.parts)
         self._lengths[row] = state.tokens
         return state.tokens
 
@@ -263,4 +261,5 @@ def load(spec: LoadSpec, progress: Progress) -> Loaded:
     return Loaded(generator, Facts(
         engine_version=engine_version(), device=device_of(session),
         precision=precision_of(layers), weights_bytes=weights_bytes, kv_bytes=caps.kv_tokens * per_token,
+        state_format=" ".join([engine_version(), *(f"{one.heads}x{one.size}x{one.kind.__name__}" for one in layers)]),
     ))

@@ -56,7 +56,7 @@ def test_what_was_read_can_be_written_to_any_slot_later(source: int, target: int
     parts = kv.read(source, length)
     for array in kv.arrays:
         array[:] = 0
-    kv.write(target, parts)
+    kv.write(target, length, parts)
     for array, old in zip(kv.arrays, before, strict=True):
         assert np.array_equal(array[target, :, :length], old[source, :, :length])
         assert not array[target, :, length:].any()

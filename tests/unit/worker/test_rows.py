@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -132,7 +133,7 @@ def test_all_busy_means_none() -> None:
     table.run(PROMPT)
     table.run(OTHER)
     assert table.rows.take([*PROMPT, 65], reuse=True) is None
-    assert table.rows.unstash(PROMPT, State(3, PROMPT[:3], 12)) is None
+    assert table.rows.unstash(PROMPT, State(3, (np.array(PROMPT[:3], np.uint32),))) is None
     assert table.rows.busy == 2
 
 
