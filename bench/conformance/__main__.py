@@ -54,7 +54,7 @@ def main(
     embedder, reranker
         Names of models for embeddings and for reranking; without them these rows are not asked.
     peers
-        Servers to start: edged, llama-server, llama-cpp-python.
+        Servers to start: edged, llama-server, llama-cpp-python, foundry-local.
     only
         Patterns of rows, such as "*completions stop*".
     kept

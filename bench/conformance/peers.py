@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
-from bench import servers
+from bench import pipes, servers
+from bench.client import BenchError
 from bench.conformance.server import Server
 
 MODEL = "smollm2-135m"
@@ -15,6 +18,9 @@ CONTEXT = 1024
 ROWS = 4
 THREADS = 2
 LLAMA_CPP_PYTHON = "llama-cpp-python==0.3.36"
+FOUNDRY = "foundry-local-sdk==2.2.1"
+#: A folder that Foundry Local can load: the same model, made by `edged convert … --recipe cpu-int4` and exported.
+ONNX_FOLDER = "EDGED_BENCH_ONNX"
 
 
 def gguf() -> Path:
@@ -63,5 +69,25 @@ def llama_cpp_python() -> Iterator[tuple[Server, str]]:
         servers.end(child)
 
 
+@contextmanager
+def foundry() -> Iterator[tuple[Server, str]]:
+    """Foundry Local's web service. It loads ONNX folders only, so it serves another form of the same model."""
+    folder = os.environ.get(ONNX_FOLDER)
+    if folder is None:
+        raise BenchError(f"foundry-local needs an ONNX folder of the model: set {ONNX_FOLDER} to one")
+    python = servers.peer_python("foundry-venv", FOUNDRY)
+    script = Path(servers.__file__).parent / "peers" / "foundry_server.py"
+    config = {"path": str(Path(folder).resolve()), "port": servers.free_port()}
+    # What the model was trained for: the service knows no setting for it.
+    context = json.loads((Path(folder) / "genai_config.json").read_text())["model"]["context_length"]
+    child = servers.spawn("foundry-local", [python, script, json.dumps(config)], pipe=True)
+    try:
+        said = pipes.read(child, "foundry-local", 120)
+        yield Server(said["url"], said["model"], context), said["facts"]["version"]
+    finally:
+        servers.end(child)
+
+
 PEERS: dict[str, Callable[[], AbstractContextManager[tuple[Server, str]]]] = {
-    "edged": edged, "llama-server": llama_server, "llama-cpp-python": llama_cpp_python}
+    "edged": edged, "llama-server": llama_server, "llama-cpp-python": llama_cpp_python,
+    "foundry-local": foundry}
