@@ -23,7 +23,8 @@ MODEL = "bench-generic-cpu"
 _VARIANT = {"modelType": "ONNX", "device": "cpu", "executionProvider": "CPUExecutionProvider", "fileSizeBytes": 1 << 27}
 CATALOG = {"totalCount": 1, "summaries": [{
     "assetId": f"azureml://registries/azureml/models/{MODEL}/versions/1", "name": MODEL, "version": "1",
-    "type": "models", "kind": "Versioned", "alias": "bench", "displayName": "bench", "publisher": "bench", "license": "apache-2.0",
+    "type": "models", "kind": "Versioned", "alias": "bench", "displayName": "bench", "publisher": "bench",
+    "license": "apache-2.0",
     "createdTime": "2025-01-01T00:00:00", "inferenceTasks": ["chat-completion"],
     "deploymentOptions": ["Foundry Local on Devices"], "tags": {"alias": "bench", "foundryLocal": ""},
     "variantInformation": {"parents": [], "variantMetadata": _VARIANT},
