@@ -137,6 +137,12 @@ def rename(path: Path, to: Path) -> None:
     sync_folder(to.parent)
 
 
+def replace(path: Path, to: Path) -> None:
+    """As `rename`, without waiting for the disk."""
+    watch(Operation("rename", path, to=to))
+    path.replace(to)
+
+
 def link(path: Path, to: Path) -> None:
     """A hard link. Not synced: what hangs on links is made again where it is missing."""
     watch(Operation("link", path, to=to))
@@ -173,8 +179,7 @@ def publish_bytes(path: Path, data: bytes, tmp: Path, *, durable: bool = True) -
         if durable:
             rename(temporary, path)
         else:
-            watch(Operation("rename", temporary, to=path))
-            temporary.replace(path)
+            replace(temporary, path)
     except OSError:
         with contextlib.suppress(OSError):
             remove(temporary)

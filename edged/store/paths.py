@@ -79,6 +79,7 @@ class Layout:
         self.blobs = home / "blobs"
         self.manifests = home / "manifests"
         self.models = home / "models"
+        self.kv = home / "kv"
         self.jobs = home / "jobs"
         self.responses = home / "responses"
         self.tmp = home / "tmp"

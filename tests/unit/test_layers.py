@@ -39,6 +39,8 @@ ENGINE_LIBRARIES = {
 #: Neighbours of one layer that must not know each other: only frames, or the layer above, connect them.
 PEERS = {("edged.daemon", "edged.worker"), ("edged.worker", "edged.daemon"), ("edged.store", "edged.engines"),
          ("edged.engines", "edged.store"), ("edged.worker", "edged.store"), ("edged.daemon", "edged.engines")}
+#: KV that outlives a worker is files of the store, which only workers read and write: these two modules meet.
+ACQUAINTED = {("edged.worker.kv_disk", "edged.store.kv"), ("edged.worker.kv_disk", "edged.store.kv_format")}
 
 
 def modules() -> Iterator[tuple[str, set[str]]]:
@@ -90,6 +92,7 @@ def test_daemon_worker_store_and_engines_do_not_know_each_other() -> None:
         f"{name} imports {imported}"
         for name, found in modules() for imported in sorted(found) for importer, forbidden in PEERS
         if within(name, importer) and within(imported, forbidden)
+        and not any(name == one and within(imported, other) for one, other in ACQUAINTED)
     ]
     assert across == []
 
