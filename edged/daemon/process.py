@@ -95,9 +95,12 @@ class Exit(Struct, frozen=True, kw_only=True):
 def environment(ours: Mapping[str, str]) -> dict[str, str]:
     """What a worker gets of the daemon's environment: no secrets, no settings, nothing of the service manager's.
     OpenMP threads spin for a few microseconds only between the parts of a step: with the default a foreign busy process
-    slows a step tenfold, and without any spinning every step takes thrice as long (bench/LOG.md)."""
+    slows a step tenfold, and without any spinning every step takes thrice as long (bench/LOG.md). numpy multiplies no
+    matrices here, and threads that wait for some took half as long as its import."""
     kept = {name: value for name, value in ours.items() if not _SECRET.search(name) and not _OURS.match(name)}
-    return {"GOMP_SPINCOUNT": "1000", "HF_HUB_OFFLINE": "1", "ORT_DISABLE_TELEMETRY": "1", **kept}
+    ours_alone = {"GOMP_SPINCOUNT": "1000", "OPENBLAS_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1",
+                  "ORT_DISABLE_TELEMETRY": "1"}
+    return {**ours_alone, **kept}
 
 
 class WorkerProcess:

@@ -8,20 +8,20 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import llama_cpp.llama_cpp as lib
 import msgspec
 import numpy as np
-import psutil
 from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from edged.engines.base import Capabilities, EngineError, Facts, Loaded, Logits, Progress, RowWork, State, Vocab
 from edged.engines.llama_adapters import LlamaAdapters
 from edged.engines.llama_batch import LlamaBatch
+from edged.engines.llama_library import lib
 from edged.engines.llama_model import (
     FLASH,
     begin,
@@ -32,10 +32,10 @@ from edged.engines.llama_model import (
     precision_of,
 )
 from edged.engines.llama_vocab import LlamaVocab, metadata
+from edged.engines.machine import memory_for, threads_for
 from edged.engines.pages import give_back_zeros, private_ranges
 from edged.engines.slots import Slots
 from edged.errors import InsufficientMemory, LoadFailed
-from edged.hardware.probe import probe
 from edged.types import LoadSpec
 
 DEFAULT_ROWS = 8
@@ -208,7 +208,7 @@ def _kv(options: Options, meta: dict[str, str], model: Any) -> _Kv:
 def _pool(spec: LoadSpec, trained: int, per_token: float, weights_bytes: int) -> int:
     """Tokens of the KV pool. A context that the operator named is honoured or refused; else it is the trained one as
     far as KV_SHARE of the memory goes, and at least DEFAULT_CONTEXT where that fits."""
-    budget = spec.memory_bytes or psutil.virtual_memory().total
+    budget = memory_for(spec)
     room = int(max(0, budget - weights_bytes * WEIGHTS_OVERHEAD) / per_token)
     if spec.context is not None:
         wanted = spec.context
@@ -237,7 +237,7 @@ def _split(options: Options, spec: LoadSpec, rows: int, pool: int, per_token: fl
     """
     if options.kv_unified is not None:
         return not options.kv_unified
-    budget = spec.memory_bytes or psutil.virtual_memory().total
+    budget = memory_for(spec)
     return rows * pool * per_token <= budget * SPLIT_SHARE
 
 
@@ -274,13 +274,16 @@ def load(spec: LoadSpec, progress: Progress) -> Loaded:
     params.no_perf = True
     params.swa_full = True
     # llama.cpp would take four, whatever the machine has.
-    params.n_threads = params.n_threads_batch = spec.threads or probe().cpu.threads
-    before = private_ranges()
-    context = lib.llama_init_from_model(model, params)
+    params.n_threads = params.n_threads_batch = threads_for(spec)
+    with ThreadPoolExecutor(1, thread_name_prefix="vocab") as beside:
+        vocab = beside.submit(LlamaVocab, model, meta)
+        before = private_ranges()
+        context = lib.llama_init_from_model(model, params)
+        if context:
+            give_back_zeros(before)
     if not context:
         lib.llama_model_free(model)
         raise LoadFailed(f"llama.cpp cannot make a context of {pool} tokens for {spec.name}: {last_words()}")
-    give_back_zeros(before)
     row_context = min(lib.llama_n_ctx_seq(context), lib.llama_n_ctx(context))
     caps = Capabilities(
         rows=rows, context=min(row_context, pool), kv_tokens=lib.llama_n_ctx(context), mixed_step=True,
@@ -292,4 +295,4 @@ def load(spec: LoadSpec, progress: Progress) -> Loaded:
         kv_bytes=int(per_token * caps.kv_tokens),
         state_format=f"{engine_version()} {kv.key_type} {kv.value_type} flash={options.flash_attention}",
     )
-    return Loaded(LlamaGenerator(model, context, caps, LlamaVocab(model, meta), adapters, split=split), facts)
+    return Loaded(LlamaGenerator(model, context, caps, vocab.result(), adapters, split=split), facts)

@@ -12,9 +12,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import llama_cpp.llama_cpp as lib
-
 from edged.engines.base import EngineError
+from edged.engines.llama_library import lib
 from edged.errors import LoadFailed
 from edged.types import AdapterSpec
 

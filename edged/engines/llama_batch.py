@@ -6,11 +6,11 @@ import ctypes
 from collections.abc import Sequence
 from typing import Any
 
-import llama_cpp.llama_cpp as lib
 import numpy as np
 from numpy.typing import NDArray
 
 from edged.engines.base import EngineError
+from edged.engines.llama_library import lib
 
 
 class LlamaBatch:

@@ -10,8 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import llama_cpp.llama_cpp as lib
-
+from edged.engines.llama_library import lib
 from edged.errors import DeviceUnavailable
 
 #: ggml's registry of each provider, in lower case.

@@ -13,10 +13,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import llama_cpp.llama_cpp as lib
 import msgspec
 import numpy as np
-import psutil
 from msgspec.structs import replace
 
 from edged.engines.base import (
@@ -29,11 +27,12 @@ from edged.engines.base import (
     Vectors,
 )
 from edged.engines.llama_batch import LlamaBatch
+from edged.engines.llama_library import lib
 from edged.engines.llama_model import FLASH, begin, device_name, engine_version, last_words, load_model, precision_of
 from edged.engines.llama_vocab import LlamaVocab, metadata
+from edged.engines.machine import memory_for, threads_for
 from edged.engines.scores import sigmoid, unit_length
 from edged.errors import InsufficientMemory, LoadFailed
-from edged.hardware.probe import probe
 from edged.types import LoadSpec
 
 #: Inputs of one run, where nobody says.
@@ -167,7 +166,7 @@ def load(spec: LoadSpec, progress: Progress) -> LoadedEmbedder:
     params.flash_attn_type = FLASH[False if flash is None and tokens <= EXACT_TOKENS else flash]
     params.no_perf = True
     params.swa_full = True
-    params.n_threads = params.n_threads_batch = spec.threads or probe().cpu.threads
+    params.n_threads = params.n_threads_batch = threads_for(spec)
     context = lib.llama_init_from_model(model, params)
     if not context:
         lib.llama_model_free(model)
@@ -222,7 +221,7 @@ def _context_tokens(spec: LoadSpec, trained: int, width: int, weights_bytes: int
     rows, and attention's mask of n². Raises LoadFailed, InsufficientMemory."""
     if spec.context is not None and spec.context > trained:
         raise LoadFailed(f"{spec.name} takes {trained} tokens at most; `context` cannot be {spec.context}")
-    budget = spec.memory_bytes or psutil.virtual_memory().total
+    budget = memory_for(spec)
     room = (spec.memory_bytes - weights_bytes) if spec.memory_bytes else budget * BUFFER_SHARE
 
     def need_bytes(tokens: int) -> int:

@@ -8,10 +8,9 @@ import threading
 from pathlib import Path
 from typing import Any
 
-import llama_cpp.llama_cpp as lib
-
 from edged.engines.base import Progress
 from edged.engines.llama_devices import LlamaDevice, device_of, devices, only
+from edged.engines.llama_library import lib, library_version
 from edged.errors import LoadFailed
 
 #: More than any model has.
@@ -85,9 +84,7 @@ def _cause(file: Path) -> str:
 
 
 def engine_version() -> str:
-    import llama_cpp
-
-    return f"llama-cpp-python {llama_cpp.__version__}"
+    return f"llama-cpp-python {library_version()}"
 
 
 def precision_of(model: Any) -> str:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import ctypes
 from typing import Any
 
-import llama_cpp.llama_cpp as lib
-
 from edged.engines.base import Fill
+from edged.engines.llama_library import lib
 
 _SPECIAL = {
     "bos_token": lib.llama_vocab_bos, "eos_token": lib.llama_vocab_eos, "pad_token": lib.llama_vocab_pad,

@@ -20,12 +20,12 @@ from edged.engines.context import affordable_context
 from edged.engines.genai_config import ADAPTERS_GRAPH, CONTEXT_PROPERTY, read_config
 from edged.engines.hf_vocab import HfVocab
 from edged.engines.kv_buffers import KvBuffers
+from edged.engines.machine import threads_for
 from edged.engines.ort_adapters import OrtAdapters
 from edged.engines.ort_graph import Names, choose_graph, gives_all_logits, precision_of, read_graph
 from edged.engines.ort_session import device_of, engine_version, open_session
 from edged.engines.slots import Slots
 from edged.errors import DeviceUnavailable, LoadFailed
-from edged.hardware.probe import probe
 from edged.types import LoadSpec
 
 DEFAULT_ROWS = 8
@@ -235,7 +235,7 @@ def load(spec: LoadSpec, progress: Progress) -> Loaded:
     config = read_config(folder)
     graph = ADAPTERS_GRAPH if spec.adapters else choose_graph(folder, config)
     progress(0.0)
-    session = open_session(folder / graph, spec.threads or probe().cpu.threads)
+    session = open_session(folder / graph, threads_for(spec))
     progress(0.9)
     names, layers = read_graph(session, config.model.decoder, graph)
     adapters = OrtAdapters(session, spec.adapters)

@@ -16,11 +16,11 @@ from edged.engines.base import EmbedderCapabilities, EngineError, Facts, LoadedE
 from edged.engines.encoder_config import EncoderConfig, read_config
 from edged.engines.encoder_graph import INPUTS, EncoderGraph, read_graph
 from edged.engines.hf_passages import HfPassages
+from edged.engines.machine import threads_for
 from edged.engines.ort_session import device_of, engine_version, open_session
 from edged.engines.pooling import pool
 from edged.engines.scores import sigmoid, unit_length
 from edged.errors import DeviceUnavailable, LoadFailed
-from edged.hardware.probe import probe
 from edged.types import LoadSpec
 
 DEFAULT_INPUTS = 64
@@ -79,7 +79,7 @@ def load(spec: LoadSpec, progress: Progress) -> LoadedEmbedder:
     config = read_config(folder, spec)
     texts = HfPassages(folder, lower_case=config.lower_case)
     progress(0.0)
-    session = open_session(folder / spec.file, spec.threads or probe().cpu.threads)
+    session = open_session(folder / spec.file, threads_for(spec))
     progress(0.9)
     graph = read_graph(session, spec, config)
     caps = EmbedderCapabilities(

@@ -52,7 +52,8 @@ def new_ranges(before: Ranges, after: Ranges) -> Ranges:
 def give_back_zeros(before: Ranges) -> int:
     """Of the large mappings that are not in `before`, the pieces that hold nothing but zeros. Returns their bytes.
 
-    No other thread may write to those mappings meanwhile."""
+    No other thread may write to those mappings meanwhile: threads of our own may run as long as what they allocate is
+    smaller than what counts as large."""
     given = 0
     libc = ctypes.CDLL(None, use_errno=True)
     for start, end in new_ranges(before, private_ranges()):

@@ -6,13 +6,16 @@ FrameError, upon which the connection is closed.
 
 from __future__ import annotations
 
-import asyncio
 import socket
 import struct
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from edged.ipc.messages import FromWorker, ToWorker
+
+if TYPE_CHECKING:
+    import asyncio  # a worker has no use for it, and it takes a tenth of its imports
 
 MAX_FRAME = 256 * 1024 * 1024
 _LENGTH = struct.Struct(">I")
@@ -70,7 +73,7 @@ async def read(stream: asyncio.StreamReader) -> FromWorker | None:
     """Daemon side. None when the worker is gone."""
     try:
         body = await stream.readexactly(_body_length(await stream.readexactly(_LENGTH.size)))
-    except (asyncio.IncompleteReadError, ConnectionError):
+    except (EOFError, ConnectionError):
         return None
     try:
         return from_worker.decode(body)

@@ -11,32 +11,24 @@ import threading
 import time
 import traceback
 
-import structlog
 from msgspec.structs import replace
 
 from edged.engines.base import DeviceLost
 from edged.errors import DeviceUnavailable, EdgedError, Internal
 from edged.ipc import frames
 from edged.ipc.messages import Load, Loading, LoadRefused, Lost, Ready
+from edged.worker.journal import journal
+from edged.worker.loading import load_service
 from edged.worker.outbox import Outbox
-from edged.worker.reader import Reader
-from edged.worker.service import load_service
 
 #: Silence for longer than this while loading means a hang to the daemon.
 LOADING_INTERVAL_S = 2.0
 #: After the daemon is gone: for the loop to close in order. It may be in a native call that takes minutes.
 EXIT_GRACE_S = 0.3
 
-log = structlog.get_logger("worker")
-
 
 def main() -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    structlog.configure(
-        processors=[structlog.processors.add_log_level, structlog.processors.format_exc_info,
-                    structlog.processors.JSONRenderer()],
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-    )
     sock = socket.socket(fileno=int(sys.argv[1]))
     outbox = Outbox(sock)
     first = frames.receive(sock)
@@ -52,9 +44,11 @@ def main() -> int:
     except DeviceLost as error:
         return _refused(outbox, DeviceUnavailable(f"the device of {spec.name} was lost while it loaded: {error}"))
     except Exception as error:
-        log.exception("load_failed")
+        journal().exception("load_failed")
         return _refused(outbox, Internal(
             f"{spec.name} could not be loaded: {type(error).__name__}; the log says more"))
+    from edged.worker.reader import Reader
+
     reader = Reader(sock, service.prepare, service.inbox, outbox)
     reader.start()
     threading.Thread(target=_exit_after, args=(reader,), name="exit", daemon=True).start()
@@ -63,7 +57,7 @@ def main() -> int:
         service.run()
     except DeviceLost as error:
         # Nothing of the engine is closed: calls into a driver that is gone may hang.
-        log.error("device_lost", reason=str(error))
+        journal().error("device_lost", reason=str(error))
         outbox.send(Lost(str(error)))
         return 0
     service.close()
@@ -110,7 +104,7 @@ class _Loading:
                 os._exit(0)
 
 
-def _exit_after(reader: Reader) -> None:
+def _exit_after(reader: threading.Thread) -> None:
     reader.join()
     time.sleep(EXIT_GRACE_S)
     os._exit(0)

@@ -26,7 +26,7 @@ from edged.worker.formats.thinking import Tags, Thinking
 from edged.worker.formats.thoughts import NOTHING, Thought, led, wanted
 from edged.worker.formats.toolbox import call_grammar, shown
 from edged.worker.telling import PLAIN, Speech
-from edged.worker.template import Overdone, Template
+from edged.worker.template import Child, Overdone, Template
 
 #: Of a template whose own ways with tools are not made use of.
 _TAUGHT: dict[str, Any] = {"tools": None, "calls": None, "results": False}
@@ -48,9 +48,9 @@ class Chat:
     Hermes' in the system message; where its template shows tools, calls or results not, they are written into what it
     shows. So no tool and no call is ever dropped without a word."""
 
-    def __init__(self, source: str, vocab: Vocab) -> None:
-        """Raises LoadFailed for a template that cannot be used."""
-        self._template = Template(source, vocab.special)
+    def __init__(self, source: str, vocab: Vocab, *, child: Child | None = None) -> None:
+        """child: a renderer that was started in advance. Raises LoadFailed for a template that cannot be used."""
+        self._template = Template(source, vocab.special, child=child)
         self._known = family_of(source)
         self._tags = tags_of(source, self._known)
         marks = [*(self._known or HERMES).marks, *((self._tags.opening, self._tags.closing) if self._tags else ())]

@@ -23,6 +23,7 @@ from edged.worker.context_limit import context_limit
 from edged.worker.fill import gap_tokens
 from edged.worker.formats.enforce import Enforced
 from edged.worker.telling import PLAIN, Speech
+from edged.worker.template import Child
 
 log = structlog.get_logger("worker")
 
@@ -43,7 +44,8 @@ class Prepared:
 class Prepare:
     """Thread-safe; raises an EdgedError for a request that cannot run."""
 
-    def __init__(self, spec: LoadSpec, caps: Capabilities, vocab: Vocab) -> None:
+    def __init__(self, spec: LoadSpec, caps: Capabilities, vocab: Vocab, *, child: Child | None = None) -> None:
+        """child: a renderer that was started in advance. Raises LoadFailed for a template that cannot be used."""
         self._name = spec.name
         self._caps = caps
         self._vocab = vocab
@@ -51,7 +53,9 @@ class Prepare:
         self._defaults = spec.sampling.over(DEFAULT_SAMPLING)
         self._constraints = Constraints(vocab)
         source = spec.chat_template or vocab.chat_template
-        self._chat = Chat(source, vocab) if source else None
+        self._chat = Chat(source, vocab, child=child) if source else None
+        if child is not None and not source:
+            child.close()
 
     @property
     def chat(self) -> bool:

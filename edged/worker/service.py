@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import Any
 
-from edged import engines
-from edged.engines.base import Embedder, Generator, Passage, Progress, RowWork
+from edged.engines.base import Embedder, Generator, Loaded, LoadedEmbedder, Passage, RowWork
 from edged.task import check_task
 from edged.types import GenerateRequest, LoadSpec, ModelInfo, Rendered, Request
 from edged.worker.embed_loop import EmbedLoop
@@ -18,10 +17,13 @@ from edged.worker.loop import Loop
 from edged.worker.orders import Order
 from edged.worker.outbox import Outbox
 from edged.worker.prepare import Prepare, Prepared
+from edged.worker.template import Child
 
 #: KV of preempted requests held outside the engine, at most.
 STASH_LIMIT_BYTES = 1 << 30
-WARM_UP_TOKENS = 32
+#: The first step reads every weight; the second is as long as the rate of prefill needs that is told from it, a
+#: fourteenth less than that of long pieces, and short enough for a large model on a small processor.
+WARM_UP_TOKENS = (2, 16)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,16 +38,11 @@ class Service:
     close: Callable[[], None]
 
 
-def load_service(spec: LoadSpec, outbox: Outbox, progress: Progress) -> Service:
-    """Loaded and warm. Raises EdgedError, DeviceLost."""
-    return _generation(spec, outbox, progress) if spec.task == "generate" else _embedding(spec, outbox, progress)
-
-
-def _generation(spec: LoadSpec, outbox: Outbox, progress: Progress) -> Service:
-    loaded = engines.load(spec, progress)
+def generation(spec: LoadSpec, loaded: Loaded, outbox: Outbox, child: Child | None = None) -> Service:
+    """Warm. child: a renderer of templates that was started in advance. Raises EdgedError, DeviceLost."""
     generator, facts = loaded.generator, loaded.facts
     caps, vocab = generator.caps, generator.vocab
-    prepare = Prepare(spec, caps, vocab)
+    prepare = Prepare(spec, caps, vocab, child=child)
     loop = Loop(generator, outbox, stash_limit_bytes=STASH_LIMIT_BYTES, tokens_per_s=_warm_up(generator))
 
     def checked(request: Request) -> Prepared | Rendered:
@@ -67,8 +64,8 @@ def _generation(spec: LoadSpec, outbox: Outbox, progress: Progress) -> Service:
     )
 
 
-def _embedding(spec: LoadSpec, outbox: Outbox, progress: Progress) -> Service:
-    loaded = engines.load_embedder(spec, progress)
+def embedding(spec: LoadSpec, loaded: LoadedEmbedder, outbox: Outbox) -> Service:
+    """Warm. Raises EdgedError, DeviceLost."""
     embedder, facts = loaded.embedder, loaded.facts
     caps = embedder.caps
     loop = EmbedLoop(embedder, outbox, tokens_per_s=_warm_up_embedder(embedder))
@@ -85,9 +82,9 @@ def _embedding(spec: LoadSpec, outbox: Outbox, progress: Progress) -> Service:
 
 def _warm_up(generator: Generator) -> float:
     """Touch every weight once, so that the first client does not pay, and learn the rate of prefill in tokens/s."""
-    count = min(WARM_UP_TOKENS, generator.caps.context // 2)
-    tokens = [index % generator.vocab.size for index in range(count)]
-    for _ in range(2):
+    for wanted in WARM_UP_TOKENS:
+        count = min(wanted, generator.caps.context // 2)
+        tokens = [index % generator.vocab.size for index in range(count)]
         began_s = time.monotonic()
         generator.step([RowWork(0, tokens, 1)])
         seconds = time.monotonic() - began_s
@@ -97,9 +94,9 @@ def _warm_up(generator: Generator) -> float:
 
 def _warm_up_embedder(embedder: Embedder) -> float:
     caps = embedder.caps
-    count = min(WARM_UP_TOKENS, caps.context)
-    passage = Passage([index % caps.vocab_size for index in range(count)])
-    for _ in range(2):
+    for wanted in WARM_UP_TOKENS:
+        count = min(wanted, caps.context)
+        passage = Passage([index % caps.vocab_size for index in range(count)])
         began_s = time.monotonic()
         embedder.run([passage])
         seconds = time.monotonic() - began_s

@@ -41,12 +41,15 @@ class Template:
     for one rendering. Raises LoadFailed where the template is no Jinja or cannot be compiled within the limits.
     """
 
-    def __init__(self, source: str, special: dict[str, str], *, deadline_s: float = 5.0) -> None:
+    def __init__(
+        self, source: str, special: dict[str, str], *, deadline_s: float = 5.0, child: Child | None = None,
+    ) -> None:
+        """child: its first one, where it was started in advance; it is this template's from now on."""
         self._setup = Setup(source=source, special=special, deadline_s=deadline_s)
         self._places = threading.BoundedSemaphore(RENDERERS)
         self._lock = threading.Lock()  # guards the two below
         self._closed = False
-        self._idle = [_Renderer(self._setup)]
+        self._idle = [self._prepared(child)]
 
     def render(
         self,
@@ -95,15 +98,20 @@ class Template:
         for child in idle:
             child.close()
 
-    def _take(self) -> _Renderer:
+    def _take(self) -> Child:
         with self._lock:
             child = self._idle.pop() if self._idle else None
         if child is not None and not child.alive:  # killed while it waited, by the kernel for its memory perhaps
             child.close()
             child = None
-        return child or _Renderer(self._setup)
+        return child or self._prepared(None)
 
-    def _give_back(self, child: _Renderer) -> None:
+    def _prepared(self, child: Child | None) -> Child:
+        child = child or Child()
+        child.prepare(self._setup)
+        return child
+
+    def _give_back(self, child: Child) -> None:
         with self._lock:
             if child.alive and not self._closed:
                 self._idle.append(child)
@@ -126,11 +134,12 @@ class _Ended(Exception):
     """The renderer is gone or must go; says why."""
 
 
-class _Renderer:
-    """One child process and the socket to it. One call at a time. Not `alive` any more after _Ended."""
+class Child:
+    """One renderer: its process and the socket to it. One call at a time. Not `alive` any more after _Ended."""
 
-    def __init__(self, setup: Setup) -> None:
-        """Raises LoadFailed where the process does not start or does not take the template."""
+    def __init__(self) -> None:
+        """Does not wait until the process runs. Raises LoadFailed where it cannot be started."""
+        self._usable = False
         self._socket, theirs = socket.socketpair()
         try:
             self._process = subprocess.Popen(
@@ -145,6 +154,9 @@ class _Renderer:
             raise LoadFailed(f"The process that renders chat templates does not start: {error.strerror}.") from error
         finally:
             theirs.close()
+
+    def prepare(self, setup: Setup) -> None:
+        """The template that it renders. Raises LoadFailed where it does not take it, and then it is closed."""
         try:
             answer = self.ask(_encode(setup), setup.deadline_s + _START_S)
             problem = answer.text if answer.problem else None

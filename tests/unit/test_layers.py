@@ -27,10 +27,7 @@ LAYERS = [
 NATIVE = {"llama_cpp", "onnxruntime", "onnxruntime_genai", "tokenizers", "llguidance", "torch", "transformers"}
 #: Each engine file, and the only native library it may import; llguidance is the worker's, in one file.
 ENGINE_LIBRARIES = {
-    "edged.engines.llama": {"llama_cpp"}, "edged.engines.llama_vocab": {"llama_cpp"},
-    "edged.engines.llama_devices": {"llama_cpp"}, "edged.engines.llama_adapters": {"llama_cpp"},
-    "edged.engines.llama_embed": {"llama_cpp"}, "edged.engines.llama_model": {"llama_cpp"},
-    "edged.engines.llama_batch": {"llama_cpp"},
+    "edged.engines.llama_library": {"llama_cpp"},
     "edged.engines.hf_passages": {"tokenizers"},
     "edged.engines.ort_session": {"onnxruntime"}, "edged.engines.ort_adapters": {"onnxruntime"},
     "edged.engines.genai": {"onnxruntime_genai"},
