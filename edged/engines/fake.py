@@ -70,7 +70,8 @@ _SPECIAL_PATTERN = re.compile("(" + "|".join(re.escape(text) for text in _SPECIA
 class Knobs(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """step_ms: time of each step; token_ms: more for each token in it. crash_at_token, hang_at_token, fail_at_token,
     nan_at_token: at the k-th decode step of the process; a failed step leaves its rows undefined, as the seam allows.
-    crash_on_text: when a row holds this text. mixed_step false: plans as for ORT. all_logits false: as of a graph with
+    crash_on_text: when a row holds this text. mixed_step false: plans as for ORT. trims false: KV cannot go
+    back, as a recurrent state. all_logits false: as of a graph with
     a pruned head. end_chance: 1/n is about the chance that a word ends the answer (0: never).
 
     task: what the model is for; dimensions, shorter: of the vectors of one that embeds.
@@ -97,6 +98,7 @@ class Knobs(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     refuse: str | None = None
     refuse_memory: bool = False
     mixed_step: bool = True
+    trims: bool = True
     all_logits: bool = True
     step_tokens: int = 512
     end_chance: int = 40
@@ -147,7 +149,7 @@ class FakeGenerator:
             rows=knobs.rows, context=min(knobs.context, kv_tokens), kv_tokens=kv_tokens,
             mixed_step=knobs.mixed_step, multi_token_rows=knobs.rows if knobs.mixed_step else 1,
             step_tokens=knobs.step_tokens, state_bytes_per_token=4, all_logits=knobs.all_logits,
-            adapters=tuple(adapters or ()),
+            trims=knobs.trims, adapters=tuple(adapters or ()),
         )
         self._knobs = knobs
         self._adapters: dict[str | None, int] = {None: 0}
@@ -178,6 +180,8 @@ class FakeGenerator:
         return results
 
     def trim(self, row: int, keep: int) -> int:
+        if keep < len(self._rows[row]) and not self.caps.trims:
+            keep = 0
         del self._rows[row][keep:]
         return len(self._rows[row])
 
@@ -187,8 +191,8 @@ class FakeGenerator:
             raise EngineError(f"row {dst} is not empty")
         if keep > len(self._rows[src]):
             raise EngineError(f"row {src} has {len(self._rows[src])} tokens, not {keep}")
-        self._rows[dst] = self._rows[src][:keep]
-        return keep
+        self._rows[dst] = list(self._rows[src])
+        return self.trim(dst, keep)
 
     def stash(self, row: int) -> State:
         return State(len(self._rows[row]), (np.array(self._rows[row], np.uint32),))

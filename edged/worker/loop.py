@@ -6,6 +6,7 @@ from __future__ import annotations
 import queue
 import secrets
 import time
+from collections import Counter
 from dataclasses import dataclass
 
 import psutil
@@ -23,6 +24,7 @@ from edged.worker.prepare import Prepared
 from edged.worker.rows import Rows
 from edged.worker.scheduler import Piece, Scheduler, Step
 from edged.worker.sequence import Sequence
+from edged.worker.worth import Worth
 
 #: Statistics are the worker's heartbeat too: they leave at this interval while steps run, and when idle.
 STATS_INTERVAL_S = 1.0
@@ -45,18 +47,21 @@ class _Running:
 
 
 class Loop:
-    def __init__(self, generator: Generator, outbox: Outbox, *, stash_limit_bytes: int, tokens_per_s: float) -> None:
+    def __init__(self, generator: Generator, outbox: Outbox, *, stash_limit_bytes: int, tokens_per_s: float,
+                 ram_bytes: int = 0) -> None:
+        """stash_limit_bytes: of KV of preempted requests; ram_bytes: of KV of idle prefixes out of the engine."""
         self.inbox: queue.SimpleQueue[Order[Prepared]] = queue.SimpleQueue()
         self._generator = generator
         self._outbox = outbox
-        self._rows = Rows(generator)
-        self._scheduler = Scheduler(generator.caps, self._rows, stash_limit_bytes=stash_limit_bytes)
         self._pace = Pace(tokens_per_s)
+        self._rows = Rows(generator, ram_bytes=ram_bytes, worth=Worth(lambda: self._pace.tokens_per_s))
+        self._scheduler = Scheduler(generator.caps, self._rows, stash_limit_bytes=stash_limit_bytes)
         self._requests: dict[str, _Running] = {}
         self._events: list[Event] = []
         self._process = psutil.Process()
         self._stats_due_s = 0.0
-        self._steps = self._step_rows = self._prefix_query = self._prefix_hit = 0
+        self._steps = self._step_rows = self._prefix_query = self._prefix_hit = self._prompt_computed = 0
+        self._hit_from: Counter[str] = Counter()
         #: Of the last step.
         self._adapter: str | None = None
         self._switches = 0
@@ -95,6 +100,8 @@ class Loop:
 
     def _wait(self) -> Order[Prepared]:
         self._send_stats(idle=True)
+        while self.inbox.empty() and self._rows.tend():
+            pass
         while True:
             try:
                 return self.inbox.get(timeout=STATS_INTERVAL_S)
@@ -114,7 +121,7 @@ class Loop:
             return
         sequences = [
             Sequence(request.id, index, request.client, list(prepared.tokens), prepared.max_length,
-                     adapter=request.adapter)
+                     adapter=request.adapter, scope=request.cache_scope)
             for index in range(request.n)
         ]
         leader = sequences[0]
@@ -131,6 +138,7 @@ class Loop:
         running.cached_tokens = sequence.cached_tokens
         self._prefix_query += sequence.prompt_length
         self._prefix_hit += sequence.cached_tokens
+        self._hit_from[sequence.cached_from] += sequence.cached_tokens
         queued_s = running.started_s - running.arrived_s
         self._events.append(Started(sequence.request, sequence.prompt_length, sequence.cached_tokens, queued_s))
 
@@ -161,6 +169,8 @@ class Loop:
             self._switches += 1
         if any(piece.count > 1 and not piece.sequence.answering for piece in step):
             self._pace.observe(sum(piece.count for piece in step), seconds)
+        self._prompt_computed += sum(
+            min(piece.count, max(piece.sequence.prompt_length - piece.sequence.length, 0)) for piece in step)
         self._scheduler.advance(step)
         for piece, logits in zip(step, results, strict=True):
             # An earlier piece may have failed the request.
@@ -240,6 +250,8 @@ class Loop:
             kv_used_tokens=self._rows.used_tokens, kv_tokens=self._generator.caps.kv_tokens,
             steps=self._steps, step_rows=self._step_rows,
             prefix_query_tokens=self._prefix_query, prefix_hit_tokens=self._prefix_hit,
+            prompt_computed_tokens=self._prompt_computed, prefix_restored_tokens=self._hit_from["ram"],
+            prefix_disk_tokens=self._hit_from["disk"], kv_ram_bytes=self._rows.ram_bytes,
             preemptions=self._scheduler.preemptions, adapter_switches=self._switches,
             resident_bytes=self._process.memory_info().rss,
         )))

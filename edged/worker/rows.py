@@ -1,18 +1,32 @@
 """The rows of the engine: which are free, busy or idle, what tokens their KV holds, and which prefix can be reused.
 
-An idle row keeps the KV of a finished sequence for the next one with the same beginning; it is dropped, the longest
-unused first, as soon as its row or its room is needed. Sole owner of the engine's rows: nothing else trims or forks.
+An idle row keeps the KV of a finished sequence for the next one with the same beginning. When its row or its room is
+needed, the longest unused first, its KV goes to memory (`kept`), or did so already in an idle moment, and comes back
+from there, or from a file, where that is sooner than computing it. One tree knows who holds what (`prefix`). Sole owner
+of the engine's rows: nothing else trims or forks.
 """
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import ClassVar, Literal, NamedTuple, Protocol
 
 from edged.engines.base import Capabilities, EngineError, State
+from edged.worker.kept import Held, Kept, Snapshot, saved_elsewhere
+from edged.worker.prefix import Key, PrefixTree
+from edged.worker.worth import Source, Worth
 
-#: A shorter common beginning is not worth a fork.
+#: A shorter common beginning, or less more of it, is not worth a move of KV.
 MIN_PREFIX_TOKENS = 8
+#: What is waited for, or checkpointed, must spare at least so many tokens of computing.
+MIN_GAIN_TOKENS = 32
+#: With no empty row, an idle one is cut to what is wanted of it rather than forked, if no more than this is lost, or
+#: this part of what is wanted: mostly the end of an answer whose text became other tokens in the next prompt.
+MOST_CUT_TOKENS = 32
+MOST_CUT_SHARE = 8
 
 
 class RowStore(Protocol):
@@ -26,22 +40,54 @@ class RowStore(Protocol):
     def unstash(self, row: int, state: State) -> int: ...
 
 
-@dataclass(slots=True)
-class _Row:
-    """tokens[:length] has KV, all of it computed with `adapter`. A busy row's list is the sequence's own, which
-    grows."""
+class Placed(NamedTuple):
+    """length: of KV that the row already has, and where that was before."""
 
+    row: int
+    length: int
+    source: Literal["rows", Source] = "rows"
+
+
+@dataclass(slots=True, eq=False)
+class _Row:
+    """tokens[:length] has KV, all of it of `key`. A busy row's list is the sequence's own, which grows; the tree has it
+    as it was when the row was taken. saved: nothing more is to be done to keep it."""
+
+    in_engine: ClassVar[bool] = True
+
+    number: int
     tokens: list[int] = field(default_factory=list)
     length: int = 0
-    adapter: str | None = None
+    key: Key = ("", None)
     busy: bool = False
     used_at: int = 0
+    saved: bool = False
+
+
+@dataclass(slots=True)
+class _Found:
+    """in_row: usable tokens of `row`, the best. outside: snapshots, the most usable tokens first. coming: running rows
+    that will have more once they have computed it, and how much, the most first. known: the longest beginning that
+    anybody has or will have."""
+
+    row: _Row | None = None
+    in_row: int = 0
+    outside: list[tuple[int, Snapshot]] = field(default_factory=list)
+    coming: list[tuple[int, int]] = field(default_factory=list)
+    known: int = 0
 
 
 class Rows:
-    def __init__(self, store: RowStore) -> None:
+    def __init__(self, store: RowStore, *, ram_bytes: int = 0, worth: Worth | None = None,
+                 clock: Callable[[], float] = time.perf_counter) -> None:
+        """ram_bytes: of KV that is kept out of the engine, at most. worth: by default bringing back always pays."""
         self._store = store
-        self._rows = [_Row() for _ in range(store.caps.rows)]
+        self._trims = store.caps.trims
+        self._tree: PrefixTree[Held] = PrefixTree()
+        self._kept = Kept(self._tree, ram_bytes if store.caps.moves_kv else 0, trims=self._trims)
+        self._worth = worth or Worth(lambda: 0.0)
+        self._clock = clock
+        self._rows = [_Row(number) for number in range(store.caps.rows)]
         self._uses = 0
 
     @property
@@ -57,23 +103,33 @@ class Rows:
     def busy(self) -> int:
         return sum(row.busy for row in self._rows)
 
-    def take(self, tokens: list[int], *, reuse: bool, adapter: str | None = None) -> tuple[int, int] | None:
-        """A row for this sequence: (row, length of KV it already has), or None when all are busy.
+    @property
+    def ram_bytes(self) -> int:
+        """KV of idle prefixes held out of the engine."""
+        return self._kept.held_bytes
 
-        At least one token is left to compute, for its logits. The same tokens have other KV under another adapter.
+    def take(self, tokens: list[int], *, reuse: bool, adapter: str | None = None, scope: str = "",
+             used: bool = False) -> Placed | None:
+        """A row for this sequence, or None when all are busy. used: it is the first of a request.
+
+        At least one token is left to compute, for its logits. The same tokens have other KV under another adapter, and
+        of another scope none.
         """
-        source, common = self._longest_prefix(tokens, adapter) if reuse else (None, 0)
-        if source is None:
-            return None if (target := self._vacate(sparing=None)) is None else self._occupy(target, tokens, 0, adapter)
-        owner = self._rows[source]
-        if not owner.busy and common == owner.length:
-            return self._occupy(source, tokens, common, adapter)
-        if (target := self._vacate(sparing=source)) is not None:
-            owner.used_at = self._next_use()
-            return self._occupy(target, tokens, self._store.fork(source, target, common), adapter)
-        if owner.busy:
-            return None
-        return self._occupy(source, tokens, self._store.trim(source, common), adapter)
+        key = scope, adapter
+        found = self._find(key, tokens) if reuse else _Found()
+        placed = self._bring(found, tokens) or self._share(self._find(key, tokens) if found.outside else found)
+        return placed and self._occupy(placed, tokens, key, used=used)
+
+    def reusable(self, tokens: list[int], *, adapter: str | None, scope: str) -> tuple[int, list[tuple[int, int]]]:
+        """(tokens that `take` would not leave to compute, [(busy row, tokens that it will have of these once they are
+        computed)], the most first)."""
+        found = self._find((scope, adapter), tokens)
+        have = next((usable for usable, snapshot in found.outside if self._pays(found, usable, snapshot)), 0)
+        return max(have, found.in_row), found.coming
+
+    def known(self, tokens: list[int], *, adapter: str | None, scope: str) -> int:
+        """The longest beginning that anything has in common with them, whether its KV can be used or not."""
+        return self._find((scope, adapter), tokens).known
 
     def grow(self, row: int, count: int) -> None:
         """The engine appended `count` tokens to a busy row."""
@@ -82,87 +138,180 @@ class Rows:
     def release(self, row: int) -> None:
         """The sequence has ended; its KV stays until the room is needed."""
         owner = self._rows[row]
-        owner.busy = False
-        owner.used_at = self._next_use()
-        owner.tokens = owner.tokens[: owner.length]
+        idle = _Row(row, owner.tokens[: owner.length], owner.length, owner.key, used_at=self._next_use())
+        self._replace(owner, idle)
 
     def discard(self, row: int) -> None:
         """The row's KV is void or not wanted. After a failed step the engine may hold more of it than we know."""
         self._store.trim(row, 0)
-        self._rows[row] = _Row()
+        self._replace(self._rows[row], _Row(row))
 
     def stash(self, row: int) -> State | None:
         """Empties the row. None where the engine cannot save its KV, or there is none."""
-        try:
-            state = self._store.stash(row) if self._rows[row].length else None
-        except EngineError:
-            state = None
+        state = self._read(row)
         self.discard(row)
         return state
 
-    def unstash(self, tokens: list[int], state: State, *, adapter: str | None = None) -> tuple[int, int] | None:
+    def unstash(self, tokens: list[int], state: State, *, adapter: str | None = None,
+                scope: str = "") -> Placed | None:
         """Like `take`, with the sequence's own KV, for which idle rows make room."""
         row = self._vacate(sparing=None)
         if row is None:
             return None
-        while self.used_tokens + state.tokens > self._store.caps.kv_tokens and self.drop_idle():
-            pass
-        return self._occupy(row, tokens, self._store.unstash(row, state), adapter)
+        self._make_room(state.tokens)
+        return self._occupy(Placed(row, self._store.unstash(row, state)), tokens, (scope, adapter), used=False)
+
+    def checkpoint(self, row: int) -> None:
+        """What a busy row has now is kept, beside it: for engines whose KV does not go back, at a place that others may
+        begin with."""
+        owner = self._rows[row]
+        if self._kept.limit_bytes and owner.length and (state := self._read(row)) is not None:
+            self._kept.put(owner.key, owner.tokens, state)
+
+    def tend(self) -> bool:
+        """One thing that is better done now, while nothing is to be computed. False when there is none."""
+        for row in sorted(self._rows, key=lambda row: row.used_at):
+            if not row.busy and row.length and self._save(row):
+                return True
+        return False
 
     def drop_every_idle(self) -> None:
-        """What idle rows hold is not trusted any more."""
-        while self.drop_idle():
-            pass
+        """What idle rows hold, and what was kept of such, is not trusted any more."""
+        for row in self._rows:
+            if not row.busy and row.length:
+                self.discard(row.number)
+        self._kept.clear()
 
     def drop_idle(self) -> bool:
-        """Forget the idle row that was used least recently. False when there is none."""
-        idle = [number for number, row in enumerate(self._rows) if not row.busy and row.length]
+        """Empty the idle row that was used least recently. False when there is none."""
+        idle = [row for row in self._rows if not row.busy and row.length]
         if not idle:
             return False
-        self.discard(min(idle, key=lambda number: self._rows[number].used_at))
+        oldest = min(idle, key=lambda row: row.used_at)
+        self._save(oldest)
+        self.discard(oldest.number)
         return True
 
-    def _occupy(self, number: int, tokens: list[int], length: int, adapter: str | None) -> tuple[int, int]:
-        self._rows[number] = _Row(tokens, length, adapter, busy=True, used_at=self._next_use())
-        return number, length
+    def _share(self, found: _Found) -> Placed | None:
+        """An empty row, or the best row's own KV: taken over, forked, or cut."""
+        source, common = found.row, found.in_row
+        if source is None:
+            return None if (target := self._vacate(sparing=None)) is None else Placed(target, 0)
+        if not source.busy:
+            if common == source.length:
+                return Placed(source.number, common)
+            lost = source.length - common
+            if self._empty(source) is None and lost <= min(MOST_CUT_TOKENS, common // MOST_CUT_SHARE):
+                return Placed(source.number, self._store.trim(source.number, common))
+        if (target := self._vacate(sparing=source)) is not None:
+            source.used_at = self._next_use()
+            return Placed(target, self._store.fork(source.number, target, common))
+        if source.busy:
+            return None
+        self._save(source)
+        return Placed(source.number, self._store.trim(source.number, common))
+
+    def _bring(self, found: _Found, tokens: list[int]) -> Placed | None:
+        """The best snapshot that beats what rows have, into an empty row."""
+        for usable, snapshot in found.outside:
+            if usable - found.in_row < MIN_PREFIX_TOKENS:
+                return None
+            if self.busy_tokens + snapshot.length > self._store.caps.kv_tokens:
+                continue
+            if not self._pays(found, usable, snapshot):
+                self._worth.declined("ram")
+                continue
+            if (row := self._vacate(sparing=None)) is None:
+                return None
+            self._make_room(snapshot.length)
+            began_s = self._clock()
+            length = self._store.unstash(row, snapshot.state)
+            self._worth.moved("ram", snapshot.state.size_bytes, self._clock() - began_s)
+            if length:
+                self._kept.use(snapshot)
+                return Placed(row, self._store.trim(row, usable), "ram")
+            self._kept.drop(snapshot)
+        return None
+
+    def _pays(self, found: _Found, usable: int, snapshot: Snapshot) -> bool:
+        gain = usable - found.in_row
+        return gain >= MIN_PREFIX_TOKENS and self._worth.pays("ram", snapshot.state.size_bytes, gain)
+
+    def _save(self, row: _Row) -> bool:
+        """Keep an idle row's KV out of the engine too, if enough of it is nowhere else."""
+        if row.saved or not self._kept.limit_bytes:
+            return False
+        row.saved = True
+        gain = row.length - saved_elsewhere(self._tree, row, trims=self._trims)
+        size_bytes = row.length * self._store.caps.state_bytes_per_token
+        if gain < MIN_PREFIX_TOKENS or not self._worth.pays("ram", size_bytes, gain):
+            return False
+        state = self._read(row.number)
+        return state is not None and self._kept.put(row.key, row.tokens, state)
+
+    def _read(self, row: int) -> State | None:
+        try:
+            return self._store.stash(row) if self._rows[row].length else None
+        except EngineError:
+            return None
+
+    def _make_room(self, tokens: int) -> None:
+        while self.used_tokens + tokens > self._store.caps.kv_tokens and self.drop_idle():
+            pass
+
+    def _occupy(self, placed: Placed, tokens: list[int], key: Key, *, used: bool) -> Placed:
+        row = _Row(placed.row, tokens, placed.length, key, busy=True, used_at=self._next_use())
+        self._replace(self._rows[placed.row], row, used=used)
+        return placed
+
+    def _replace(self, old: _Row, new: _Row, *, used: bool = False) -> None:
+        """In this order, since the tree forgets what nobody holds."""
+        self._rows[new.number] = new
+        if new.busy or new.length:
+            self._tree.insert(new.key, new.tokens, new, used=used)
+        if old in self._tree:
+            self._tree.remove(old)
 
     def _next_use(self) -> int:
         self._uses += 1
         return self._uses
 
-    def _vacate(self, sparing: int | None) -> int | None:
+    def _empty(self, sparing: _Row | None) -> int | None:
+        return next((row.number for row in self._rows if not row.busy and not row.length and row is not sparing), None)
+
+    def _vacate(self, sparing: _Row | None) -> int | None:
         """An empty row; the least recently used idle one is emptied for it."""
-        free = [number for number, row in enumerate(self._rows) if not row.busy and number != sparing]
-        if not free:
+        if (number := self._empty(sparing)) is not None:
+            return number
+        idle = [row for row in self._rows if not row.busy and row is not sparing]
+        if not idle:
             return None
-        number = min(free, key=lambda number: (self._rows[number].length > 0, self._rows[number].used_at))
-        if self._rows[number].length:
-            self.discard(number)
-        return number
+        row = min(idle, key=lambda row: row.used_at)
+        self._save(row)
+        self.discard(row.number)
+        return row.number
 
-    def _longest_prefix(self, tokens: list[int], adapter: str | None) -> tuple[int | None, int]:
+    def _find(self, key: Key, tokens: list[int]) -> _Found:
         """Of equal ones the row that can be taken over without a fork, then an idle one."""
-        best: tuple[int, bool, bool] = (MIN_PREFIX_TOKENS, False, False)
-        source = None
-        for number, row in enumerate(self._rows):
-            if row.length < best[0] or row.adapter != adapter:
-                continue
-            common = common_prefix(row.tokens, tokens, min(row.length, len(tokens) - 1))
-            found = (common, not row.busy and common == row.length, not row.busy)
-            if found > best or (found == best and source is None):
-                source, best = number, found
-        return source, best[0] if source is not None else 0
-
-
-def common_prefix(left: list[int], right: list[int], limit: int) -> int:
-    """Length of the common beginning, at most `limit`; list slices compare in C, so bisect on them."""
-    if left[:limit] == right[:limit]:
-        return limit
-    low, high = 0, limit
-    while high - low > 1:
-        middle = (low + high) // 2
-        if left[low:middle] == right[low:middle]:
-            low = middle
-        else:
-            high = middle
-    return low
+        found = _Found()
+        best = (MIN_PREFIX_TOKENS, False, False, -len(self._rows))
+        seen: AbstractSet[Held] = frozenset()
+        for match in self._tree.matches(key, tokens[:-1]):
+            found.known = found.known or match.common
+            for holder in match.holders - seen:
+                if self._trims:
+                    usable = min(holder.length, match.common)
+                else:
+                    usable = holder.length if holder.length <= match.common else 0
+                if isinstance(holder, Snapshot):
+                    found.outside.append((usable, holder))
+                elif isinstance(holder, _Row):
+                    if holder.busy and holder.length < match.common:
+                        found.coming.append((holder.number, match.common))
+                    this = (usable, not holder.busy and usable == holder.length, not holder.busy,
+                            -holder.number)
+                    if this > best:
+                        found.row, found.in_row, best = holder, usable, this
+            seen = match.holders
+        found.outside.sort(key=lambda one: one[0], reverse=True)
+        return found

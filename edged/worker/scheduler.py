@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from edged.engines.base import Capabilities
-from edged.worker.rows import Rows
+from edged.worker.rows import MIN_GAIN_TOKENS, Rows
 from edged.worker.sequence import Sequence
 
 
@@ -145,7 +145,9 @@ class Scheduler:
             assert sequence.row is not None
             sequence.length += piece.count
             self._rows.grow(sequence.row, piece.count)
-            if sequence.siblings and sequence.length >= sequence.prompt_length:
+            if not self._caps.trims and sequence.length in sequence.cuts:
+                self._rows.checkpoint(sequence.row)
+            if sequence.siblings and sequence.length >= self._shared_length(sequence):
                 # Their prompt has KV now, so admission forks it. They arrived with this one: first in the queue.
                 self._waiting.setdefault(sequence.client, deque()).extendleft(reversed(sequence.siblings))
                 sequence.siblings = []
@@ -158,7 +160,8 @@ class Scheduler:
 
     def _next(self) -> Sequence | None:
         """Who may have the next row: the oldest one that lost its own, else the first of the client that holds the
-        fewest rows, whose turn it is among equals. Paused ones could do nothing with it."""
+        fewest rows, whose turn it is among equals. Paused ones could do nothing with it, and who waits for what another
+        computes is passed."""
         stashed = min((s for s in self._stashed if not s.paused), key=_age, default=None)
         if stashed is not None:
             return stashed
@@ -166,8 +169,39 @@ class Scheduler:
         for sequence in self._running:
             if sequence.client in rows_of and not sequence.paused:
                 rows_of[sequence.client] += 1
-        fronts = (next((s for s in queue if not s.paused), None) for queue in self._waiting.values())
-        return min((s for s in fronts if s is not None), key=lambda s: rows_of[s.client], default=None)
+        for client in sorted(self._waiting, key=rows_of.__getitem__):
+            for sequence in self._waiting[client]:
+                if not sequence.paused and not self._held_back(sequence):
+                    return sequence
+        return None
+
+    def _held_back(self, sequence: Sequence) -> bool:
+        """Another computes more of its prompt than there is now, and that is worth waiting for: it spares the engine
+        some work, and comes no later than this one's own computing beside the other would. It ends with the leader's
+        progress, or its end, so nobody waits for ever: who leads runs, and waits for nobody."""
+        leader = sequence.leader
+        if leader is not None:
+            if leader.row is not None and not leader.paused and leader.length < sequence.awaited:
+                return True
+            sequence.leader = None
+        if sequence.prompt_logits or not self._running:
+            return False
+        have, coming = self._rows.reusable(sequence.tokens, adapter=sequence.adapter, scope=sequence.scope)
+        running = {other.row: other for other in self._running if not other.paused}
+        for row, common in coming:
+            leader, spared = running.get(row), common - have
+            if spared < MIN_GAIN_TOKENS:
+                return False
+            if leader is not None and common - leader.length <= 2 * spared:
+                sequence.leader, sequence.awaited = leader, common
+                leader.cuts.add(common)
+                return True
+        return False
+
+    def _shared_length(self, sequence: Sequence) -> int:
+        """What its siblings begin with. KV that cannot go back must be left before the last token, which each of them
+        computes for its logits."""
+        return sequence.prompt_length if self._caps.trims else sequence.prompt_length - 1
 
     def _place(self, sequence: Sequence) -> bool:
         """Give the sequence a row and its KV, if there is room beside what runs. Takes it off its queue then."""
@@ -178,10 +212,14 @@ class Scheduler:
             if not self._stash_one([running for running in self._running if running.paused]):
                 return False
         if sequence.state is not None:
-            placed = self._rows.unstash(sequence.tokens, sequence.state, adapter=sequence.adapter)
+            placed = self._rows.unstash(
+                sequence.tokens, sequence.state, adapter=sequence.adapter, scope=sequence.scope)
         else:
+            if not self._caps.trims:
+                self._plan_checkpoints(sequence)
             placed = self._rows.take(
-                sequence.tokens, reuse=not sequence.prompt_logits, adapter=sequence.adapter)
+                sequence.tokens, reuse=not sequence.prompt_logits, adapter=sequence.adapter, scope=sequence.scope,
+                used=not sequence.admitted and sequence.index == 0)
         if placed is None:
             return False
         if sequence in self._stashed:
@@ -190,11 +228,18 @@ class Scheduler:
             self._forget_waiting(sequence)
             if sequence.client in self._waiting:
                 self._waiting[sequence.client] = self._waiting.pop(sequence.client)
-            sequence.cached_tokens = placed[1]
-        sequence.row, sequence.length = placed
+            sequence.cached_tokens, sequence.cached_from = placed.length, placed.source
+        sequence.row, sequence.length = placed.row, placed.length
         sequence.state = None
         self._running.append(sequence)
         return True
+
+    def _plan_checkpoints(self, sequence: Sequence) -> None:
+        """Where KV does not go back, it must be kept when it is there: where the prompt parts from another, and before
+        its last token, for the same prompt again and for what follows it."""
+        known = self._rows.known(sequence.tokens, adapter=sequence.adapter, scope=sequence.scope)
+        sequence.cuts |= {at for at in (known, self._shared_length(sequence)) if at >= MIN_GAIN_TOKENS or (
+            at and sequence.siblings)}
 
     def _forget_waiting(self, sequence: Sequence) -> None:
         queue = self._waiting.get(sequence.client)
@@ -246,11 +291,11 @@ def _age(sequence: Sequence) -> tuple[int, int]:
 
 def _by_turn(prefill: list[Sequence], tick: int) -> list[Sequence]:
     """Answers go before prompts: what a constraint forces is a few tokens, and somebody reads along. Then the shortest
-    rest, which gives the least mean time to a first token, and in every second tick the oldest, so that a long prompt
-    is not starved."""
+    rest, up to where others wait to go on, which gives the least mean time to a first token, and in every second tick
+    the oldest, so that a long prompt is not starved."""
     if tick % 2:
         return sorted(prefill, key=lambda sequence: (not sequence.answering, _age(sequence)))
-    return sorted(prefill, key=lambda sequence: (not sequence.answering, sequence.pending, sequence.order))
+    return sorted(prefill, key=lambda sequence: (not sequence.answering, sequence.next_cut, sequence.order))
 
 
 def _pieces(prefill: list[Sequence], budget: int) -> list[Piece]:
@@ -258,7 +303,7 @@ def _pieces(prefill: list[Sequence], budget: int) -> list[Piece]:
     for sequence in prefill:
         if budget <= 0:
             break
-        count = min(sequence.pending, budget)
+        count = min(sequence.pending, sequence.next_cut, budget)
         if sequence.prompt_logits and sequence.length < sequence.prompt_length:
             logits = count = min(count, LOGITS_TOKENS)
         else:

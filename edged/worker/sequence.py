@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from edged.engines.base import State
+from edged.worker.worth import Source
 
 
 @dataclass(slots=True, eq=False)
@@ -14,7 +16,9 @@ class Sequence:
 
     order: arrival, for FIFO. siblings: the other choices of the request, admitted once this one's prompt has KV.
     prompt_logits: every position of the prompt needs logits, so no prefix may be reused. max_length: tokens at most.
-    adapter: what all its KV is computed with.
+    adapter: what all its KV is computed with; scope: among whom it is shared. leader: a running sequence that computes
+    more of this one's prompt, which waits for the first `awaited` tokens of it. cuts: lengths at which a piece of its
+    prompt ends, because others go on from there or the engine's KV does not go back to there.
     """
 
     request: str
@@ -25,6 +29,7 @@ class Sequence:
     order: int = 0
     prompt_logits: bool = False
     adapter: str | None = None
+    scope: str = ""
     siblings: list[Sequence] = field(default_factory=list)
 
     prompt_length: int = 0
@@ -33,7 +38,11 @@ class Sequence:
     state: State | None = None
     paused: bool = False
     cached_tokens: int = 0
+    cached_from: Literal["rows", Source] = "rows"
     admitted: bool = False
+    leader: Sequence | None = None
+    awaited: int = 0
+    cuts: set[int] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self.prompt_length = len(self.tokens)
@@ -43,6 +52,11 @@ class Sequence:
         """Tokens without KV: 1 while decoding, more in prefill and where some were forced. The logits of the last of
         them give the next token."""
         return len(self.tokens) - self.length
+
+    @property
+    def next_cut(self) -> int:
+        """Tokens of its next piece at most, so that it ends where the next cut is."""
+        return min((cut - self.length for cut in self.cuts if cut > self.length), default=self.pending)
 
     @property
     def answering(self) -> bool:

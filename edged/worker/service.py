@@ -43,7 +43,8 @@ def generation(spec: LoadSpec, loaded: Loaded, outbox: Outbox, child: Child | No
     generator, facts = loaded.generator, loaded.facts
     caps, vocab = generator.caps, generator.vocab
     prepare = Prepare(spec, caps, vocab, child=child)
-    loop = Loop(generator, outbox, stash_limit_bytes=STASH_LIMIT_BYTES, tokens_per_s=_warm_up(generator))
+    loop = Loop(generator, outbox, stash_limit_bytes=STASH_LIMIT_BYTES, tokens_per_s=_warm_up(generator),
+                ram_bytes=spec.kv_cache.ram_bytes)
 
     def checked(request: Request) -> Prepared | Rendered:
         check_task(request, spec.task, spec.name)

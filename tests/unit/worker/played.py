@@ -196,7 +196,7 @@ Timed = tuple[int, GenerateRequest | Cancel | Pause | Resume | Closed]
 
 def play(
     orders: Iterable[Timed | GenerateRequest], knobs: Knobs | None = None, *,
-    stash_limit_bytes: int = LARGE_STASH_BYTES,
+    stash_limit_bytes: int = LARGE_STASH_BYTES, ram_bytes: int = 0,
 ) -> Played:
     """Runs a loop to the end of all requests. A number is the engine step during which the order comes."""
     due: dict[int, list[Order[Prepared]]] = {}
@@ -210,7 +210,8 @@ def play(
             due.setdefault(step, []).append(Queued(prepare(order), 0.0))
         else:
             due.setdefault(step, []).append(order)
-    loops.append(Loop(generator, record, stash_limit_bytes=stash_limit_bytes, tokens_per_s=1e6))
+    loops.append(Loop(generator, record, stash_limit_bytes=stash_limit_bytes, tokens_per_s=1e6,
+                      ram_bytes=ram_bytes))
     loops[0].run()
     requests: dict[str, Outcome] = defaultdict(Outcome)
     for _, event in record.log:
@@ -235,10 +236,11 @@ class Expected:
 def alone(
     prompt: tuple[int, ...], *, max_tokens: int | None, temperature: float, seed: int, index: int,
     stop: tuple[str, ...], echo: bool, context: int, adapter: str | None = None,
+    end_chance: int = 40,
 ) -> Expected:
     """What one choice must say, without scheduler, rows, pieces, deltas: each token from the whole text so far."""
     vocab = _WITHOUT_TEMPLATE
-    engine = FakeGenerator(Knobs(context=context, rows=1), ADAPTERS)
+    engine = FakeGenerator(Knobs(context=context, rows=1, end_chance=end_chance), ADAPTERS)
     params = SamplingParams(temperature=temperature, seed=seed).over(DEFAULT_SAMPLING)
     sampler = Sampler(params, seed=seed, choice=index, prompt=prompt, vocab_size=vocab.size)
     logits = engine.step([RowWork(0, prompt, len(prompt), adapter)])[0]

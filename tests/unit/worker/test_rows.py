@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from edged.engines.base import EngineError, RowWork, State
 from edged.engines.fake import FakeGenerator, Knobs
-from edged.worker.rows import MIN_PREFIX_TOKENS, Rows, common_prefix
+from edged.worker.prefix import common_prefix
+from edged.worker.rows import MIN_PREFIX_TOKENS, Rows
 from tests.unit.worker.played import ADAPTERS, words
 
 pytestmark = pytest.mark.unit
@@ -54,7 +55,7 @@ class Table:
         """(row, tokens that were not computed again)."""
         placed = self.rows.take(tokens, reuse=True, adapter=adapter)
         assert placed is not None
-        row, length = placed
+        row, length, _ = placed
         assert self.store.tokens(row) == tokens[:length]
         self.store.step([RowWork(row, tokens[length:], 1, adapter)])
         self.rows.grow(row, len(tokens) - length)
@@ -170,7 +171,7 @@ def test_idle_rows_are_dropped_oldest_first_and_busy_ones_never() -> None:
 def test_a_discarded_row_is_emptied_even_where_a_failed_step_left_what_nobody_counted() -> None:
     table = Table(rows=1)
     placed = table.rows.take(PROMPT, reuse=True)
-    assert placed == (0, 0)
+    assert placed == (0, 0, "rows")
     table.store.step([RowWork(0, [65, 66], 0)])  # not grown: the step is told to have failed
     table.rows.discard(0)
     assert table.store.kv_used_tokens == 0

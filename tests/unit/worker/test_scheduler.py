@@ -20,22 +20,24 @@ pytestmark = pytest.mark.unit
 class Bench:
     """The loop's part: admit, plan, compute; every sequence that has all its KV gets one more token."""
 
-    def __init__(self, *, stash_limit_bytes: int = LARGE_STASH_BYTES, piece_tokens: int = 16, **knobs: object) -> None:
+    def __init__(self, *, stash_limit_bytes: int = LARGE_STASH_BYTES, piece_tokens: int = 16,
+                 ram_bytes: int = 0, **knobs: object) -> None:
         said: dict[str, object] = {"context": 1000, "rows": 4} | knobs
         self.engine = FakeGenerator(Knobs(**said), ADAPTERS)  # type: ignore[arg-type]
-        self.rows = Rows(self.engine)
+        self.rows = Rows(self.engine, ram_bytes=ram_bytes)
         self.scheduler = Scheduler(self.engine.caps, self.rows, stash_limit_bytes=stash_limit_bytes)
         self.piece_tokens = piece_tokens
         self.admitted: list[str] = []
         self.steps: list[dict[str, int]] = []
-        self.computed = 0
+        self.computed = self.prompt_computed = 0
 
     def submit(
         self, request: str, prompt: int | list[int], *, client: str = "", n: int = 1, longest: int = 900,
-        prompt_logits: bool = False, adapter: str | None = None,
+        prompt_logits: bool = False, adapter: str | None = None, scope: str = "",
     ) -> list[Sequence]:
         tokens = words(prompt, seed=zlib.crc32(request.encode()) % 97) if isinstance(prompt, int) else prompt
-        choices = [Sequence(request, index, client, list(tokens), longest, adapter=adapter) for index in range(n)]
+        choices = [Sequence(request, index, client, list(tokens), longest, adapter=adapter, scope=scope)
+                   for index in range(n)]
         choices[0].siblings = choices[1:]
         choices[0].prompt_logits = prompt_logits
         self.scheduler.submit(choices[0])
@@ -60,6 +62,8 @@ class Bench:
                                 one.adapter))
         self.engine.step(work)
         self.computed += sum(piece.count for piece in step)
+        self.prompt_computed += sum(
+            min(piece.count, max(0, piece.sequence.prompt_length - piece.sequence.length)) for piece in step)
         self.scheduler.advance(step)
         for piece in step:
             if not piece.sequence.pending:
