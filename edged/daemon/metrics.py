@@ -55,6 +55,10 @@ class Metrics:
             "edged_prefix_cache_hit_tokens_total", "Prompt tokens found in the prefix cache.")
         self.adapter_switches = counter(
             "edged_adapter_switches_total", "Steps that computed with another adapter than the one before them.")
+        self.speculative_proposed_tokens = counter(
+            "edged_speculative_proposed_tokens_total", "Tokens of drafts that were computed before they were chosen.")
+        self.speculative_accepted_tokens = counter(
+            "edged_speculative_accepted_tokens_total", "Those of them that came in the answer.")
         self.kv_cache_usage = gauge("edged_kv_cache_usage_ratio", "Share of the KV cache in use, 0 to 1.")
         self.batch_size = gauge("edged_batch_size", "Mean rows of a step since the last report of the worker.")
         self.model_load_seconds = histogram(

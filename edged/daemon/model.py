@@ -126,6 +126,8 @@ class Model:
             reason=devices.reason if info else None, engine_version=info.engine_version if info else None,
             environment=devices.environment if info else None, adapters=self.adapters, task=self.task,
             dimensions=info.dimensions if info else None,
+            speculative_proposed_tokens=stats.speculative_proposed_tokens,
+            speculative_accepted_tokens=stats.speculative_accepted_tokens,
         )
 
     # What callers ask

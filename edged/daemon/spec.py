@@ -23,6 +23,7 @@ def load_spec(
         provider=place.provider, memory_bytes=memory_bytes, chat_template=entry.chat_template,
         sampling=entry.sampling, options=entry.options, dimensions=entry.dimensions,
         adapters=_adapters(manifest, folder), log_prompts=log_prompts,
+        speculation=entry.speculation,
     )
 
 

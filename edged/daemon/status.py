@@ -37,7 +37,7 @@ class ModelStatus(Struct, frozen=True, kw_only=True):
     requests for its plain name, while a rollout is under way; candidate: it is the one that is tried. reason: why it
     runs on that device; engine_version: as the build that serves attests it, both None unless loaded. environment: the
     engine environment that it serves from, None for edged's own. adapters: names that requests may use. task: what it
-    is for; dimensions: of its vectors, None unless it is loaded and makes such."""
+    is for; dimensions: of its vectors, None unless it is loaded and makes such. speculative_*: since it was loaded."""
 
     name: str
     version: str
@@ -71,3 +71,5 @@ class ModelStatus(Struct, frozen=True, kw_only=True):
     adapters: tuple[str, ...] = ()
     task: Task = "generate"
     dimensions: int | None = None
+    speculative_proposed_tokens: int = 0
+    speculative_accepted_tokens: int = 0

@@ -27,6 +27,8 @@ class Traffic:
         self._prefix_query = metrics.prefix_cache_query_tokens.labels(model)
         self._prefix_hit = metrics.prefix_cache_hit_tokens.labels(model)
         self._adapter_switches = metrics.adapter_switches.labels(model)
+        self._proposed = metrics.speculative_proposed_tokens.labels(model)
+        self._accepted = metrics.speculative_accepted_tokens.labels(model)
         self._batch = metrics.batch_size.labels(model)
         self._service_s: float | None = None
 
@@ -71,6 +73,8 @@ class Traffic:
         self._prefix_query.inc(max(0, after.prefix_query_tokens - before.prefix_query_tokens))
         self._prefix_hit.inc(max(0, after.prefix_hit_tokens - before.prefix_hit_tokens))
         self._adapter_switches.inc(max(0, after.adapter_switches - before.adapter_switches))
+        self._proposed.inc(max(0, after.speculative_proposed_tokens - before.speculative_proposed_tokens))
+        self._accepted.inc(max(0, after.speculative_accepted_tokens - before.speculative_accepted_tokens))
         if (steps := after.steps - before.steps) > 0:
             self._batch.set((after.step_rows - before.step_rows) / steps)
 

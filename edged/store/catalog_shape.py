@@ -103,3 +103,4 @@ class ModelTable(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     convert: tuple[_Text, ...] = ()
     candidate: _VersionStart | None = None
     share: Annotated[float, Meta(ge=0, le=1)] = 0.0
+    speculation: bool = True

@@ -70,7 +70,8 @@ class ModelEntry(Struct, frozen=True, kw_only=True):
     it was trained for that and its files do not tell. require: the only device that may serve it (`cuda`); without it
     nothing answers. fall_back: a device that is lost while serving may be replaced by the CPU. environment: the engine
     environment whose interpreter serves it, rather than the first that can. convert: recipes to make versions by, once
-    it is pulled. candidate: the version (or a unique beginning of it) that gets `share` of the requests."""
+    it is pulled. candidate: the version (or a unique beginning of it) that gets `share` of the requests. speculation:
+    several tokens of an answer may be computed in one step, where measurement shows a gain."""
 
     name: str
     title: str = ""
@@ -97,6 +98,7 @@ class ModelEntry(Struct, frozen=True, kw_only=True):
     convert: tuple[str, ...] = ()
     candidate: str | None = None
     share: float = 0.0
+    speculation: bool = True
 
 
 class Catalog(Struct, frozen=True, kw_only=True):

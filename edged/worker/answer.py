@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -20,6 +21,18 @@ from edged.worker.telling import Telling
 class End:
     reason: FinishReason
     stop: str | None = None
+
+
+@dataclass(slots=True)
+class Taken:
+    """tokens: that come next. accepted: how many of them the draft had foreseen; refused: the next one it had was
+    another. end: the answer is over."""
+
+    tokens: list[int] = field(default_factory=list)
+    accepted: int = 0
+    refused: bool = False
+    delta: Delta | None = None
+    end: End | None = None
 
 
 class Answer:
@@ -70,19 +83,40 @@ class Answer:
         """The prompt is the same for every choice."""
         self._echoed = leader.echoed
 
-    def take(self, logits: Logits) -> tuple[list[int], Delta | None, End | None]:
-        """logits: [vocab], after the last token. Returns the tokens that come next: the one chosen and those that the
-        constraint then forces, up to the one that ends the answer; what can be shown; and whether that ends it. Raises
-        EngineError for logits that are no numbers, InvalidRequest or Internal where the constraint fails."""
-        tokens: list[int] = []
-        parts = Parts()
+    def take(self, logits: Logits, draft: Sequence[int] = ()) -> Taken:
+        """logits: [1 + len(draft), vocab], after the last token and after each of the draft. Each token is chosen from
+        the logits after the one before it, as without a draft, for as long as what was chosen is what the draft says.
+        Of a draft that is one token with certainty this accepts it with the model's own probability, and what comes in
+        its place is drawn from what is left: the rule of Leviathan et al. 2023, by which the text's distribution is the
+        model's; and since a draw depends on seed and position alone, it is also the same text.
+
+        What comes next is the token chosen and those that the constraint then forces, up to the one that ends the
+        answer. Raises EngineError for logits that are no numbers, InvalidRequest or Internal where the constraint
+        fails."""
+        taken, parts = Taken(), Parts()
+        while taken.end is None and not taken.refused and taken.accepted == (first := len(taken.tokens)):
+            self._take_next(logits[first], taken, parts)
+            for token, foreseen in zip(taken.tokens[first:], draft[first:], strict=False):
+                if token != foreseen:
+                    taken.refused = True
+                    break
+                taken.accepted += 1
+        if taken.end is None:
+            taken.delta = self._delta(parts)
+        return taken
+
+    def _take_next(self, logits: Logits, taken: Taken, parts: Parts) -> None:
+        """logits: [vocab]. Adds what comes next to `taken` and `parts`; with the end, the delta of all of it."""
         chosen = self._chooser.next(logits, self.completion_tokens)
+        left = len(chosen)
         for token, scores in chosen:
-            tokens.append(token)
+            left -= 1
+            taken.tokens.append(token)
             self.completion_tokens += 1
             self._unsent_tokens += 1
             if token in self._vocab.end:
-                return tokens, self._join(parts), End("stop")
+                taken.delta, taken.end = self._join(parts), End("stop")
+                return
             if self._request.logprobs is not None:
                 self._logprobs.append((self._telling.produced_chars, self._entry(token, scores)))
             thought = self._telling.thinking
@@ -90,14 +124,14 @@ class Answer:
             joined(parts, more)
             self.reasoning_tokens += thought or self._telling.thinking
             if matched is not None:
-                return tokens, self._delta(parts, last=True), End("stop", matched)
+                taken.delta, taken.end = self._delta(parts, last=True), End("stop", matched)
+                return
             if self.completion_tokens >= self._room:
                 break
-        if len(tokens) == len(chosen) and self._chooser.complete:
-            return tokens, self._join(parts), End("stop")
-        if self.completion_tokens >= self._room:
-            return tokens, self._join(parts), End("length")
-        return tokens, self._delta(parts), None
+        if not left and self._chooser.complete:
+            taken.delta, taken.end = self._join(parts), End("stop")
+        elif self.completion_tokens >= self._room:
+            taken.delta, taken.end = self._join(parts), End("length")
 
     def rest(self) -> Delta | None:
         """What is held back, for an answer that is over though no token said so."""

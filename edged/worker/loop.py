@@ -16,7 +16,7 @@ from edged.engines.base import DeviceLost, EngineError, Generator, Logits, RowWo
 from edged.errors import EdgedError, Internal
 from edged.ipc.messages import Cancel, Pause, Resume, Stats
 from edged.types import Delta, Event, Finished, Started, Usage, WorkerStats
-from edged.worker.answer import Answer, End
+from edged.worker.answer import Answer, End, Taken
 from edged.worker.orders import Closed, Order, Queued
 from edged.worker.outbox import Outbox, failed
 from edged.worker.pace import Pace
@@ -24,6 +24,7 @@ from edged.worker.prepare import Prepared
 from edged.worker.rows import Rows
 from edged.worker.scheduler import Piece, Scheduler, Step
 from edged.worker.sequence import Sequence
+from edged.worker.speculation import Speculation
 from edged.worker.worth import Worth
 
 #: Statistics are the worker's heartbeat too: they leave at this interval while steps run, and when idle.
@@ -48,7 +49,7 @@ class _Running:
 
 class Loop:
     def __init__(self, generator: Generator, outbox: Outbox, *, stash_limit_bytes: int, tokens_per_s: float,
-                 ram_bytes: int = 0) -> None:
+                 ram_bytes: int = 0, speculation: Speculation | None = None) -> None:
         """stash_limit_bytes: of KV of preempted requests; ram_bytes: of KV of idle prefixes out of the engine."""
         self.inbox: queue.SimpleQueue[Order[Prepared]] = queue.SimpleQueue()
         self._generator = generator
@@ -56,6 +57,7 @@ class Loop:
         self._pace = Pace(tokens_per_s)
         self._rows = Rows(generator, ram_bytes=ram_bytes, worth=Worth(lambda: self._pace.tokens_per_s))
         self._scheduler = Scheduler(generator.caps, self._rows, stash_limit_bytes=stash_limit_bytes)
+        self._speculation = speculation
         self._requests: dict[str, _Running] = {}
         self._events: list[Event] = []
         self._process = psutil.Process()
@@ -73,6 +75,8 @@ class Loop:
                 self._admitted(sequence)
             # Before the engine runs: a request that crashes it must be known to have been running.
             self._send_events()
+            if self._speculation is not None:
+                self._speculation.propose(self._scheduler.active)
             for step in self._scheduler.plan(self._pace.piece_tokens):
                 self._run_step(step)
             self._send_events()
@@ -168,7 +172,9 @@ class Loop:
             self._adapter = work[0].adapter
             self._switches += 1
         if any(piece.count > 1 and not piece.sequence.answering for piece in step):
-            self._pace.observe(sum(piece.count for piece in step), seconds)
+            self._pace.observe(sum(piece.tokens for piece in step), seconds)
+        if self._speculation is not None:
+            self._speculation.observe(len(step), sum(piece.tokens for piece in step), seconds)
         self._prompt_computed += sum(
             min(piece.count, max(piece.sequence.prompt_length - piece.sequence.length, 0)) for piece in step)
         self._scheduler.advance(step)
@@ -205,12 +211,18 @@ class Loop:
                 self._show(answer.rest())
                 self._end(sequence, answer, End("length"))
                 return
-        tokens, delta, end = answer.take(logits[-1])
-        self._show(delta)
-        if end is not None:
-            self._end(sequence, answer, end)
-        else:
-            sequence.tokens.extend(tokens)
+        taken = answer.take(logits[len(logits) - 1 - len(piece.draft):], piece.draft)
+        sequence.tokens.extend(taken.tokens)
+        if self._speculation is not None and piece.draft:
+            self._verified(self._speculation, piece, taken)
+        self._show(taken.delta)
+        if taken.end is not None:
+            self._end(sequence, answer, taken.end)
+
+    def _verified(self, speculation: Speculation, piece: Piece, taken: Taken) -> None:
+        speculation.verified(piece.sequence, len(piece.draft), taken.accepted, refused=taken.refused)
+        if not self._scheduler.accept(piece.sequence, taken.accepted):
+            speculation.give_up()
 
     def _show(self, delta: Delta | None) -> None:
         if delta is not None:
@@ -253,6 +265,8 @@ class Loop:
             prompt_computed_tokens=self._prompt_computed, prefix_restored_tokens=self._hit_from["ram"],
             prefix_disk_tokens=self._hit_from["disk"], kv_ram_bytes=self._rows.ram_bytes,
             preemptions=self._scheduler.preemptions, adapter_switches=self._switches,
+            speculative_proposed_tokens=self._speculation.proposed_tokens if self._speculation else 0,
+            speculative_accepted_tokens=self._speculation.accepted_tokens if self._speculation else 0,
             resident_bytes=self._process.memory_info().rss,
         )))
 
@@ -261,4 +275,4 @@ def _row_work(piece: Piece) -> RowWork:
     sequence = piece.sequence
     assert sequence.row is not None
     tokens = sequence.tokens[sequence.length:sequence.length + piece.count]
-    return RowWork(sequence.row, tokens, piece.logits, sequence.adapter)
+    return RowWork(sequence.row, tokens + piece.draft, piece.logits, sequence.adapter)

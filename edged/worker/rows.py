@@ -135,6 +135,12 @@ class Rows:
         """The engine appended `count` tokens to a busy row."""
         self._rows[row].length += count
 
+    def shrink(self, row: int, length: int) -> int:
+        """A busy row forgets what lies behind `length`. Returns the length that it really has then."""
+        if length < self._rows[row].length:
+            self._rows[row].length = self._store.trim(row, length)
+        return self._rows[row].length
+
     def release(self, row: int) -> None:
         """The sequence has ended; its KV stays until the room is needed."""
         owner = self._rows[row]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from edged.engines.base import Capabilities
 from edged.worker.rows import MIN_GAIN_TOKENS, Rows
@@ -18,11 +18,17 @@ from edged.worker.sequence import Sequence
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """The next `count` pending tokens of a sequence, `logits` of the last positions wanted."""
+    """The next `count` pending tokens of a sequence, `logits` of the last positions wanted. draft: tokens that may come
+    after them, computed along; the logits are those after the last pending token and after each of the draft."""
 
     sequence: Sequence
     count: int
     logits: int
+    draft: list[int] = field(default_factory=list)
+
+    @property
+    def tokens(self) -> int:
+        return self.count + len(self.draft)
 
 
 #: Positions of a prompt whose logits one piece asks for: each is a vocabulary of floats, and work for one thread.
@@ -56,6 +62,11 @@ class Scheduler:
         return sum(map(len, self._waiting.values())) + len(self._stashed)
 
     @property
+    def active(self) -> list[Sequence]:
+        """Those that the next tick computes."""
+        return [sequence for sequence in self._running if not sequence.paused]
+
+    @property
     def runnable(self) -> bool:
         """There is something to compute, or to admit, that no pause holds back."""
         return any(not sequence.paused for sequence in self._everyone())
@@ -84,6 +95,7 @@ class Scheduler:
         if sequence in self._running:
             self._running.remove(sequence)
             assert sequence.row is not None
+            self._settle(sequence)
             self._rows.release(sequence.row)
         elif sequence in self._stashed:
             self._stashed.remove(sequence)
@@ -112,17 +124,20 @@ class Scheduler:
         """The steps of one tick. piece_tokens: how much prefill they may hold together."""
         self._ticks += 1
         self._make_room(piece_tokens)
-        active = [sequence for sequence in self._running if not sequence.paused]
+        active = self.active
         decode = [Piece(sequence, 1, 1) for sequence in active if sequence.pending == 1]
         prefill = _by_turn([sequence for sequence in active if sequence.pending > 1], self._ticks)
         if self._caps.mixed_step:
-            pieces = _pieces(prefill[: self._caps.multi_token_rows],
-                             min(piece_tokens, self._caps.step_tokens - len(decode)))
-            return self._by_adapter([decode + pieces])
-        # Of each answer what is forced, and of one prompt a piece: all of them rows of many tokens.
+            room = self._caps.step_tokens - len(decode)
+            pieces = _pieces(prefill[: self._caps.multi_token_rows], min(piece_tokens, room))
+            room -= sum(piece.count for piece in pieces)
+            return self._by_adapter([_with_drafts(decode + pieces, room)])
+        # Of each answer what is forced, and of one prompt a piece: all of them rows of many tokens, as drafts are.
         several = 1 + sum(sequence.answering for sequence in prefill)
         pieces = _pieces(prefill[:several], min(piece_tokens, self._caps.step_tokens))
-        return self._by_adapter([decode, *([piece] for piece in pieces)])
+        pieces = [_with_drafts([piece], self._caps.step_tokens - piece.count)[0] for piece in decode + pieces]
+        together = [piece for piece in pieces if piece.tokens == 1]
+        return self._by_adapter([together, *([piece] for piece in pieces if piece.tokens > 1)])
 
     def _by_adapter(self, steps: list[Step]) -> list[Step]:
         """Engines compute with one adapter at a time, so each step becomes one for each adapter in it. All of them have
@@ -144,13 +159,28 @@ class Scheduler:
             sequence = piece.sequence
             assert sequence.row is not None
             sequence.length += piece.count
-            self._rows.grow(sequence.row, piece.count)
+            sequence.drafted = len(piece.draft)
+            self._rows.grow(sequence.row, piece.tokens)
             if not self._caps.trims and sequence.length in sequence.cuts:
                 self._rows.checkpoint(sequence.row)
             if sequence.siblings and sequence.length >= self._shared_length(sequence):
                 # Their prompt has KV now, so admission forks it. They arrived with this one: first in the queue.
                 self._waiting.setdefault(sequence.client, deque()).extendleft(reversed(sequence.siblings))
                 sequence.siblings = []
+
+    def accept(self, sequence: Sequence, count: int) -> bool:
+        """The first `count` tokens of the draft computed last are what came, and are in `tokens`; the others leave the
+        row. False where the engine could not keep all before them: that is computed again."""
+        sequence.length += count
+        wanted = sequence.length
+        self._settle(sequence)
+        return sequence.length == wanted
+
+    def _settle(self, sequence: Sequence) -> None:
+        if sequence.drafted:
+            assert sequence.row is not None
+            sequence.drafted = 0
+            sequence.length = self._rows.shrink(sequence.row, sequence.length)
 
     def _everyone(self) -> Iterable[Sequence]:
         yield from self._running
@@ -256,11 +286,17 @@ class Scheduler:
         """KV for the next tick: drop idle prefixes, then stash the youngest, those paused first. One always stays, and
         fits, since no row is larger than the pool."""
         while True:
-            active = [sequence for sequence in self._running if not sequence.paused]
+            active = self.active
             decoding = sum(sequence.pending == 1 for sequence in active)
             piece = min(piece_tokens, sum(sequence.pending for sequence in active if sequence.pending > 1))
-            if self._rows.used_tokens + decoding + piece <= self._caps.kv_tokens:
+            drafted = sum(len(sequence.draft) for sequence in active)
+            if self._rows.used_tokens + decoding + piece + drafted <= self._caps.kv_tokens:
                 return
+            if drafted:
+                # Nobody loses anything for what may not come.
+                for sequence in active:
+                    sequence.draft = []
+                continue
             if self._rows.drop_idle():
                 continue
             paused = [sequence for sequence in self._running if sequence.paused]
@@ -296,6 +332,19 @@ def _by_turn(prefill: list[Sequence], tick: int) -> list[Sequence]:
     if tick % 2:
         return sorted(prefill, key=lambda sequence: (not sequence.answering, _age(sequence)))
     return sorted(prefill, key=lambda sequence: (not sequence.answering, sequence.next_cut, sequence.order))
+
+
+def _with_drafts(pieces: list[Piece], room: int) -> list[Piece]:
+    """The same pieces, after which each of those that end where their sequence does computes its draft, in `room`
+    tokens together. A draft is for one tick."""
+    found = []
+    for piece in pieces:
+        sequence = piece.sequence
+        draft = sequence.draft[:max(room, 0)] if sequence.answering and piece.count == sequence.pending else []
+        sequence.draft = []
+        room -= len(draft)
+        found.append(Piece(sequence, piece.count, 1 + len(draft), draft) if draft else piece)
+    return found
 
 
 def _pieces(prefill: list[Sequence], budget: int) -> list[Piece]:

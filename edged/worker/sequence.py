@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from edged.engines.base import State
 from edged.worker.worth import Source
+
+if TYPE_CHECKING:
+    from edged.worker.speculation import Guesses
 
 
 @dataclass(slots=True, eq=False)
@@ -18,7 +21,9 @@ class Sequence:
     prompt_logits: every position of the prompt needs logits, so no prefix may be reused. max_length: tokens at most.
     adapter: what all its KV is computed with; scope: among whom it is shared. leader: a running sequence that computes
     more of this one's prompt, which waits for the first `awaited` tokens of it. cuts: lengths at which a piece of its
-    prompt ends, because others go on from there or the engine's KV does not go back to there.
+    prompt ends, because others go on from there or the engine's KV does not go back to there. draft: what may come
+    after `tokens`, to be verified in the next tick; drafted: tokens of one whose KV follows tokens[:length] in the row
+    and that nobody has accepted yet. guesses: what `Speculation`, their owner, knows of it.
     """
 
     request: str
@@ -43,6 +48,9 @@ class Sequence:
     leader: Sequence | None = None
     awaited: int = 0
     cuts: set[int] = field(default_factory=set)
+    draft: list[int] = field(default_factory=list)
+    drafted: int = 0
+    guesses: Guesses | None = None
 
     def __post_init__(self) -> None:
         self.prompt_length = len(self.tokens)

@@ -17,6 +17,7 @@ from edged.worker.loop import Loop
 from edged.worker.orders import Order
 from edged.worker.outbox import Outbox
 from edged.worker.prepare import Prepare, Prepared
+from edged.worker.speculation import Speculation
 from edged.worker.template import Child
 
 #: KV of preempted requests held outside the engine, at most.
@@ -43,8 +44,10 @@ def generation(spec: LoadSpec, loaded: Loaded, outbox: Outbox, child: Child | No
     generator, facts = loaded.generator, loaded.facts
     caps, vocab = generator.caps, generator.vocab
     prepare = Prepare(spec, caps, vocab, child=child)
-    loop = Loop(generator, outbox, stash_limit_bytes=STASH_LIMIT_BYTES, tokens_per_s=_warm_up(generator),
-                ram_bytes=spec.kv_cache.ram_bytes)
+    tokens_per_s = _warm_up(generator)
+    speculation = Speculation(caps, vocab.end, tokens_per_s=tokens_per_s) if spec.speculation else None
+    loop = Loop(generator, outbox, stash_limit_bytes=STASH_LIMIT_BYTES, tokens_per_s=tokens_per_s,
+                ram_bytes=spec.kv_cache.ram_bytes, speculation=speculation)
 
     def checked(request: Request) -> Prepared | Rendered:
         check_task(request, spec.task, spec.name)

@@ -53,8 +53,11 @@ async def test_retry_after_follows_the_measured_service_time() -> None:
 def test_reports_of_the_worker_become_counters_and_the_mean_batch() -> None:
     metrics = Metrics()
     traffic = Traffic(metrics, "m")
-    first = WorkerStats(steps=10, step_rows=20, prefix_query_tokens=100, prefix_hit_tokens=40)
+    first = WorkerStats(steps=10, step_rows=20, prefix_query_tokens=100, prefix_hit_tokens=40,
+                        speculative_proposed_tokens=30, speculative_accepted_tokens=20)
     traffic.reported(WorkerStats(), first)
+    assert sample(metrics, "edged_speculative_proposed_tokens_total") == 30
+    assert sample(metrics, "edged_speculative_accepted_tokens_total") == 20
     traffic.reported(first, WorkerStats(steps=12, step_rows=36, prefix_query_tokens=150, prefix_hit_tokens=90))
     assert sample(metrics, "edged_batch_size") == 8
     assert sample(metrics, "edged_prefix_cache_query_tokens_total") == 150

@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 import itertools
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -37,6 +37,7 @@ from edged.worker.orders import Closed, Order, Queued
 from edged.worker.outbox import Outbox
 from edged.worker.prepare import Prepare, Prepared
 from edged.worker.sampler import Sampler
+from edged.worker.speculation import Speculation
 
 SPEC = LoadSpec(name="fake", version="1", digest="0", engine="fake", path="", file="fake.json")
 LARGE_STASH_BYTES = 1 << 30
@@ -197,6 +198,7 @@ Timed = tuple[int, GenerateRequest | Cancel | Pause | Resume | Closed]
 def play(
     orders: Iterable[Timed | GenerateRequest], knobs: Knobs | None = None, *,
     stash_limit_bytes: int = LARGE_STASH_BYTES, ram_bytes: int = 0,
+    speculation: Callable[[FakeGenerator], Speculation] | None = None,
 ) -> Played:
     """Runs a loop to the end of all requests. A number is the engine step during which the order comes."""
     due: dict[int, list[Order[Prepared]]] = {}
@@ -211,7 +213,7 @@ def play(
         else:
             due.setdefault(step, []).append(order)
     loops.append(Loop(generator, record, stash_limit_bytes=stash_limit_bytes, tokens_per_s=1e6,
-                      ram_bytes=ram_bytes))
+                      ram_bytes=ram_bytes, speculation=speculation and speculation(generator)))
     loops[0].run()
     requests: dict[str, Outcome] = defaultdict(Outcome)
     for _, event in record.log:

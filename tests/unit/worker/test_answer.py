@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from edged.engines.base import EngineError, Logits
 from edged.types import ChatPrompt, Delta, GenerateRequest, Prompt, SamplingParams, TokenLogprob, TokenPrompt
@@ -54,9 +55,10 @@ class Told:
             self.answer.echo_logprobs(0, np.stack([forced(vocab, token) for token in [*known[1:], 0]]))
         self._keep(self.answer.start())
         for token in tokens:
-            chosen, delta, self.end = self.answer.take(forced(vocab, token))
-            assert chosen == [token]
-            self._keep(delta)
+            taken = self.answer.take(forced(vocab, token)[None])
+            assert taken.tokens == [token]
+            self._keep(taken.delta)
+            self.end = taken.end
             if self.end is not None:
                 break
         else:
@@ -218,8 +220,71 @@ def test_logits_that_are_no_numbers_are_an_engine_error() -> None:
     vocab = Vocab()
     told = Told([], vocab, logprobs=1, echo=True)
     with pytest.raises(EngineError):
-        told.answer.take(np.full(vocab.size, np.nan, np.float32))
+        told.answer.take(np.full((1, vocab.size), np.nan, np.float32))
     request = GenerateRequest(id="r", prompt=TokenPrompt([1, 2]), logprobs=1, echo=True)
     echo = Answer(Prepared(request, [1, 2], SamplingParams(), 9), 0, vocab, seed=1)
     with pytest.raises(EngineError):
         echo.echo_logprobs(0, np.full((2, vocab.size), np.nan, np.float32))
+
+
+def choice(vocab: Vocab, temperature: float, *, room: int = 1000, stop: tuple[str, ...] = (), seed: int = 1) -> Answer:
+    request = GenerateRequest(id="r", prompt=TokenPrompt([65]), stop=stop)
+    return Answer(Prepared(request, [65], SamplingParams(temperature=temperature), 1 + room), 0, vocab, seed=seed)
+
+
+@given(st.lists(st.integers(97, 102), min_size=1, max_size=12), st.lists(st.integers(97, 102), max_size=11),
+       st.sampled_from([(), ("cd",), ("a",)]), st.integers(1, 12))
+def test_of_a_draft_all_is_taken_up_to_the_first_token_that_differs_or_ends_the_answer(
+    comes: list[int], draft: list[int], stop: tuple[str, ...], room: int
+) -> None:
+    vocab = Vocab()
+    logits = np.stack([forced(vocab, token) for token in [*comes, *[END] * (len(draft) + 1)]])[:len(draft) + 1]
+    taken = choice(vocab, 0.0, room=room, stop=stop).take(logits, draft)
+    plain = choice(vocab, 0.0, room=room, stop=stop)
+    tokens: list[int] = []
+    text = ""
+    for row in logits:
+        one = plain.take(row[None])
+        tokens += one.tokens
+        text += one.delta.text if one.delta else ""
+        if one.end is not None or tokens != draft[:len(tokens)]:
+            break
+    assert (taken.tokens, taken.delta.text if taken.delta else "", taken.end) == (tokens, text, one.end)
+    assert taken.accepted == len(tokens) - (tokens != draft[:len(tokens)])
+    assert taken.refused == (tokens[-1:] != draft[len(tokens) - 1:len(tokens)] and len(tokens) <= len(draft))
+
+
+def test_drafts_leave_the_distribution_of_a_text_as_it_is() -> None:
+    """Three tokens of a chain in which each depends on the one before, drawn with many seeds, with and without a draft
+    that is often wrong: by a chi-square test the same distribution, which is the one that the chain has."""
+    vocab = Vocab()
+    letters = 4
+    chain = np.log(np.random.default_rng(5).dirichlet(np.ones(letters), letters + 1)).astype(np.float32)
+
+    def row(last: int | None) -> NDArray[np.float32]:
+        logits = np.full(vocab.size, -np.inf, np.float32)
+        logits[97:97 + letters] = chain[letters if last is None else last - 97]
+        return logits
+
+    counts = np.zeros((letters,) * 3)
+    accepted = 0
+    draws = 6000
+    for seed in range(draws):
+        answer = choice(vocab, 1.0, seed=seed)
+        tokens: list[int] = []
+        while len(tokens) < 3:
+            draft = [97 + int(np.argmax(chain[letters if not tokens else tokens[-1] - 97])), 97 + seed % letters]
+            lasts = [tokens[-1] if tokens else None, *draft]
+            taken = answer.take(np.stack([row(last) for last in lasts]), draft)
+            tokens += taken.tokens
+            accepted += taken.accepted
+        first, second, third = (token - 97 for token in tokens[:3])
+        counts[first, second, third] += 1
+    chances = np.exp(chain[letters][:, None, None] + chain[:letters, :, None] + chain[None, :letters, :])
+    expected = draws * chances / chances.sum()
+    likely = expected >= 5
+    statistic = float((((counts - expected) ** 2) / expected)[likely].sum())
+    # 99.9 % of chi-square with k degrees of freedom lie below k + 3.1 sqrt(2 k) + 6.
+    freedom = int(likely.sum()) - 1
+    assert statistic < freedom + 3.1 * math.sqrt(2 * freedom) + 6
+    assert accepted > draws / 4

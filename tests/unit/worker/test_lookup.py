@@ -1,0 +1,71 @@
+"""Prompt lookup against a search that reads everything each time."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edged.worker.lookup import LONGEST_GRAM, SHORTEST_GRAM, Lookup, Match
+
+pytestmark = pytest.mark.unit
+
+#: Few different ones, so that grams repeat.
+texts = st.lists(st.integers(0, 3), max_size=60)
+
+
+def naive(tokens: list[int]) -> Match | None:
+    for length in range(LONGEST_GRAM, SHORTEST_GRAM - 1, -1):
+        for place in range(len(tokens) - 1, length - 1, -1):
+            if len(tokens) > length and tokens[place - length:place] == tokens[-length:]:
+                return Match(place, length)
+    return None
+
+
+@given(texts, st.lists(st.lists(st.integers(0, 3), max_size=5), max_size=12))
+def test_it_finds_the_latest_place_of_the_longest_gram_however_the_text_grew(
+    prompt: list[int], growth: list[list[int]]
+) -> None:
+    tokens = list(prompt)
+    lookup = Lookup(tokens)
+    for more in growth:
+        tokens += more
+        lookup.index(len(tokens))
+        assert lookup.find() == naive(tokens)
+
+
+@given(texts, st.integers(1, 7))
+def test_taken_in_by_parts_it_comes_to_the_same(tokens: list[int], part: int) -> None:
+    lookup = Lookup(tokens)
+    for _ in range(len(tokens)):
+        lookup.index(part)
+    assert lookup.find() == naive(tokens)
+
+
+@given(texts, st.integers(1, 7), st.integers(0, 8))
+def test_what_is_not_indexed_yet_is_not_found_and_what_is_found_is_there(
+    tokens: list[int], part: int, parts: int
+) -> None:
+    lookup = Lookup(tokens)
+    for _ in range(parts):
+        lookup.index(part)
+    match = lookup.find()
+    if match is not None:
+        assert match.start < len(tokens)
+        assert tokens[match.start - match.gram:match.start] == tokens[-match.gram:]
+
+
+def test_the_continuation_is_what_followed() -> None:
+    lookup = Lookup([1, 2, 3, 4, 5, 6, 7, 1, 2, 3])
+    lookup.index(100)
+    match = lookup.find()
+    assert match == Match(3, 3)
+    assert lookup.continuation(match.start, 3) == [4, 5, 6]
+
+
+def test_what_repeats_with_a_short_period_is_continued_for_as_long_as_is_wanted() -> None:
+    lookup = Lookup([9, 5, 6, 7, 5, 6, 7, 5, 6])
+    lookup.index(100)
+    match = lookup.find()
+    assert match is not None
+    assert lookup.continuation(match.start, 8) == [7, 5, 6, 7, 5, 6, 7, 5]
