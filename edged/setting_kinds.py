@@ -169,8 +169,19 @@ def _size(value: object) -> int:
     return int(size)
 
 
+def _size_or_none(value: object) -> int:
+    if value in (0, "0") and not isinstance(value, bool):
+        return 0
+    try:
+        return _size(value)
+    except ValueError:
+        raise ValueError("a size like 4GiB, or 0") from None
+
+
 def _written_size(size: int) -> str:
     """In the largest unit that says it exactly."""
+    if not size:
+        return "0"
     for name in ("TiB", "GiB", "MiB", "KiB"):
         if size % (unit := _SIZE_UNITS[name.lower()]) == 0:
             return f"{size // unit}{name}"
@@ -200,5 +211,6 @@ BOOLEAN = Kind("true or false", _boolean, lambda value: str(value).lower())
 PATH = Kind("a path", _path)
 WEB_ADDRESS = Kind("a text", _web_address)
 SIZE = Kind("a size like 4GiB", _size, _written_size)
+SIZE_OR_NONE = Kind("a size like 4GiB, or 0", _size_or_none, _written_size)
 NAMES = Kind("a list of texts", lambda value: _list(value, "a list of texts"), ", ".join)
 KEYS = Kind("a list of texts", _keys, secret=True)

@@ -63,6 +63,7 @@ def _default_models_file(home: Path) -> Path:
 
 _Texts = tuple[str, ...]
 _UnknownFields = Literal["refuse", "report"]
+_PrefixSharing = Literal["all", "key"]
 _LogFormat = Literal["console", "json", "auto"]
 _LogLevel = Literal["debug", "info", "warning", "error"]
 
@@ -111,6 +112,20 @@ class Settings(Struct, frozen=True, kw_only=True):
         int, whole(0), "answers of /v1/responses that are kept, the least recently used go first; 0 keeps none"] = 1000
     stored_responses_bytes: Annotated[int, kinds.SIZE, "what they may take on the disk"] = 64 * 1024 * 1024
     stored_responses_days: Annotated[float, number(above=0), "no answer is kept longer"] = 30.0
+
+    prefix_sharing: Annotated[
+        _PrefixSharing, one_of(_PrefixSharing),
+        "a prompt's KV serves the prompts of all that begin alike, or only those of the same API key"] = "all"
+    kv_ram_bytes: Annotated[
+        int, kinds.SIZE_OR_NONE,
+        "KV of earlier prompts that each loaded model keeps in memory beside what it computes with"] = 256 * 1024 * 1024
+    kv_disk_bytes: Annotated[
+        int, kinds.SIZE_OR_NONE,
+        "KV of prompts that came repeatedly, kept in home for the next start, of all models together; 0 keeps none"
+    ] = 1024**3
+    kv_disk_write_bytes_per_day: Annotated[
+        int, kinds.SIZE, "no more of it is written in 24 hours, for the sake of flash"] = 2 * 1024**3
+    kv_disk_days: Annotated[float, number(above=0), "what no prompt used for so long is removed"] = 7.0
 
     memory_bytes: Annotated[
         int | None, kinds.SIZE,

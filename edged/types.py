@@ -385,7 +385,8 @@ class WorkerStats(Struct, frozen=True, kw_only=True):
     """Sent about once a second and when the step loop goes idle. Counters grow for the life of the worker.
     adapter_switches: steps that computed with another adapter than the one before them. prompt_computed_tokens: of
     prompts, those that were computed, again after a loss too. prefix_restored_tokens: of prefix_hit_tokens those that
-    came from RAM, prefix_disk_tokens those from disk. speculative_*: tokens. kv_ram_bytes, kv_disk_bytes: held now."""
+    came from RAM, prefix_disk_tokens those from disk. speculative_*: tokens. kv_ram_bytes, kv_disk_bytes: held now.
+    kv_write_failures: files that the disk refused. notes: what the operator should know of how the model is set up."""
 
     running: int = 0
     waiting: int = 0
@@ -404,4 +405,6 @@ class WorkerStats(Struct, frozen=True, kw_only=True):
     speculative_accepted_tokens: int = 0
     kv_ram_bytes: int = 0
     kv_disk_bytes: int = 0
+    kv_write_failures: int = 0
+    notes: tuple[str, ...] = ()
     resident_bytes: int = 0

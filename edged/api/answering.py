@@ -14,6 +14,7 @@ from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import msgspec
 from litestar.types import Receive, Send
 
 from edged.api import sse
@@ -23,7 +24,7 @@ from edged.api.exchange import Exchange, Services
 from edged.api.fields import header_value
 from edged.api.limits import ClientGone
 from edged.errors import DeadlineExceeded, EdgedError
-from edged.types import Event, Rendered, Request, Started
+from edged.types import Event, GenerateRequest, Rendered, Request, Started
 
 if TYPE_CHECKING:
     from edged.daemon.generation import Generation
@@ -112,7 +113,8 @@ async def generating(
         async with asyncio.timeout(call.timeout_s) as deadline:
             generations: list[Generation] = []
             try:
-                await _accept(call, services.router, generations)
+                scope = exchange.caller.client if services.settings.prefix_sharing == "key" else ""
+                await _accept(call, scope, services.router, generations)
                 served = generations[0].served
                 exchange.model = served.name
                 async with aclosing(_merged(generations)) as events:
@@ -143,15 +145,21 @@ def _installed_name(said: str, router: Router) -> str:
     return (status.alias_of or status.name).partition("@")[0]
 
 
-async def _accept(call: Call, router: Router, generations: list[Generation]) -> None:
+async def _accept(call: Call, scope: str, router: Router, generations: list[Generation]) -> None:
     """Fills `generations`, which the caller cancels whatever becomes of the later prompts. One version answers all of
-    a call's prompts, whatever its model's name comes to mean meanwhile."""
+    a call's prompts, whatever its model's name comes to mean meanwhile. scope: of whom prompts share their KV with."""
     model = call.model
     for request in call.requests:
-        generations.append(await router.generate(model, request))
+        generations.append(await router.generate(model, _scoped(request, scope)))
         model = f"{generations[0].served.name}@{generations[0].served.version}"
     if call.keep_alive_s is not None:
         await router.load(call.model, keep_alive_s=call.keep_alive_s)
+
+
+def _scoped(request: Request, scope: str) -> Request:
+    if not scope or not isinstance(request, GenerateRequest):
+        return request
+    return msgspec.structs.replace(request, cache_scope=scope)
 
 
 async def _merged(generations: list[Generation]) -> AsyncGenerator[tuple[int, Event]]:

@@ -34,9 +34,10 @@ class Verified(Struct, frozen=True):
 
 
 class Purged(Struct, frozen=True):
-    """responses: how many stored ones are gone."""
+    """How many stored responses and files of KV are gone."""
 
     responses: int
+    kv_files: int
 
 
 def routes(services: Services) -> list[HTTPRouteHandler]:
@@ -77,8 +78,9 @@ def routes(services: Services) -> list[HTTPRouteHandler]:
 
     @post("/purge", status_code=200)
     async def purge(request: Request[Any, Any, Any]) -> Purged:
-        """Forgets what clients said and were answered: the stored responses of all of them."""
+        """Forgets what clients said and were answered: the stored responses of all of them, and what was kept of their
+        prompts for the next ones, on disk and in workers."""
         await said(request, _NOTHING)
-        return Purged(await services.responses.purge())
+        return Purged(await services.responses.purge(), await router.purge())
 
     return [manifests, collect, verify, purge]

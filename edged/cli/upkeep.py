@@ -84,10 +84,11 @@ def gc(*, home: Home = None, json: Json = False) -> int:
 
 class Purged(Struct, frozen=True):
     responses: int
+    kv_files: int
 
 
 def purge(*, home: Home = None, json: Json = False) -> int:
-    """Forget what clients said and were answered: all responses that /v1/responses has stored.
+    """Forget what clients said and were answered: stored responses, and the KV that is kept of prompts.
 
     As in:
 
@@ -99,15 +100,16 @@ def purge(*, home: Home = None, json: Json = False) -> int:
     if json:
         answer_json(purged)
     else:
-        answer(f"{purged.responses} stored responses removed")
+        answer(f"{purged.responses} stored responses and {purged.kv_files} files of KV removed")
     return ExitCode.OK
 
 
 def _purge(target: Target) -> Purged:
     if target.running is not None:
         return target.running.client.post("/edged/v1/purge", {}, Purged)
+    from edged.daemon.kv_files import kv_files
     from edged.store.responses import response_files
 
     files = response_files(target.settings)
     files.open()
-    return Purged(files.purge())
+    return Purged(files.purge(), kv_files(target.settings).purge())

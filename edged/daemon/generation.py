@@ -17,7 +17,7 @@ import msgspec
 
 from edged.daemon.status import Served
 from edged.errors import EdgedError
-from edged.types import Event, Finished, Request
+from edged.types import Event, Finished, GenerateRequest, Request
 
 #: Buffered events at which the row is paused, and at which it goes on. Events already under way still arrive.
 HIGH_MARK = 256
@@ -47,7 +47,10 @@ Routed = Callable[["Generation", EdgedError | None], None]
 
 def content_hash(request: Request) -> bytes:
     """Identity of what was asked: the same for a request sent again by whoever, under whatever id."""
-    return hashlib.sha256(msgspec.msgpack.encode(msgspec.structs.replace(request, id="", client=""))).digest()
+    asked = msgspec.structs.replace(request, id="", client="")
+    if isinstance(asked, GenerateRequest):
+        asked = msgspec.structs.replace(asked, cache_scope="")
+    return hashlib.sha256(msgspec.msgpack.encode(asked)).digest()
 
 
 class Generation:

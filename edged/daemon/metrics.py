@@ -53,6 +53,13 @@ class Metrics:
             "edged_prefix_cache_query_tokens_total", "Prompt tokens looked up in the prefix cache.")
         self.prefix_cache_hit_tokens = counter(
             "edged_prefix_cache_hit_tokens_total", "Prompt tokens found in the prefix cache.")
+        self.prefix_cache_ram_tokens = counter(
+            "edged_prefix_cache_ram_tokens_total", "Those of them that came from KV kept in memory.")
+        self.prefix_cache_disk_tokens = counter(
+            "edged_prefix_cache_disk_tokens_total", "Those of them that came from KV files.")
+        self.kv_ram_bytes = gauge("edged_kv_ram_bytes", "KV of earlier prompts that workers keep in memory.")
+        self.kv_disk_bytes = Gauge("edged_kv_disk_bytes", "KV files of all models.", registry=self.registry)
+        self.kv_write_failures = counter("edged_kv_write_failures_total", "KV files that the disk refused.")
         self.adapter_switches = counter(
             "edged_adapter_switches_total", "Steps that computed with another adapter than the one before them.")
         self.speculative_proposed_tokens = counter(

@@ -25,7 +25,7 @@ from edged.daemon.suspects import Identity
 from edged.daemon.traffic import Traffic
 from edged.daemon.waiters import Waiters
 from edged.errors import AdapterNotFound, EdgedError, InsufficientMemory, Internal
-from edged.ipc.messages import Cancel, Pause, Resume, Submit
+from edged.ipc.messages import Cancel, Forget, Pause, Resume, Submit
 from edged.store.entries import Manifest, ModelEntry
 from edged.task import check_task
 from edged.types import Event, Failed, Finished, ModelInfo, Request, Started, Task, WorkerStats
@@ -125,7 +125,8 @@ class Model:
             alias_of=alias_of, created=manifest.created, error=self._error.message if self._error else None,
             reason=devices.reason if info else None, engine_version=info.engine_version if info else None,
             environment=devices.environment if info else None, adapters=self.adapters, task=self.task,
-            dimensions=info.dimensions if info else None,
+            dimensions=info.dimensions if info else None, kv_ram_bytes=stats.kv_ram_bytes,
+            kv_disk_bytes=stats.kv_disk_bytes, prefix_disk_tokens=stats.prefix_disk_tokens, notes=stats.notes,
             speculative_proposed_tokens=stats.speculative_proposed_tokens,
             speculative_accepted_tokens=stats.speculative_accepted_tokens,
         )
@@ -230,6 +231,10 @@ class Model:
 
     def resume(self, generation: Generation) -> None:
         self._seat.tell(Resume(generation.id))
+
+    def forget(self) -> None:
+        """Its worker drops the KV that it keeps of earlier prompts."""
+        self._seat.tell(Forget())
 
     def cancel(self, generation: Generation) -> None:
         if self.requests.drop(generation):

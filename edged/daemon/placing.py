@@ -56,7 +56,7 @@ async def find_place(
         match step:
             case Serve(place=place):
                 spec = load_spec(manifest, entry, place, folder=folder, memory_bytes=memory_bytes,
-                                 log_prompts=site.settings.log_prompts)
+                                 serving=site.settings)
                 return Placed(step, spec, command_of(site.store, place, site.worker_command))
             case Refuse(reasons=reasons):
                 name = manifest.name

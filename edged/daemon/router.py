@@ -24,6 +24,7 @@ from edged.daemon.breaker import Breaker
 from edged.daemon.footprint import Footprints
 from edged.daemon.gauges import set_gauges
 from edged.daemon.generation import Generation
+from edged.daemon.kv_files import KvFiles
 from edged.daemon.memory import Memory
 from edged.daemon.metrics import Metrics
 from edged.daemon.model import Model
@@ -34,7 +35,7 @@ from edged.daemon.site import Site
 from edged.daemon.status import ModelState, ModelStatus, Served
 from edged.daemon.succession import Succession
 from edged.daemon.suspects import Suspects
-from edged.errors import CorruptFile, EdgedError, InvalidRequest, ModelNotFound
+from edged.errors import Conflict, CorruptFile, EdgedError, InvalidRequest, ModelNotFound
 from edged.settings import Settings
 from edged.store import Store
 from edged.store.catalog import CatalogFile
@@ -67,6 +68,7 @@ class Router:
         )
         self._models: dict[str, Model] = {}
         self._memory = Memory(settings)
+        self._kv_files = KvFiles(settings)
         self._succession = Succession(self._model)
         self._rollouts = Rollouts(store.home / ROLLOUTS_FILE, store, catalog, metrics, self._taken_back)
         self._started = False
@@ -85,6 +87,7 @@ class Router:
     async def start(self) -> None:
         """Pinned models load in the background."""
         self._started = True
+        self._kv_files.start()
         self._load_pinned()
         self._load_candidates()
         self._changed()
@@ -98,7 +101,7 @@ class Router:
         except TimeoutError:
             log.warning("drain.deadline", running=sum(len(model.requests) for model in self._models.values()))
         await asyncio.gather(*(model.stop(refusals.shutting_down()) for model in self._models.values()))
-        self._close()
+        await self._close()
 
     async def kill(self) -> None:
         """No grace: every request ends now with ShuttingDown."""
@@ -106,7 +109,7 @@ class Router:
         for model in self._models.values():
             model.refuse_waiting(refusals.shutting_down())
         await asyncio.gather(*(model.stop(refusals.shutting_down(), at_once=True) for model in self._models.values()))
-        self._close()
+        await self._close()
 
     def models(self) -> list[ModelStatus]:
         """Every installed model, then every alias of one (name: the alias; alias_of: what it stands for). A version
@@ -218,6 +221,18 @@ class Router:
         self._changed()
         log.info("catalog.reloaded", changed=changed)
         return changed
+
+    async def purge(self) -> int:
+        """Forget what was computed of clients' prompts, files and what workers hold beside what runs. How many files.
+        Raises Conflict where the disk refuses; the workers forget all the same."""
+        try:
+            # Before the workers hear of it: from then on none writes what it had before.
+            return await self._kv_files.purge()
+        except OSError as error:
+            raise Conflict(f"KV files cannot be removed ({error.strerror}); they stay") from error
+        finally:
+            for model in self._models.values():
+                model.forget()
 
     def activated(self, manifest: Manifest) -> None:
         """A version was made, by a pull or a conversion, which may have moved its name's pointer."""
@@ -340,11 +355,13 @@ class Router:
             self._timer = asyncio.get_running_loop().call_later(max(0.001, min(due) - now), self._changed)
 
     def _set_gauges(self) -> None:
-        set_gauges(self._metrics, [model.status() for model in self._models.values()], self._store.usage())
+        set_gauges(self._metrics, [model.status() for model in self._models.values()],
+                   store_bytes=self._store.usage(), kv_disk_bytes=self._kv_files.held_bytes())
 
-    def _close(self) -> None:
+    async def _close(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
+        await self._kv_files.close()
 
 
 def _untold(generation: Generation, error: EdgedError | None) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from edged.daemon.kv_files import kv_cache_spec
 from edged.hardware.place import Place
+from edged.settings import Settings
 from edged.store.entries import Manifest, ModelEntry
-from edged.types import AdapterSpec, LoadSpec, Task
+from edged.types import AdapterSpec, KvCacheSpec, LoadSpec, Task
 
 
 def task_of(manifest: Manifest, entry: ModelEntry) -> Task:
@@ -13,17 +15,19 @@ def task_of(manifest: Manifest, entry: ModelEntry) -> Task:
 
 
 def load_spec(
-    manifest: Manifest, entry: ModelEntry, place: Place, *, folder: str, memory_bytes: int, log_prompts: bool,
+    manifest: Manifest, entry: ModelEntry, place: Place, *, folder: str, memory_bytes: int, serving: Settings | None,
 ) -> LoadSpec:
-    """folder: of the store, leased while the process lives. memory_bytes: what it may take at most."""
+    """folder: of the store, leased while the process lives. memory_bytes: what it may take at most. serving: None for a
+    trial, which logs no prompts and keeps none."""
     return LoadSpec(
         name=manifest.name, version=manifest.version, digest=manifest.digest, engine=place.engine, path=folder,
         file=manifest.file, task=task_of(manifest, entry), context=entry.context, rows=entry.rows,
         threads=entry.threads or place.threads,
         provider=place.provider, memory_bytes=memory_bytes, chat_template=entry.chat_template,
         sampling=entry.sampling, options=entry.options, dimensions=entry.dimensions,
-        adapters=_adapters(manifest, folder), log_prompts=log_prompts,
-        speculation=entry.speculation,
+        adapters=_adapters(manifest, folder), log_prompts=serving is not None and serving.log_prompts,
+        kv_cache=KvCacheSpec(ram_bytes=0) if serving is None else kv_cache_spec(serving),
+        warm_prompts=() if serving is None else entry.warm_prompts, speculation=entry.speculation,
     )
 
 

@@ -37,7 +37,10 @@ class ModelStatus(Struct, frozen=True, kw_only=True):
     requests for its plain name, while a rollout is under way; candidate: it is the one that is tried. reason: why it
     runs on that device; engine_version: as the build that serves attests it, both None unless loaded. environment: the
     engine environment that it serves from, None for edged's own. adapters: names that requests may use. task: what it
-    is for; dimensions: of its vectors, None unless it is loaded and makes such. speculative_*: since it was loaded."""
+    is for; dimensions: of its vectors, None unless it is loaded and makes such. kv_ram_bytes, kv_disk_bytes: KV of
+    earlier prompts that its worker keeps in memory, and that it has in files; prefix_disk_tokens: of prompts since it
+    was loaded, those that came from files. speculative_*: since it was loaded. notes: what its operator should know
+    of how it was set up."""
 
     name: str
     version: str
@@ -73,3 +76,7 @@ class ModelStatus(Struct, frozen=True, kw_only=True):
     dimensions: int | None = None
     speculative_proposed_tokens: int = 0
     speculative_accepted_tokens: int = 0
+    kv_ram_bytes: int = 0
+    kv_disk_bytes: int = 0
+    prefix_disk_tokens: int = 0
+    notes: tuple[str, ...] = ()

@@ -34,7 +34,11 @@ class Resume(Struct, frozen=True, tag="resume", tag_field="kind"):
     id: str
 
 
-ToWorker = Load | Submit | Cancel | Pause | Resume
+class Forget(Struct, frozen=True, tag="forget", tag_field="kind"):
+    """KV of what was said until now is to serve nobody any more: what is kept is dropped, what runs is not kept."""
+
+
+ToWorker = Load | Submit | Cancel | Pause | Resume | Forget
 
 
 # worker → daemon

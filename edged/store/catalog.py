@@ -16,9 +16,9 @@ import msgspec
 from edged.store.catalog_errors import explain
 from edged.store.catalog_shape import NAME_PATTERN, ModelTable
 from edged.store.entries import Catalog, ModelEntry
-from edged.toml_file import TomlFile, nearest, read_toml
+from edged.toml_file import KeyPath, TomlFile, nearest, read_toml
 
-MAX_TEMPLATE_BYTES = 1024 * 1024
+MAX_TEXT_BYTES = 1024 * 1024
 _SECTIONS = ("aliases", "models")
 
 
@@ -94,6 +94,9 @@ def _checked(file: TomlFile) -> TomlFile:
             raise explain(error, file, path, ModelTable) from None
         if (template := table.get("chat_template")) is not None:
             table["chat_template"] = _template(template, file, (*path, "chat_template"))
+        if (prompts := table.get("warm_prompts")) is not None:
+            table["warm_prompts"] = [_prompt(prompt, file, (*path, "warm_prompts", index))
+                                     for index, prompt in enumerate(prompts)]
     for alias, target in file.values.get("aliases", {}).items():
         if not isinstance(target, str) or not target:
             raise file.mistake(("aliases", alias), "must be the name of a model, as a text", at_value=True)
@@ -102,20 +105,32 @@ def _checked(file: TomlFile) -> TomlFile:
     return file
 
 
-def _template(written: str, file: TomlFile, path: tuple[str, ...]) -> str:
+def _template(written: str, file: TomlFile, path: KeyPath) -> str:
     """The template itself where it looks like one, else the text of the file it names, relative to the catalog's."""
     if "{{" in written or "{%" in written or "\n" in written:
         return written
+    return _text_of(written, file, path, "name a Jinja file or write the template itself")
+
+
+def _prompt(said: str | dict[str, str], file: TomlFile, path: KeyPath) -> str:
+    if isinstance(said, str):
+        return said
+    text = _text_of(said["file"], file, path, "name a file, or write the text itself")
+    if not text:
+        raise file.mistake(path, f"{said['file']} is empty", at_value=True)
+    return text
+
+
+def _text_of(written: str, file: TomlFile, path: KeyPath, advice: str) -> str:
+    """Of a file beside the catalog's."""
     named = file.path.parent / Path(written).expanduser()
     try:
-        if named.stat().st_size > MAX_TEMPLATE_BYTES:
-            raise file.mistake(path, f"{named} is over {MAX_TEMPLATE_BYTES} bytes", at_value=True)
+        if named.stat().st_size > MAX_TEXT_BYTES:
+            raise file.mistake(path, f"{named} is over {MAX_TEXT_BYTES} bytes", at_value=True)
         return named.read_text("utf-8")
     except OSError as error:
         reason = "there is no file" if isinstance(error, FileNotFoundError) else f"{error.strerror}:"
-        raise file.mistake(
-            path, f"{reason} {named}; name a Jinja file or write the template itself", at_value=True
-        ) from None
+        raise file.mistake(path, f"{reason} {named}; {advice}", at_value=True) from None
     except UnicodeDecodeError:
         raise file.mistake(path, f"{named} is not UTF-8", at_value=True) from None
 

@@ -64,7 +64,8 @@ def _fields(hint: object, value: object) -> list[str]:
 
 
 def _members(inner: object) -> list[type[msgspec.Struct]]:
-    return [member for member in (get_args(inner) or (inner,)) if isinstance(member, type)]
+    return [member for member in (get_args(inner) or (inner,))
+            if isinstance(member, type) and issubclass(member, msgspec.Struct)]
 
 
 def _member(members: list[type[msgspec.Struct]], value: object) -> type[msgspec.Struct]:

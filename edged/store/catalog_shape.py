@@ -76,6 +76,16 @@ class VariantTable(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
 _VersionStart = Annotated[str, Meta(pattern=r"^[0-9a-f]{4,12}$", description="the first digits of a version")]
 
 
+class PromptFile(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """file: relative to the catalog's."""
+
+    file: _Text
+
+
+_WarmPrompt = Annotated[
+    Annotated[str, Meta(min_length=1)] | PromptFile, Meta(description='a text, or { file = "prompt.txt" }')]
+
+
 class ModelTable(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """`[models.NAME]`; every key may be missing, so that a user's file can change one key of a shipped model."""
 
@@ -104,3 +114,4 @@ class ModelTable(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     candidate: _VersionStart | None = None
     share: Annotated[float, Meta(ge=0, le=1)] = 0.0
     speculation: bool = True
+    warm_prompts: Annotated[tuple[_WarmPrompt, ...], Meta(max_length=32, description="a list of at most 32")] = ()

@@ -39,7 +39,7 @@ def collect(layout: Layout, manifests: Manifests, parts_older_than_s: float) -> 
     removed_models, leased_inodes = _models(layout, named_models)
     removed_blobs, blob_bytes = _blobs(layout, named_blobs, leased_inodes)
     parts = _parts(layout, parts_older_than_s)
-    job_bytes = _jobs(layout, parts_older_than_s)
+    job_bytes = _jobs(layout, parts_older_than_s) + _kv(layout, named_models)
     _lock_files(layout)
     return Collected(
         blobs=removed_blobs, models=removed_models, parts=parts.parts, bytes=blob_bytes + parts.bytes + job_bytes,
@@ -114,6 +114,21 @@ def _jobs(layout: Layout, older_than_s: float) -> int:
             if idle_s >= older_than_s and (folder / RESULT_FILE).exists():
                 files.remove_tree(folder)
                 freed += sum(status.st_size for status in found if S_ISREG(status.st_mode))
+    return freed
+
+
+def _kv(layout: Layout, named: set[str]) -> int:
+    """Bytes of KV files of models that are gone. Of those that are here they go by themselves."""
+    freed = 0
+    for folder in sorted(layout.kv.iterdir()):
+        if folder.name in named or not folder.is_dir() or folder.is_symlink():
+            continue
+        with contextlib.suppress(EdgedError):
+            lock = locks.try_lock(layout.model_lock(folder.name))
+            if lock is not None:
+                with lock:
+                    freed += sum(status.st_size for status in _below(folder) if S_ISREG(status.st_mode))
+                    files.remove_tree(folder)
     return freed
 
 

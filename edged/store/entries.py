@@ -71,7 +71,8 @@ class ModelEntry(Struct, frozen=True, kw_only=True):
     nothing answers. fall_back: a device that is lost while serving may be replaced by the CPU. environment: the engine
     environment whose interpreter serves it, rather than the first that can. convert: recipes to make versions by, once
     it is pulled. candidate: the version (or a unique beginning of it) that gets `share` of the requests. speculation:
-    several tokens of an answer may be computed in one step, where measurement shows a gain."""
+    several tokens of an answer may be computed in one step, where measurement shows a gain. warm_prompts: system
+    messages whose KV is to be there before the first request; texts, not their files."""
 
     name: str
     title: str = ""
@@ -99,6 +100,7 @@ class ModelEntry(Struct, frozen=True, kw_only=True):
     candidate: str | None = None
     share: float = 0.0
     speculation: bool = True
+    warm_prompts: tuple[str, ...] = ()
 
 
 class Catalog(Struct, frozen=True, kw_only=True):

@@ -83,9 +83,10 @@ class KvFolder:
         self._budget = WriteBudget(root / "written.json", write_bytes_per_day, wall)
         self._nonce = root / "purged"
 
-    def held_bytes(self) -> int:
-        """Of all models."""
-        return sum(held.size for held in self._all())
+    def held_bytes(self, model: str | None = None) -> int:
+        """Of all models, or of the one with this digest."""
+        held = self._all() if model is None else self._in(self._root / checked_digest(model))
+        return sum(one.size for one in held)
 
     def left_today_bytes(self) -> int:
         """What may still be written."""

@@ -12,10 +12,11 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from edged.errors import Conflict, CorruptFile, InsufficientStorage, ModelNotFound
+from edged.errors import Conflict, CorruptFile, EdgedError, InsufficientStorage, ModelNotFound
 from edged.store import collect, folders, history, locks, schema, space, verify
 from edged.store.blobs import Receiver
 from edged.store.entries import ActivatedBy, Activation, Collected, Damage, Manifest, with_accepted_loss
+from edged.store.kv import forget_model
 from edged.store.manifests import Manifests, check, not_installed
 from edged.store.paths import Layout
 
@@ -142,6 +143,7 @@ class Store:
                 held.enter_context(lock)
             for manifest in manifests:
                 self.manifests.remove(name, manifest.version)
+            self._forget_kv({manifest.digest for manifest in manifests})
 
     def folder(self, manifest: Manifest) -> Path:
         """The model's folder, complete, ready for an engine; hold a lease. Raises CorruptFile."""
@@ -176,14 +178,21 @@ class Store:
         return verify.verify(self.layout, wanted, self._locked, progress)
 
     def usage(self) -> int:
-        """Bytes of all blobs and unfinished downloads."""
+        """Bytes of all blobs, unfinished downloads and KV files."""
         total = 0
-        for top in (self.layout.blobs, self.layout.tmp):
+        for top in (self.layout.blobs, self.layout.tmp, self.layout.kv):
             for folder, _, names in os.walk(top):
                 for name in names:
                     with contextlib.suppress(FileNotFoundError):
                         total += Path(folder, name).lstat().st_size
         return total
+
+    def _forget_kv(self, digests: set[str]) -> None:
+        """Of what no version has any more. One that cannot be read may be anything: then `collect` does it."""
+        with contextlib.suppress(EdgedError):
+            named = {self.manifests.read(name, version).digest for name, version in self.manifests.everything()}
+            for digest in digests - named:
+                forget_model(self.layout, digest)
 
     @contextlib.contextmanager
     def _changing(self) -> Iterator[None]:

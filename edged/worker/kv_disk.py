@@ -66,7 +66,7 @@ class KvDisk:
         self._clock = clock
         self._known = self._usable(found)
         self._keys = {one.found.path.stem for one in self._known}
-        self._held_bytes = folder.held_bytes()
+        self._held_bytes = folder.held_bytes(model)
         self._purges = folder.purges()
         self._offers: queue.SimpleQueue[_Offer | None] = queue.SimpleQueue()
         self._queued_bytes = 0
@@ -85,7 +85,7 @@ class KvDisk:
 
     @property
     def held_bytes(self) -> int:
-        """Files of all models together, as of the last look."""
+        """Of this model's files, as of the last look."""
         return self._held_bytes
 
     def known(self) -> list[DiskPrefix]:
@@ -165,7 +165,7 @@ class KvDisk:
                     self._queued_bytes -= offer.size_bytes
 
     def _look(self) -> None:
-        self._held_bytes = self._folder.held_bytes()
+        self._held_bytes = self._folder.held_bytes(self._model)
         self.purged = self.purged or self._folder.purges() != self._purges
 
     def _write(self, offer: _Offer) -> None:

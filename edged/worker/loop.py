@@ -14,7 +14,7 @@ import structlog
 
 from edged.engines.base import DeviceLost, EngineError, Generator, Logits, RowWork
 from edged.errors import EdgedError, Internal
-from edged.ipc.messages import Cancel, Pause, Resume, Stats
+from edged.ipc.messages import Cancel, Forget, Pause, Resume, Stats
 from edged.types import Delta, Event, Finished, Started, Usage, WorkerStats
 from edged.worker.answer import Answer, End, Taken
 from edged.worker.orders import Closed, Order, Queued
@@ -99,6 +99,8 @@ class Loop:
                     self._scheduler.pause(request, True)
                 case Resume(id=request):
                     self._scheduler.pause(request, False)
+                case Forget():
+                    self._rows.drop_every_idle()
                 case Closed():
                     return False
 

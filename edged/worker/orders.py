@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from edged.ipc.messages import Cancel, Pause, Resume
+from edged.ipc.messages import Cancel, Forget, Pause, Resume
 
 Prepared = TypeVar("Prepared")
 
@@ -23,4 +23,4 @@ class Queued(Generic[Prepared]):
     arrived_s: float
 
 
-Order = Queued[Prepared] | Cancel | Pause | Resume | Closed
+Order = Queued[Prepared] | Cancel | Pause | Resume | Forget | Closed

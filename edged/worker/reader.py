@@ -15,7 +15,7 @@ import structlog
 
 from edged.errors import EdgedError, Internal
 from edged.ipc import frames
-from edged.ipc.messages import Cancel, Load, Pause, Resume, Submit
+from edged.ipc.messages import Cancel, Forget, Load, Pause, Resume, Submit
 from edged.types import Finished, Rendered, Request, Usage
 from edged.worker.orders import Closed, Order, Queued
 from edged.worker.outbox import Outbox, failed
@@ -56,6 +56,8 @@ class Reader(threading.Thread):
                             if (held := self._preparing.get(request_id)) is not None:
                                 held.append(message)
                                 continue
+                        self._inbox.put(message)
+                    case Forget():
                         self._inbox.put(message)
                     case Load():
                         log.error("second_load_refused")

@@ -133,7 +133,7 @@ class Installed:
     def spec(self) -> LoadSpec:
         place = Place(engine=self.manifest.engine, provider="cpu", threads=2, device=None)
         return load_spec(self.manifest, ModelEntry(name=self.name, context=256, rows=6, options=self.options), place,
-                         folder=str(self.store.folder(self.manifest)), memory_bytes=0, log_prompts=False)
+                         folder=str(self.store.folder(self.manifest)), memory_bytes=0, serving=None)
 
 
 @pytest.fixture(scope="module", params=["gguf", "tiny_onnx", "tiny_positions"], ids=["llama", "ort", "ort-positions"])

@@ -134,6 +134,28 @@ def test_a_chat_template_may_be_a_file_beside_the_catalog_or_the_text(user_file:
 
 # aliases
 
+def test_warm_prompts_are_texts_or_files_beside_the_catalog(user_file: Path) -> None:
+    (user_file.parent / "agent.txt").write_text("You are an agent.\n")
+    text = MODEL + 'warm_prompts = ["You are a clock.", { file = "agent.txt" }]\n'
+    assert load(user_file, text).current.models["x"].warm_prompts == ("You are a clock.", "You are an agent.\n")
+
+
+@pytest.mark.parametrize(("value", "column", "message"), [
+    ('"You are a clock."', 16, "must be a list of at most 32"),
+    ("[1]", 17, 'must be a text, or { file = "prompt.txt" }, not 1'),
+    ('["a", ""]', 22, 'must be a text, or { file = "prompt.txt" }, not ""'),
+    ('["a", { file = "gone.txt" }]', 22, "there is no file"),
+    ('[{ file = "empty.txt" }]', 17, "empty.txt is empty"),
+    ('[{ path = "empty.txt" }]', 19, "there is no such key (known here: file)"),
+    ("[{ file = 3 }]", 26, "must be a text"),
+])
+def test_a_wrong_warm_prompt_is_named_with_its_place(user_file: Path, value: str, column: int, message: str) -> None:
+    (user_file.parent / "empty.txt").write_text("")
+    error = mistake(user_file, MODEL + f"warm_prompts = {value}\n")
+    assert message in str(error)
+    assert (error.line, error.column) == (2, column)
+
+
 def test_aliases_lead_to_models_also_through_others_and_to_versions(user_file: Path) -> None:
     catalog = load(user_file, '[aliases]\n"gpt-4o" = "small"\nsmall = "smollm2-135m"\nold = "smollm2-135m@abc"\n')
     assert catalog.resolve_alias("gpt-4o") == "smollm2-135m"

@@ -15,7 +15,8 @@ from edged.settings import InvalidSetting, Settings
 pytestmark = pytest.mark.unit
 
 KINDS = [
-    kinds.TEXT, kinds.SECRET, kinds.BOOLEAN, kinds.PATH, kinds.WEB_ADDRESS, kinds.SIZE, kinds.NAMES, kinds.KEYS,
+    kinds.TEXT, kinds.SECRET, kinds.BOOLEAN, kinds.PATH, kinds.WEB_ADDRESS, kinds.SIZE, kinds.SIZE_OR_NONE,
+    kinds.NAMES, kinds.KEYS,
     whole(0), whole(0, 65535), number(least=-1), number(above=0), one_of(Literal["a", "b"]), or_off(kinds.PATH),
 ]
 #: What TOML and the environment can hold, and more.
@@ -64,6 +65,16 @@ def test_a_size_is_written_exactly(size: int) -> None:
 def test_a_size_is_written_in_its_largest_whole_unit() -> None:
     assert [kinds.SIZE.write(size) for size in (16 << 20, 1536 << 10, 1 << 40, 1000)] == [
         "16MiB", "1536KiB", "1TiB", "1000"]
+
+
+@pytest.mark.parametrize("value", [0, "0", 0.0])
+def test_a_size_may_be_nothing_where_that_turns_something_off(value: object) -> None:
+    assert kinds.SIZE_OR_NONE.read(value) == 0
+    assert kinds.SIZE_OR_NONE.read("1GiB") == 1 << 30
+    assert kinds.SIZE_OR_NONE.write(0) == "0"
+    for wrong in (-1, False, "off", None):
+        with pytest.raises(ValueError, match="a size like 4GiB, or 0"):
+            kinds.SIZE_OR_NONE.read(wrong)
 
 
 def test_bounds_belong_to_the_range() -> None:

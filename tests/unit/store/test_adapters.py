@@ -131,7 +131,7 @@ def test_a_worker_is_told_of_each_and_where_it_is(store: Store, tmp_path: Path) 
     base(store, tmp_path)
     made = add(store, "pirate")
     place = Place(engine="fake", provider="cpu", threads=1, device=None)
-    spec = load_spec(made, ModelEntry(name="tiny"), place, folder="/folder", memory_bytes=0, log_prompts=False)
+    spec = load_spec(made, ModelEntry(name="tiny"), place, folder="/folder", memory_bytes=0, serving=None)
     [adapter] = spec.adapters
     assert (adapter.name, adapter.path) == ("pirate", "/folder/adapters/pirate.safetensors")
     assert adapter.digest == made.adapters[0].sha256

@@ -8,11 +8,13 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edged.store import files
+from edged.store import Store, files, locks
+from edged.store.entries import Manifest
 from edged.store.kv import Found, KvFolder, Outcome
 from edged.store.kv_budget import WriteBudget
 from edged.store.kv_format import (
@@ -28,6 +30,7 @@ from edged.store.kv_format import (
     make_header,
     token_bytes,
 )
+from tests.models import fake_folder, install
 
 pytestmark = pytest.mark.unit
 
@@ -137,6 +140,7 @@ def test_the_least_recently_used_of_all_models_makes_room(tmp_path: Path) -> Non
     assert folder.held_bytes() <= 3500
 
 
+@settings(max_examples=30)
 @given(st.lists(st.tuples(st.integers(1, 5), st.integers(0, 3000)), max_size=12), st.integers(0, 6000))
 def test_bounds_hold_whatever_is_put(puts: list[tuple[int, int]], most_bytes: int) -> None:
     with tempfile.TemporaryDirectory() as root:
@@ -171,6 +175,7 @@ def test_no_more_is_written_a_day_than_was_said_after_restarts_too(tmp_path: Pat
     assert put(folder_in(tmp_path, clock, write_bytes_per_day=2500), identity(3), bytes(900)) is Outcome.WRITTEN
 
 
+@settings(max_examples=50)
 @given(st.lists(st.tuples(st.integers(0, 3 * 24 * 3600), st.integers(1, 600)), max_size=30))
 def test_no_24_hours_have_more_than_a_days_bytes(steps: list[tuple[int, int]]) -> None:
     clock, spent = Clock(), list[tuple[float, int]]()
@@ -292,3 +297,35 @@ def test_links_and_odd_files_are_not_followed(tmp_path: Path) -> None:
     assert found_tokens(folder) == [[1]]
     assert folder.purge() == 1
     assert elsewhere.exists()
+
+
+def kv_of(store: Store, manifest: Manifest) -> Path:
+    folder = KvFolder(store.home / "kv", most_bytes=1 << 20, write_bytes_per_day=1 << 30, ttl_s=DAY_S)
+    assert put(folder, identity(model=manifest.digest)) is Outcome.WRITTEN
+    return store.home / "kv" / manifest.digest
+
+
+def test_a_model_that_is_removed_takes_its_kv_with_it(tmp_path: Path) -> None:
+    store = Store(tmp_path / "home")
+    one, other = (install(store, str(fake_folder(tmp_path / name, context=context)))
+                  for name, context in (("one", 64), ("other", 128)))
+    kept, gone = kv_of(store, other), kv_of(store, one)
+    store.remove("one")
+    assert not gone.exists()
+    assert kept.exists()
+    store.publish(msgspec.structs.replace(other, name="twin"))
+    store.remove("other")
+    assert kept.exists(), "another name still has the model"
+
+
+def test_garbage_collection_takes_kv_of_models_that_are_gone_and_counts_it(tmp_path: Path) -> None:
+    store = Store(tmp_path / "home")
+    here = install(store, str(fake_folder(tmp_path / "tiny")))
+    before = store.usage()
+    kept, gone = kv_of(store, here), kv_of(store, msgspec.structs.replace(here, digest="f" * 64))
+    size = sum(path.stat().st_size for path in gone.iterdir())
+    assert store.usage() >= before + 2 * size
+    with locks.lease(store.layout.model_lock("f" * 64)):
+        assert store.collect().bytes == 0
+    assert store.collect().bytes == size
+    assert (kept.exists(), gone.exists()) == (True, False)
