@@ -386,7 +386,8 @@ class WorkerStats(Struct, frozen=True, kw_only=True):
     adapter_switches: steps that computed with another adapter than the one before them. prompt_computed_tokens: of
     prompts, those that were computed, again after a loss too. prefix_restored_tokens: of prefix_hit_tokens those that
     came from RAM, prefix_disk_tokens those from disk. speculative_*: tokens. kv_ram_bytes, kv_disk_bytes: held now.
-    kv_write_failures: files that the disk refused. notes: what the operator should know of how the model is set up."""
+    kv_write_failures: files that the disk refused. notes: what the operator should know of how the model is set up.
+    threads: that decode now, 0 where the engine does not tell."""
 
     running: int = 0
     waiting: int = 0
@@ -407,4 +408,5 @@ class WorkerStats(Struct, frozen=True, kw_only=True):
     kv_disk_bytes: int = 0
     kv_write_failures: int = 0
     notes: tuple[str, ...] = ()
+    threads: int = 0
     resident_bytes: int = 0

@@ -12,7 +12,8 @@ def set_gauges(metrics: Metrics, models: Iterable[ModelStatus], *, store_bytes: 
     metrics.store_bytes.set(store_bytes)
     metrics.kv_disk_bytes.set(kv_disk_bytes)
     for gauge in (metrics.model_info, metrics.requests_running, metrics.requests_waiting,
-                  metrics.worker_resident_bytes, metrics.kv_cache_usage, metrics.kv_ram_bytes):
+                  metrics.worker_resident_bytes, metrics.worker_threads, metrics.kv_cache_usage,
+                  metrics.kv_ram_bytes):
         gauge.clear()
     for status in models:
         # Two versions of one name may be loaded at once: the sums are the name's.
@@ -20,6 +21,8 @@ def set_gauges(metrics: Metrics, models: Iterable[ModelStatus], *, store_bytes: 
         metrics.requests_waiting.labels(status.name).inc(status.waiting)
         metrics.worker_resident_bytes.labels(status.name).inc(status.resident_bytes)
         metrics.kv_ram_bytes.labels(status.name).inc(status.kv_ram_bytes)
+        if status.threads is not None:
+            metrics.worker_threads.labels(status.name).inc(status.threads)
         if status.device is not None:
             metrics.kv_cache_usage.labels(status.name).set(
                 status.kv_used_tokens / status.kv_tokens if status.kv_tokens else 0)

@@ -68,6 +68,8 @@ class Metrics:
             "edged_speculative_accepted_tokens_total", "Those of them that came in the answer.")
         self.kv_cache_usage = gauge("edged_kv_cache_usage_ratio", "Share of the KV cache in use, 0 to 1.")
         self.batch_size = gauge("edged_batch_size", "Mean rows of a step since the last report of the worker.")
+        self.worker_threads = gauge(
+            "edged_worker_threads", "Threads that decode now: fewer while other processes want the processors.")
         self.model_load_seconds = histogram(
             "edged_model_load_seconds", "From the start of a worker until it can serve.", _LOAD_S)
         self.model_info = gauge(

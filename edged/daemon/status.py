@@ -40,7 +40,7 @@ class ModelStatus(Struct, frozen=True, kw_only=True):
     is for; dimensions: of its vectors, None unless it is loaded and makes such. kv_ram_bytes, kv_disk_bytes: KV of
     earlier prompts that its worker keeps in memory, and that it has in files; prefix_disk_tokens: of prompts since it
     was loaded, those that came from files. speculative_*: since it was loaded. notes: what its operator should know
-    of how it was set up."""
+    of how it was set up. threads: that decode now, None where that is not known."""
 
     name: str
     version: str
@@ -80,3 +80,4 @@ class ModelStatus(Struct, frozen=True, kw_only=True):
     kv_disk_bytes: int = 0
     prefix_disk_tokens: int = 0
     notes: tuple[str, ...] = ()
+    threads: int | None = None

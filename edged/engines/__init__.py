@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 
 from edged.engines.base import Load, Loaded, LoadedEmbedder, LoadEmbedder, Progress
@@ -22,6 +23,9 @@ _EMBEDDERS = {
 def load(spec: LoadSpec, progress: Progress) -> Loaded:
     """Load one model with the engine that `spec` names. Raises LoadFailed, InsufficientMemory or
     DeviceUnavailable."""
+    if spec.engine == "llama" and "spin_count" in spec.options:
+        # OpenMP reads it once, when llama.cpp's library brings it in.
+        os.environ["GOMP_SPINCOUNT"] = str(spec.options["spin_count"])
     engine_load: Load = import_module(_MODULES[spec.engine]).load
     return engine_load(spec, progress)
 

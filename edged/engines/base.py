@@ -22,6 +22,14 @@ Logits = NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
+class Threads:
+    """Of the processor. decode: of steps with one token a row; batch: of those with more."""
+
+    decode: int
+    batch: int
+
+
+@dataclass(frozen=True, slots=True)
 class Capabilities:
     """What an engine can do with the model it has loaded; the scheduler plans by it.
 
@@ -31,7 +39,8 @@ class Capabilities:
     all_logits: False where the graph gives logits for the last position only. moves_kv: False where KV cannot leave its
     row: fork and unstash keep nothing, stash raises EngineError. trims: False where KV cannot go back to any earlier
     length (recurrent state): trim and fork then keep all or nothing, and a State serves only what begins with all of
-    it. adapters: names of those that are loaded beside the model.
+    it. adapters: names of those that are loaded beside the model. threads: that it computes with on a quiet machine,
+    None where it does not tell. sets_threads: True where `set_threads` can change them between steps.
     """
 
     rows: int
@@ -45,6 +54,8 @@ class Capabilities:
     moves_kv: bool = True
     trims: bool = True
     adapters: tuple[str, ...] = ()
+    threads: Threads | None = None
+    sets_threads: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +149,11 @@ class Generator(Protocol):
 
     def unstash(self, row: int, state: State) -> int:
         """KV back into an empty row. Returns its length, 0 if the state cannot be used any more."""
+        ...
+
+    def set_threads(self, threads: Threads) -> None:
+        """Of the next steps. What a row holds, and what is computed, stays the same. Raises EngineError where
+        caps.sets_threads is False."""
         ...
 
     def close(self) -> None: ...

@@ -33,6 +33,7 @@ from edged.engines.base import (
     Progress,
     RowWork,
     State,
+    Threads,
     Vocab,
 )
 from edged.engines.fake_script import CHAT_TEMPLATE, left_to_say
@@ -78,7 +79,10 @@ class Knobs(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
     device: what it says it runs on, whatever it was told to; by default that. On any device but the processor: noise is
     added to each logit, up to so much; the device is lost at the lost_at_token-th decode step; device_token_ms is the
-    time of a token there."""
+    time of a token there.
+
+    threads: that it says it computes with, and lets be set; 0 for an engine whose threads are fixed. best_threads: with
+    any other number a step takes three times as long; dawdle: with this option it takes a half more."""
 
     context: int = 4096
     rows: int = 8
@@ -109,6 +113,10 @@ class Knobs(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     task: Task = "generate"
     dimensions: int = 16
     shorter: tuple[int, ...] = ()
+    threads: int = 0
+    best_threads: int = 0
+    batch_threads: int | None = None
+    dawdle: bool = False
 
 
 class FakeVocab:
@@ -150,7 +158,10 @@ class FakeGenerator:
             mixed_step=knobs.mixed_step, multi_token_rows=knobs.rows if knobs.mixed_step else 1,
             step_tokens=knobs.step_tokens, state_bytes_per_token=4, all_logits=knobs.all_logits,
             trims=knobs.trims, adapters=tuple(adapters or ()),
+            threads=Threads(knobs.threads, knobs.batch_threads or knobs.threads) if knobs.threads else None,
+            sets_threads=bool(knobs.threads),
         )
+        self.threads = self.caps.threads
         self._knobs = knobs
         self._adapters: dict[str | None, int] = {None: 0}
         self._adapters.update(adapters or {})
@@ -205,6 +216,11 @@ class FakeGenerator:
         self._rows[row] = state.parts[0].view(np.uint32).tolist()
         return state.tokens
 
+    def set_threads(self, threads: Threads) -> None:
+        if not self.caps.sets_threads:
+            raise EngineError("the fake engine was told that its threads are fixed")
+        self.threads = threads
+
     def close(self) -> None:
         self._rows.clear()
 
@@ -234,6 +250,14 @@ class FakeGenerator:
             logits += np.float32(self._knobs.noise) * off
         return logits
 
+    def _slowness(self, work: Sequence[RowWork]) -> float:
+        slowness = 1.5 if self._knobs.dawdle else 1.0
+        if self.threads is not None and self._knobs.best_threads:
+            batch = any(len(item.tokens) > 1 for item in work)
+            used = self.threads.batch if batch else self.threads.decode
+            slowness *= 1.0 if used == self._knobs.best_threads else 3.0
+        return slowness
+
     def _refuse_what_no_engine_takes(self, work: Sequence[RowWork]) -> None:
         tokens = sum(len(item.tokens) for item in work)
         if len({item.row for item in work}) < len(work):
@@ -255,7 +279,7 @@ class FakeGenerator:
     def _misbehave(self, work: Sequence[RowWork]) -> None:
         knobs = self._knobs
         if pause_ms := knobs.step_ms + knobs.token_ms * sum(len(item.tokens) for item in work):
-            time.sleep(pause_ms / 1000)
+            time.sleep(pause_ms * self._slowness(work) / 1000)
         if any(len(item.tokens) == 1 for item in work):
             self._decode_steps += 1
             if self._decode_steps == knobs.crash_at_token:
@@ -331,6 +355,7 @@ def load(spec: LoadSpec, progress: Progress) -> Loaded:
     on_device = spec.provider != "cpu"
     knobs = msgspec.structs.replace(
         knobs, context=min(spec.context or knobs.context, knobs.context), rows=spec.rows or knobs.rows,
+        threads=knobs.threads and (spec.threads or knobs.threads),
         noise=knobs.noise if on_device else 0, lost_at_token=knobs.lost_at_token if on_device else None,
         token_ms=knobs.device_token_ms if on_device and knobs.device_token_ms is not None else knobs.token_ms,
     )

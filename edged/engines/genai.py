@@ -27,6 +27,7 @@ from edged.engines.base import (
     Progress,
     RowWork,
     State,
+    Threads,
     Vocab,
 )
 from edged.engines.context import affordable_context
@@ -90,6 +91,9 @@ class GenaiGenerator:
 
     def unstash(self, row: int, state: State) -> int:
         return 0
+
+    def set_threads(self, threads: Threads) -> None:
+        raise EngineError("onnxruntime-genai keeps the threads that its model was loaded with")
 
     def close(self) -> None:
         self._rows.clear()

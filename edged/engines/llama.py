@@ -11,14 +11,25 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 import numpy as np
 from msgspec.structs import replace
 from numpy.typing import NDArray
 
-from edged.engines.base import Capabilities, EngineError, Facts, Loaded, Logits, Progress, RowWork, State, Vocab
+from edged.engines.base import (
+    Capabilities,
+    EngineError,
+    Facts,
+    Loaded,
+    Logits,
+    Progress,
+    RowWork,
+    State,
+    Threads,
+    Vocab,
+)
 from edged.engines.llama_adapters import LlamaAdapters
 from edged.engines.llama_batch import LlamaBatch
 from edged.engines.llama_library import lib
@@ -56,13 +67,17 @@ KvType = Literal["f32", "f16", "q8_0"]
 
 class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """kv_unified: None decides by memory, see `_split`. flash_attention: None lets llama.cpp decide. key_type,
-    value_type: of KV; None for keys decides, see `_kv`; values in q8_0 need flash attention."""
+    value_type: of KV; None for keys decides, see `_kv`; values in q8_0 need flash attention. ubatch: tokens that are
+    computed at once, of a step. batch_threads: of steps with more than one token a row; None for as many as of others.
+    spin_count: how often a waiting OpenMP thread looks before it sleeps (`edged.engines` sets it in time)."""
 
     kv_unified: bool | None = None
     flash_attention: bool | None = None
     key_type: KvType | None = None
     value_type: KvType = "f16"
     ubatch: int = STEP_TOKENS
+    batch_threads: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    spin_count: Annotated[int, msgspec.Meta(ge=0)] | None = None
     mlock: bool = False
 
 
@@ -169,6 +184,10 @@ class LlamaGenerator:
             if slot in states and not self._write(target, states[slot]):
                 raise EngineError("llama.cpp could not move a sequence")
 
+    def set_threads(self, threads: Threads) -> None:
+        """With OpenMP the others sleep: a step of one thread uses none of its team, a smaller team ends the rest."""
+        lib.llama_set_n_threads(self._context, threads.decode, threads.batch)
+
     def close(self) -> None:
         lib.llama_free(self._context)
         lib.llama_model_free(self._model)
@@ -274,7 +293,9 @@ def load(spec: LoadSpec, progress: Progress) -> Loaded:
     params.no_perf = True
     params.swa_full = True
     # llama.cpp would take four, whatever the machine has.
-    params.n_threads = params.n_threads_batch = threads_for(spec)
+    decode = threads_for(spec)
+    threads = Threads(decode=decode, batch=options.batch_threads or decode)
+    params.n_threads, params.n_threads_batch = threads.decode, threads.batch
     with ThreadPoolExecutor(1, thread_name_prefix="vocab") as beside:
         vocab = beside.submit(LlamaVocab, model, meta)
         before = private_ranges()
@@ -288,6 +309,7 @@ def load(spec: LoadSpec, progress: Progress) -> Loaded:
     caps = Capabilities(
         rows=rows, context=min(row_context, pool), kv_tokens=lib.llama_n_ctx(context), mixed_step=True,
         multi_token_rows=rows, step_tokens=STEP_TOKENS, state_bytes_per_token=int(per_token), adapters=adapters.names,
+        threads=threads, sets_threads=True,
     )
     facts = Facts(
         engine_version=engine_version(), device=device_name(spec.provider, device),

@@ -10,12 +10,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from edged.engines.base import Capabilities, EngineError, Facts, Loaded, Logits, Progress, RowWork, State, Vocab
+from edged.engines.base import (
+    Capabilities,
+    EngineError,
+    Facts,
+    Loaded,
+    Logits,
+    Progress,
+    RowWork,
+    State,
+    Threads,
+    Vocab,
+)
 from edged.engines.context import affordable_context
 from edged.engines.genai_config import ADAPTERS_GRAPH, CONTEXT_PROPERTY, read_config
 from edged.engines.hf_vocab import HfVocab
@@ -23,7 +35,7 @@ from edged.engines.kv_buffers import KvBuffers
 from edged.engines.machine import threads_for
 from edged.engines.ort_adapters import OrtAdapters
 from edged.engines.ort_graph import Names, choose_graph, gives_all_logits, precision_of, read_graph
-from edged.engines.ort_session import device_of, engine_version, open_session
+from edged.engines.ort_session import SPIN_US, device_of, engine_version, open_session
 from edged.engines.slots import Slots
 from edged.errors import DeviceUnavailable, LoadFailed
 from edged.types import LoadSpec
@@ -35,6 +47,12 @@ STEP_TOKENS = 512
 MASK_TOKENS = 64
 
 Ids = NDArray[np.int64]
+
+
+class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """spin_us: microseconds that a waiting thread looks for work before it sleeps."""
+
+    spin_us: Annotated[int, msgspec.Meta(ge=0)] = SPIN_US
 
 
 class Decode:
@@ -119,6 +137,9 @@ class OrtGenerator:
         self._kv.write(self._slots[row], state.tokens, state.parts)
         self._lengths[row] = state.tokens
         return state.tokens
+
+    def set_threads(self, threads: Threads) -> None:
+        raise EngineError("a session of onnxruntime keeps the threads that it was made with")
 
     def close(self) -> None:
         self._decodes.clear()
@@ -226,8 +247,10 @@ def _bind(binding: Any, name: str, array: Ids) -> None:
 
 def load(spec: LoadSpec, progress: Progress) -> Loaded:
     folder = Path(spec.path)
-    if spec.options:
-        raise LoadFailed(f"options of {spec.name}: this engine has none, but {', '.join(spec.options)} was given")
+    try:
+        options = msgspec.convert(spec.options, Options)
+    except msgspec.ValidationError as error:
+        raise LoadFailed(f"options of {spec.name}: {error}") from error
     if spec.provider != "cpu":
         raise DeviceUnavailable(
             f"{spec.name}: this engine keeps KV in the machine's memory and runs on cpu; for {spec.provider} there is "
@@ -235,7 +258,8 @@ def load(spec: LoadSpec, progress: Progress) -> Loaded:
     config = read_config(folder)
     graph = ADAPTERS_GRAPH if spec.adapters else choose_graph(folder, config)
     progress(0.0)
-    session = open_session(folder / graph, threads_for(spec))
+    threads = threads_for(spec)
+    session = open_session(folder / graph, threads, spin_us=options.spin_us)
     progress(0.9)
     names, layers = read_graph(session, config.model.decoder, graph)
     adapters = OrtAdapters(session, spec.adapters)
@@ -250,6 +274,7 @@ def load(spec: LoadSpec, progress: Progress) -> Loaded:
         rows=rows, context=context, kv_tokens=rows * context, mixed_step=False, multi_token_rows=1,
         step_tokens=STEP_TOKENS, state_bytes_per_token=per_token, all_logits=names.wanted is not None
         or gives_all_logits(session, names, layers), adapters=adapters.names,
+        threads=Threads(decode=threads, batch=threads),
     )
     vocab = HfVocab(folder, config.model.vocab_size, config.model.end)
     generator = OrtGenerator(session, names, KvBuffers(layers, rows, context), caps, vocab, adapters=adapters)

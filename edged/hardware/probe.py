@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 from msgspec.structs import replace
 
+from edged.hardware.cgroups import cgroups, quota_cores
 from edged.hardware.devices import accelerators, apple, board, gpus, read_nvml
 from edged.hardware.facts import Cpu, Facts, Memory
 from edged.hardware.installed import installed
@@ -80,12 +81,9 @@ def _cpu(root: Path) -> Cpu:
 def _usable(root: Path, logical: int) -> int:
     """By the affinity of this process and the CPU quota of its cgroups, which container runtimes set."""
     allowed = len(os.sched_getaffinity(0)) if root == Path("/") and hasattr(os, "sched_getaffinity") else logical
-    for group in _cgroups(root, "cpu"):
-        found = re.fullmatch(r"(\d+) (\d+)", text(group / "cpu.max"))
-        quota, period = (int(found[1]), int(found[2])) if found else (
-            whole(group / "cpu.cfs_quota_us"), whole(group / "cpu.cfs_period_us"))
-        if quota and period:
-            allowed = min(allowed, max(1, quota // period))
+    for group in cgroups(root, "cpu"):
+        if (cores := quota_cores(group)) is not None:
+            allowed = min(allowed, max(1, int(cores)))
     return max(1, min(allowed, logical))
 
 
@@ -145,24 +143,10 @@ def _memory(root: Path) -> Memory:
         told = psutil.virtual_memory()
         total, available = told.total, told.available
     limit: int | None = None
-    for group in _cgroups(root, "memory"):
+    for group in cgroups(root, "memory"):
         for bound, usage in (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes")):
             most = whole(group / bound)
             if most is not None and most < min(total, _NO_LIMIT):
                 limit = most if limit is None else min(limit, most)
                 available = min(available, max(0, most - (whole(group / usage) or 0)))
     return Memory(total=total, available=available, limit=limit)
-
-
-def _cgroups(root: Path, controller: str) -> list[Path]:
-    """Folders of this process's cgroups that bind `controller`, each with its parents: a limit of any of them binds.
-    Inside a container the path may be that of the host: then only the mount's top is there."""
-    found: list[Path] = []
-    for line in text(root / "proc/self/cgroup").splitlines():
-        _, controllers, path = [*line.split(":", 2), "", ""][:3]
-        if controllers and controller not in controllers.split(","):
-            continue
-        top = root / "sys/fs/cgroup" / (controller if controllers else "")
-        folder = top / path.strip("/")
-        found += [one for one in (folder, *folder.parents) if one.is_relative_to(top) and one.is_dir()]
-    return found

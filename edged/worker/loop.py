@@ -17,6 +17,7 @@ from edged.errors import EdgedError, Internal
 from edged.ipc.messages import Cancel, Forget, Pause, Resume, Stats
 from edged.types import Delta, Event, Finished, Started, Usage, WorkerStats
 from edged.worker.answer import Answer, End, Taken
+from edged.worker.foreign import Foreign
 from edged.worker.orders import Closed, Order, Queued
 from edged.worker.outbox import Outbox, failed
 from edged.worker.pace import Pace
@@ -49,8 +50,9 @@ class _Running:
 
 class Loop:
     def __init__(self, generator: Generator, outbox: Outbox, *, stash_limit_bytes: int, tokens_per_s: float,
-                 ram_bytes: int = 0, speculation: Speculation | None = None) -> None:
-        """stash_limit_bytes: of KV of preempted requests; ram_bytes: of KV of idle prefixes out of the engine."""
+                 ram_bytes: int = 0, speculation: Speculation | None = None, foreign: Foreign | None = None) -> None:
+        """stash_limit_bytes: of KV of preempted requests; ram_bytes: of KV of idle prefixes out of the engine. foreign:
+        None for an engine whose threads are fixed."""
         self.inbox: queue.SimpleQueue[Order[Prepared]] = queue.SimpleQueue()
         self._generator = generator
         self._outbox = outbox
@@ -58,6 +60,7 @@ class Loop:
         self._rows = Rows(generator, ram_bytes=ram_bytes, worth=Worth(lambda: self._pace.tokens_per_s))
         self._scheduler = Scheduler(generator.caps, self._rows, stash_limit_bytes=stash_limit_bytes)
         self._speculation = speculation
+        self._foreign = foreign
         self._requests: dict[str, _Running] = {}
         self._events: list[Event] = []
         self._process = psutil.Process()
@@ -81,6 +84,7 @@ class Loop:
                 self._run_step(step)
             self._send_events()
             self._send_stats()
+            self._look_around()
 
     def _take_orders(self) -> bool:
         """Waits for an order only when there is nothing to compute. False at the end."""
@@ -113,6 +117,11 @@ class Loop:
                 return self.inbox.get(timeout=STATS_INTERVAL_S)
             except queue.Empty:
                 self._send_stats()
+                self._look_around()
+
+    def _look_around(self) -> None:
+        if self._foreign is not None:
+            self._foreign.look(time.monotonic())
 
     def _submit(self, queued: Queued[Prepared]) -> None:
         prepared = queued.prepared
@@ -269,8 +278,14 @@ class Loop:
             preemptions=self._scheduler.preemptions, adapter_switches=self._switches,
             speculative_proposed_tokens=self._speculation.proposed_tokens if self._speculation else 0,
             speculative_accepted_tokens=self._speculation.accepted_tokens if self._speculation else 0,
+            threads=self._threads,
             resident_bytes=self._process.memory_info().rss,
         )))
+
+    @property
+    def _threads(self) -> int:
+        fixed = self._generator.caps.threads
+        return self._foreign.threads if self._foreign is not None else fixed.decode if fixed is not None else 0
 
 
 def _row_work(piece: Piece) -> RowWork:

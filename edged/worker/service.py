@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,10 +10,12 @@ from queue import SimpleQueue
 from typing import Any
 
 from edged.engines.base import Embedder, Generator, Loaded, LoadedEmbedder, Passage, RowWork
+from edged.hardware.processors import Processors
 from edged.task import check_task
 from edged.types import GenerateRequest, LoadSpec, ModelInfo, Rendered, Request
 from edged.worker.embed_loop import EmbedLoop
 from edged.worker.embed_prepare import EmbedPrepare
+from edged.worker.foreign import Foreign
 from edged.worker.loop import Loop
 from edged.worker.orders import Order
 from edged.worker.outbox import Outbox
@@ -46,8 +49,10 @@ def generation(spec: LoadSpec, loaded: Loaded, outbox: Outbox, child: Child | No
     prepare = Prepare(spec, caps, vocab, child=child)
     tokens_per_s = _warm_up(generator)
     speculation = Speculation(caps, vocab.end, tokens_per_s=tokens_per_s) if spec.speculation else None
+    foreign = Foreign(generator, caps.threads, Processors(daemon=os.getppid())) \
+        if caps.threads is not None and caps.sets_threads else None
     loop = Loop(generator, outbox, stash_limit_bytes=STASH_LIMIT_BYTES, tokens_per_s=tokens_per_s,
-                ram_bytes=spec.kv_cache.ram_bytes, speculation=speculation)
+                ram_bytes=spec.kv_cache.ram_bytes, speculation=speculation, foreign=foreign)
 
     def checked(request: Request) -> Prepared | Rendered:
         check_task(request, spec.task, spec.name)

@@ -7,7 +7,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from edged.engines.base import EngineError, Generator, Logits, RowWork
+from edged.engines.base import EngineError, Generator, Logits, RowWork, Threads
 
 pytestmark = pytest.mark.real
 
@@ -118,6 +118,19 @@ def test_decode_and_prefill_share_a_step_where_the_engine_says_so(generator: Gen
     decoded, prefilled = (logits[-1].copy() for logits in generator.step(work))
     assert_same_choice(last(generator, 2, [*tokens, 66]), decoded)
     assert_same_choice(last(generator, 3, tokens[:20]), prefilled)
+
+
+def test_threads_change_between_steps_where_the_engine_says_so(generator: Generator) -> None:
+    tokens = prompt(generator)
+    if not generator.caps.sets_threads:
+        with pytest.raises(EngineError):
+            generator.set_threads(Threads(1, 1))
+        return
+    assert generator.caps.threads == Threads(2, 2)
+    expected = last(generator, 0, tokens)
+    for row, threads in enumerate([Threads(1, 1), Threads(1, 2), Threads(2, 2)], start=1):
+        generator.set_threads(threads)
+        assert_same_choice(expected, last(generator, row, tokens))
 
 
 def test_pieces_of_a_text_give_the_text_back(generator: Generator) -> None:

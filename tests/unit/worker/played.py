@@ -11,7 +11,7 @@ from functools import lru_cache
 
 import msgspec
 
-from edged.engines.base import Logits, RowWork
+from edged.engines.base import Generator, Logits, RowWork
 from edged.engines.fake import FakeGenerator, Knobs
 from edged.ipc.messages import Cancel, Events, FromWorker, Pause, Resume, Stats
 from edged.types import (
@@ -31,6 +31,7 @@ from edged.types import (
     Usage,
     WorkerStats,
 )
+from edged.worker.foreign import Foreign
 from edged.worker.logprobs import token_logprobs
 from edged.worker.loop import Loop
 from edged.worker.orders import Closed, Order, Queued
@@ -199,11 +200,13 @@ def play(
     orders: Iterable[Timed | GenerateRequest], knobs: Knobs | None = None, *,
     stash_limit_bytes: int = LARGE_STASH_BYTES, ram_bytes: int = 0,
     speculation: Callable[[FakeGenerator], Speculation] | None = None,
+    foreign: Callable[[Generator], Foreign] | None = None, engine: type[CountingGenerator] = CountingGenerator,
 ) -> Played:
-    """Runs a loop to the end of all requests. A number is the engine step during which the order comes."""
+    """Runs a loop to the end of all requests. A number is the engine step during which the order comes. foreign: what
+    watches the machine for the engine."""
     due: dict[int, list[Order[Prepared]]] = {}
     loops: list[Loop] = []
-    generator = CountingGenerator(knobs or Knobs(), due, loops)
+    generator = engine(knobs or Knobs(), due, loops)
     record = Record(due, loops, generator)
     prepare = Prepare(SPEC, generator.caps, _WITHOUT_TEMPLATE)
     for entry in orders:
@@ -213,7 +216,8 @@ def play(
         else:
             due.setdefault(step, []).append(order)
     loops.append(Loop(generator, record, stash_limit_bytes=stash_limit_bytes, tokens_per_s=1e6,
-                      ram_bytes=ram_bytes, speculation=speculation and speculation(generator)))
+                      ram_bytes=ram_bytes, speculation=speculation and speculation(generator),
+                      foreign=foreign and foreign(generator)))
     loops[0].run()
     requests: dict[str, Outcome] = defaultdict(Outcome)
     for _, event in record.log:
