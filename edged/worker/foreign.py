@@ -12,10 +12,9 @@ from __future__ import annotations
 import math
 from typing import Protocol
 
-import structlog
-
 from edged.engines.base import Generator, Threads
 from edged.hardware.processors import Reading, lacking, shares
+from edged.worker.journal import journal
 
 #: Between two looks while steps run; while there are none it looks as often as the loop wakes.
 LOOK_S = 0.3
@@ -33,8 +32,6 @@ RAISE_AFTER_S = 1.5
 #: Raised and lowered again within this time, raising takes twice as long the next time, up to MOST_PATIENCE_S.
 RELAPSE_S = 5.0
 MOST_PATIENCE_S = 30.0
-
-log = structlog.get_logger("worker")
 
 
 class Allowance:
@@ -114,5 +111,5 @@ class Foreign:
         if (threads := self._allowance.observe(lacking_cores, seconds)) != had:
             self._generator.set_threads(Threads(
                 decode=min(self._threads.decode, threads), batch=min(self._threads.batch, threads)))
-            log.info("threads", threads=threads, before=had, of=self._allowance.most,
-                     foreign_cores=round(max(share.foreign for share in found), 2))
+            journal().info("threads", threads=threads, before=had, of=self._allowance.most,
+                           foreign_cores=round(max(share.foreign for share in found), 2))
