@@ -8,6 +8,7 @@ measured (`Burst.client_cpu_s`) and printed with the figures.
 from __future__ import annotations
 
 import asyncio
+import http.client
 import json
 import time
 from dataclasses import dataclass, field
@@ -30,7 +31,7 @@ class Answer:
     """One finished stream. Times in seconds since the first request of its burst was sent.
 
     first_s: arrival of the first text. last_s: arrival of the event that ends the answer. events: those with text;
-    fewer than completion_tokens where the server puts several tokens into one event.
+    fewer than completion_tokens where the server puts several tokens into one event. times_s: their arrivals.
     """
 
     sent_s: float
@@ -43,6 +44,7 @@ class Answer:
     text: str
     headers: dict[str, str] = field(default_factory=dict)
     fingerprint: str | None = None
+    times_s: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -55,10 +57,13 @@ class Burst:
 
 
 class _Exchange(asyncio.Protocol):
-    """One request on a connection of its own. Stamps body pieces with their time; `ended` is set exactly once."""
+    """One request on a connection of its own. Stamps body pieces with their time; `ended` is set exactly once, `heard`
+    after `enough` pieces or the end."""
 
-    def __init__(self, request: bytes) -> None:
+    def __init__(self, request: bytes, enough: int = 0) -> None:
         self.request = request
+        self.enough = enough
+        self.heard = asyncio.Event()
         self.parser = httptools.HttpResponseParser(self)
         self.headers: dict[str, str] = {}
         self.pieces: list[tuple[float, bytes]] = []
@@ -79,6 +84,7 @@ class _Exchange(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.closed.set()
+        self.heard.set()
         if not self.ended.done():
             self.ended.set_exception(BenchError(
                 f"the server closed the connection before the answer ended ({exc or 'no reason given'}); see its log"
@@ -89,6 +95,8 @@ class _Exchange(asyncio.Protocol):
 
     def on_body(self, piece: bytes) -> None:
         self.pieces.append((self.now, piece))
+        if len(self.pieces) == self.enough:
+            self.heard.set()
 
     def on_message_complete(self) -> None:
         if not self.ended.done():
@@ -103,8 +111,8 @@ def _encode(base_url: str, path: str, body: dict[str, Any]) -> bytes:
     ).encode() + payload
 
 
-async def _exchange(base_url: str, request: bytes, timeout_s: float) -> _Exchange:
-    address, exchange = urlsplit(base_url), _Exchange(request)
+async def _run(exchange: _Exchange, base_url: str, timeout_s: float) -> _Exchange:
+    address = urlsplit(base_url)
     try:
         async with asyncio.timeout(timeout_s):
             await asyncio.get_running_loop().create_connection(
@@ -124,11 +132,72 @@ async def _exchange(base_url: str, request: bytes, timeout_s: float) -> _Exchang
 
 async def burst(base_url: str, endpoint: Endpoint, bodies: list[dict[str, Any]], timeout_s: float = 600) -> Burst:
     """Sends all bodies at once and reads every stream to its end. Raises BenchError if one of them fails."""
-    requests = [_encode(base_url, PATHS[endpoint], body) for body in bodies]
+    return await beside(base_url, endpoint, bodies, None, timeout_s=timeout_s)
+
+
+async def beside(
+    base_url: str, endpoint: Endpoint, bodies: list[dict[str, Any]], late: dict[str, Any] | None, *, pieces: int = 8,
+    timeout_s: float = 600,
+) -> Burst:
+    """As `burst`, and the body `late` once every stream of the others has brought `pieces` pieces; its answer is the
+    last one."""
+    exchanges = [_Exchange(_encode(base_url, PATHS[endpoint], body), pieces) for body in bodies]
     cpu_s, start = time.process_time(), time.perf_counter()
-    exchanges = await asyncio.gather(*(_exchange(base_url, request, timeout_s) for request in requests))
+    tasks = [asyncio.create_task(_run(exchange, base_url, timeout_s)) for exchange in exchanges]
+    try:
+        if late is not None:
+            for exchange in exchanges:
+                async with asyncio.timeout(timeout_s):
+                    await exchange.heard.wait()
+            exchanges.append(_Exchange(_encode(base_url, PATHS[endpoint], late)))
+            tasks.append(asyncio.create_task(_run(exchanges[-1], base_url, timeout_s)))
+        await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
     wall_s, cpu_s = time.perf_counter() - start, time.process_time() - cpu_s
     return Burst([_answer(exchange, start) for exchange in exchanges], wall_s, cpu_s)
+
+
+@dataclass(frozen=True)
+class Whole:
+    """One answer that was not streamed. seconds: from sending to its last byte."""
+
+    seconds: float
+    body: dict[str, Any]
+
+    @property
+    def prompt_tokens(self) -> int:
+        return int(self.body["usage"]["prompt_tokens"])
+
+    @property
+    def cached_tokens(self) -> int:
+        return int((self.body["usage"].get("prompt_tokens_details") or {}).get("cached_tokens") or 0)
+
+    @property
+    def completion_tokens(self) -> int:
+        return int(self.body["usage"]["completion_tokens"])
+
+
+def whole(base_url: str, endpoint: Endpoint, body: dict[str, Any], timeout_s: float = 300) -> Whole:
+    """Raises BenchError where anything but a 200 with JSON comes."""
+    address = urlsplit(base_url)
+    connection = http.client.HTTPConnection(address.hostname or "", address.port or 80, timeout=timeout_s)
+    try:
+        payload = json.dumps(body)
+        began = time.perf_counter()
+        connection.request("POST", PATHS[endpoint], payload, {"content-type": "application/json"})
+        reply = connection.getresponse()
+        said = reply.read()
+        seconds = time.perf_counter() - began
+        if reply.status != 200:
+            raise BenchError(f"the server answered {reply.status}: {said[:500].decode(errors='replace')}")
+        return Whole(seconds, json.loads(said))
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        raise BenchError(f"no whole answer from {base_url}: {type(error).__name__}: {error}") from None
+    finally:
+        connection.close()
 
 
 def _answer(exchange: _Exchange, start: float) -> Answer:
@@ -143,7 +212,8 @@ def read_stream(pieces: list[tuple[float, bytes]], *, sent: float, start: float,
     """What a body of server-sent events says, chat chunks and completion chunks alike. An event's time is that of the
     piece which ended its line. Raises BenchError for an error event, an answer without text, end or usage."""
     first = last = None
-    events, texts, usage, fingerprint = 0, [], None, None
+    times: list[float] = []
+    texts, usage, fingerprint = [], None, None
     for arrived, payload in _events(pieces):
         if payload == b"[DONE]":
             continue
@@ -156,18 +226,19 @@ def read_stream(pieces: list[tuple[float, bytes]], *, sent: float, start: float,
             text = choice.get("text") or (choice.get("delta") or {}).get("content")
             if text:
                 first = arrived if first is None else first
-                events += 1
+                times.append(arrived - start)
                 texts.append(text)
             if choice.get("finish_reason"):
                 last = arrived
     if first is None or last is None or usage is None:
         raise BenchError("a stream ended without text, finish_reason or usage; see the server's log")
     return Answer(
-        sent_s=sent - start, first_s=first - start, last_s=last - start, events=events,
+        sent_s=sent - start, first_s=first - start, last_s=last - start, events=len(times),
         prompt_tokens=usage["prompt_tokens"],
         cached_tokens=(usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0,
         completion_tokens=usage["completion_tokens"],
         text="".join(texts), headers=headers, fingerprint=fingerprint,
+        times_s=tuple(times),
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import uvloop
 
@@ -19,6 +20,7 @@ IDLE_CORES = 0.02
 #: A sample during which others used more than this is flagged.
 FOREIGN_CORES = 0.1
 
+T = TypeVar("T")
 Say = Callable[[str], None]
 Ask = Callable[[Running, Workload, int], Burst]
 
@@ -189,6 +191,6 @@ class Bench:
             self.say(f"note: {complaint}")
 
 
-def rotated(sides: Sequence[Side], turn: int) -> list[Side]:
+def rotated(sides: Sequence[T], turn: int) -> list[T]:
     start = turn % len(sides)
     return [*sides[start:], *sides[:start]]

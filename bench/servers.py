@@ -130,8 +130,9 @@ def peer_python(environment: str = "bench-venv", package: str = PEER_PACKAGE, *,
     return python
 
 
-def start_peer(name: str, gguf: Path, *, rows: int, context: int, threads: int, tuned: bool) -> Running:
-    config = {"model": str(gguf), "rows": rows, "context": context, "threads": threads, "tuned": tuned}
+def start_peer(name: str, gguf: Path, *, rows: int, context: int, threads: int, options: str) -> Running:
+    """options: a name of OPTIONS in peers/llama_server.py."""
+    config = {"model": str(gguf), "rows": rows, "context": context, "threads": threads, "options": options}
     script = Path(__file__).parent / "peers" / "llama_server.py"
     child = spawn(name, [peer_python(), script, json.dumps(config)], pipe=True)
     assert child.stdout is not None
@@ -166,43 +167,50 @@ def attach(url: str, model: str) -> Running:
 class Edged:
     """edged of this environment over a home of the bench's own, so that no user's store or settings take part.
 
-    rows, context and threads are what the peer gets, written into a models.toml over the shipped catalog. build: facts
-    of the engine; by default those of llama-cpp-python.
+    rows, context and threads are what the peer gets, written with `more` of the entry's keys into a models.toml over
+    the shipped catalog. version: of the model, instead of the active one. build: facts of the engine; by default those
+    of llama-cpp-python. label: tells apart those that run at once over one home. settings: by name.
     """
 
     def __init__(
-        self, model: str, *, rows: int, context: int, threads: int, home: str = "bench-home",
-        build: dict[str, str] | None = None,
+        self, model: str, *, rows: int, context: int, threads: int, home: str = "bench-home", version: str = "",
+        build: dict[str, str] | None = None, label: str = "", more: str = "", settings: Mapping[str, str] | None = None,
     ) -> None:
         self.model = model
+        self.served = f"{model}@{version}" if version else model
+        self._log = f"edged-{label}" if label else "edged"
         self.home = BUILD / home
         self.home.mkdir(parents=True, exist_ok=True)
         # what the console script runs, without asking where it was installed
         self._command = [sys.executable, "-c", "import sys; from edged.cli.main import main; sys.exit(main())"]
-        models, config = BUILD / f"{home}-models.toml", BUILD / "bench-edged.toml"
-        models.write_text(f"[models.{model}]\nrows = {rows}\ncontext = {context}\nthreads = {threads}\n")
+        name = f"{home}-{label}" if label else home
+        models, config = BUILD / f"{name}-models.toml", BUILD / "bench-edged.toml"
+        models.write_text(f"[models.{model}]\nrows = {rows}\ncontext = {context}\nthreads = {threads}\n{more}")
         config.write_text("# every setting at its default\n")
         self._env = {name: value for name, value in os.environ.items() if not name.startswith("EDGED_")}
         self._env |= {"EDGED_HOME": str(self.home), "EDGED_MODELS": str(models), "EDGED_CONFIG": str(config)}
+        # Commands over this home are to work on its store; a daemon's socket would send them to whichever runs.
+        self._env |= {"EDGED_SOCKET": "off", **{f"EDGED_{key.upper()}": said for key, said in (settings or {}).items()}}
         # Asked before anything is timed: it takes a process that loads llama.cpp.
         self._build = edged_build() if build is None else build
 
     def take(self, folder: Path) -> None:
         """Put a folder into the bench's store, under its own name."""
-        if self._run("pull", str(folder)).returncode != 0:
+        if self.run("pull", str(folder)).returncode != 0:
             raise BenchError(f"`edged pull` of the folder {folder.name} failed; its message is above")
 
-    def _run(self, *arguments: str) -> subprocess.CompletedProcess[bytes]:
+    def run(self, *arguments: str) -> subprocess.CompletedProcess[bytes]:
+        """A command of edged over this home; what it says to people goes to ours."""
         command = [*self._command, *arguments]
         return subprocess.run(command, cwd=ROOT, env=self._env, stdout=subprocess.PIPE, check=False)
 
     def gguf(self) -> Path:
         """The model's GGUF in the bench's store, pulled into it if it is missing."""
-        shown = self._run("show", self.model, "--json")
+        shown = self.run("show", self.model, "--json")
         if shown.returncode != 0:
-            if self._run("pull", self.model).returncode != 0:
+            if self.run("pull", self.model).returncode != 0:
                 raise BenchError(f"`edged pull {self.model}` failed; its message is above")
-            shown = self._run("show", self.model, "--json")
+            shown = self.run("show", self.model, "--json")
         said = json.loads(shown.stdout)
         active = next(one for one in said["versions"] if one["version"] == said["active"])
         sha256 = next(file["sha256"] for file in active["files"] if file["path"] == active["file"])
@@ -210,9 +218,9 @@ class Edged:
 
     def start(self) -> Running:
         port = free_port()
-        child = spawn("edged", [*self._command, "serve"], {**self._env, "EDGED_PORT": str(port)})
-        wait_ready(child, "edged", port, "/health/ready")
-        return Running(f"http://127.0.0.1:{port}", self.model, psutil.Process(child.pid), self._build, child)
+        child = spawn(self._log, [*self._command, "serve"], {**self._env, "EDGED_PORT": str(port)})
+        wait_ready(child, self._log, port, "/health/ready")
+        return Running(f"http://127.0.0.1:{port}", self.served, psutil.Process(child.pid), self._build, child)
 
 
 def edged_build() -> dict[str, str]:

@@ -47,7 +47,7 @@ def edged(rows: int = ROWS, onnx: Path | None = None) -> Iterator[tuple[Server, 
 @contextmanager
 def llama_server(rows: int = ROWS) -> Iterator[tuple[Server, str]]:
     running = servers.start_peer(
-        "llama-server", gguf(), rows=rows, context=CONTEXT, threads=THREADS, tuned=False)
+        "llama-server", gguf(), rows=rows, context=CONTEXT, threads=THREADS, options="default")
     try:
         yield Server(running.url, running.model, CONTEXT), running.facts["version"]
     finally:
