@@ -1,7 +1,7 @@
 # Two commands do all:
 #   make serve   build a virtual environment, pull the default model, serve it on http://127.0.0.1:8343/v1
 #   make test    build the development environment and run every test tier
-# The others: make check (lint and types), make bench (ratios against llama-server), make soak, make clean.
+# The others: make check (lint and types), make bench (ratios against its peers), make soak, make clean.
 
 PYTHON ?= python3
 VENV := .venv
@@ -63,8 +63,9 @@ test: setup-dev
 		$(BIN)/pytest -q -m $$tier -n $$workers --durations=5 || exit 1; \
 	done
 
-bench: setup
-	$(BIN)/python -m bench
+# Half an hour on a machine that has nothing else to do; `make bench ARGS=--quick` only tries it.
+bench: setup-dev
+	$(BIN)/python -m bench $(ARGS)
 
 soak: setup-dev
 	$(BIN)/python -m bench.soak

@@ -171,9 +171,9 @@ def page(record: Record, measured: Measured) -> str:
         "", "Rates in tokens a second, before the daemon's own limit: one process at "
         f"{measured.daemon_us:.0f} µs a token relays {cap:,.0f} tokens/s on one core, whatever the box has (Amdahl). "
         "Beyond that the design needs several daemons behind one port (`SO_REUSEPORT`), which it has not.",
-        "The rest of a step is taken as it is here. On many cores threads wait longer for each other, so single streams "
-        "of a small model gain less than the table says; two sockets would have to hold the weights twice, which edged "
-        f"does not do. A GPU is taken to compute what {GPU_CORES:,} cores here would, and its engine is the provider's.",
+        "The rest of a step is taken as it is here. On many cores threads wait longer for each other, so single "
+        "streams of a small model gain less than the table says; two sockets would have to hold the weights twice, "
+        f"which edged does not do. A GPU is taken to compute what {GPU_CORES:,} cores here would; its engine is the provider's.",
         "",
         "Sockets: one a stream. A daemon started by hand may open 1,024 files, so some 1,000 streams; the systemd unit "
         "should say more where a box has them. Queues are bounded (`max_queue`), the rest gets 429.", "",
@@ -200,7 +200,7 @@ def _fleet(measured: Measured) -> list[str]:
     boxes_count, gigabit = 1000, 125e6
     big, small = 4.7e9, 131.5e6
     lines = [
-        "Boxes know nothing of each other: no coordinator, nothing that grows with their number but what they all ask.", "",
+        "Boxes know nothing of each other: no coordinator, nothing that grows with their number but what all ask.", "",
         "| what | how much | where it gives |", "|---|---|---|",
     ]
     for said, size in (("a new 135M version", small), ("a new 8B version", big)):

@@ -17,7 +17,7 @@ from bench.client import BenchError, Burst, beside
 from bench.proof.scene import Ask, Found, Scene, chat, prose
 from bench.rounds import Side
 from bench.servers import end
-from bench.workloads import Workload
+from bench.workloads import Workload, body
 
 _STREAMS = 4
 
@@ -102,5 +102,6 @@ LONG_PROMPT = Scene(
 FOREIGN = Scene(
     "foreign", "one and two foreign busy threads on the box: decode of one stream",
     ("edged", "edged-same", "llama-default", "llama-tuned", "llama-1-thread"),
-    foreign, lambda ask: [16, 16, ask.sizes.foreign_s],
+    foreign,
+    lambda ask: [ask.sizes.foreign_s, *(body(_piece(count), ask.number + count * 200, "") for count in (1, 2))],
 )
