@@ -173,7 +173,8 @@ def page(record: Record, measured: Measured) -> str:
         "Beyond that the design needs several daemons behind one port (`SO_REUSEPORT`), which it has not.",
         "The rest of a step is taken as it is here. On many cores threads wait longer for each other, so single "
         "streams of a small model gain less than the table says; two sockets would have to hold the weights twice, "
-        f"which edged does not do. A GPU is taken to compute what {GPU_CORES:,} cores here would; its engine is the provider's.",
+        f"which edged does not do. A GPU is taken to compute what {GPU_CORES:,} cores here would; its engine is its "
+        "provider's.",
         "",
         "Sockets: one a stream. A daemon started by hand may open 1,024 files, so some 1,000 streams; the systemd unit "
         "should say more where a box has them. Queues are bounded (`max_queue`), the rest gets 429.", "",

@@ -56,7 +56,7 @@ def _structured(ask: Ask, model: str) -> dict[str, dict[str, Any]]:
     bodies["tool call"] = _free(model, ask.number + len(SCHEMAS), "Call the function.") | {
         "tools": [{"type": "function", "function": {
             "name": TOOL, "description": "Sets what a room is heated to.", "parameters": TOOL_SCHEMA}}],
-        "tool_choice": "required"}
+        "tool_choice": "required", "parallel_tool_calls": False}
     return bodies
 
 

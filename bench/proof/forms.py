@@ -75,8 +75,8 @@ def _form(edged: Edged, recipe: str | None, version: dict[str, Any], active: str
         file=version["file"], size_bytes=sum(file["size"] for file in version["files"]),
         bytes_of_token=bytes_of_token(folder_of(edged, version["version"]) / graph),
         perplexity_ratio=quality["perplexity"] / quality["reference_perplexity"] if quality else None,
-        top1=quality.get("top1_agreement"), kl=quality.get("kl_divergence"), passed=not quality["lacking"] if quality else None,
-        own_choice=version["version"] == active)
+        top1=quality.get("top1_agreement"), kl=quality.get("kl_divergence"),
+        passed=not quality["lacking"] if quality else None, own_choice=version["version"] == active)
 
 
 
