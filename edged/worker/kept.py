@@ -31,6 +31,10 @@ class Snapshot:
     uses: int
     used_at: float
 
+    @property
+    def size_bytes(self) -> int:
+        return self.state.size_bytes
+
 
 class Kept:
     """Sole owner of the snapshots, in memory and in the tree. trims: a snapshot also serves what has a part of it."""

@@ -18,6 +18,7 @@ from edged.ipc.messages import Cancel, Forget, Pause, Resume, Stats
 from edged.types import Delta, Event, Finished, Started, Usage, WorkerStats
 from edged.worker.answer import Answer, End, Taken
 from edged.worker.foreign import Foreign
+from edged.worker.kv_disk import KvDisk
 from edged.worker.orders import Closed, Order, Queued
 from edged.worker.outbox import Outbox, failed
 from edged.worker.pace import Pace
@@ -50,14 +51,15 @@ class _Running:
 
 class Loop:
     def __init__(self, generator: Generator, outbox: Outbox, *, stash_limit_bytes: int, tokens_per_s: float,
-                 ram_bytes: int = 0, speculation: Speculation | None = None, foreign: Foreign | None = None) -> None:
-        """stash_limit_bytes: of KV of preempted requests; ram_bytes: of KV of idle prefixes out of the engine. foreign:
-        None for an engine whose threads are fixed."""
+                 ram_bytes: int = 0, disk: KvDisk | None = None, speculation: Speculation | None = None,
+                 foreign: Foreign | None = None) -> None:
+        """stash_limit_bytes: of KV of preempted requests; ram_bytes: of KV of idle prefixes out of the engine; disk:
+        for what several requests begin with. foreign: None for an engine whose threads are fixed."""
         self.inbox: queue.SimpleQueue[Order[Prepared]] = queue.SimpleQueue()
         self._generator = generator
         self._outbox = outbox
         self._pace = Pace(tokens_per_s)
-        self._rows = Rows(generator, ram_bytes=ram_bytes, worth=Worth(lambda: self._pace.tokens_per_s))
+        self._rows = Rows(generator, ram_bytes=ram_bytes, disk=disk, worth=Worth(lambda: self._pace.tokens_per_s))
         self._scheduler = Scheduler(generator.caps, self._rows, stash_limit_bytes=stash_limit_bytes)
         self._speculation = speculation
         self._foreign = foreign
@@ -110,9 +112,9 @@ class Loop:
 
     def _wait(self) -> Order[Prepared]:
         self._send_stats(idle=True)
-        while self.inbox.empty() and self._rows.tend():
-            pass
         while True:
+            while self.inbox.empty() and self._rows.tend():
+                pass
             try:
                 return self.inbox.get(timeout=STATS_INTERVAL_S)
             except queue.Empty:
@@ -275,6 +277,7 @@ class Loop:
             prefix_query_tokens=self._prefix_query, prefix_hit_tokens=self._prefix_hit,
             prompt_computed_tokens=self._prompt_computed, prefix_restored_tokens=self._hit_from["ram"],
             prefix_disk_tokens=self._hit_from["disk"], kv_ram_bytes=self._rows.ram_bytes,
+            kv_disk_bytes=self._rows.disk_bytes,
             preemptions=self._scheduler.preemptions, adapter_switches=self._switches,
             speculative_proposed_tokens=self._speculation.proposed_tokens if self._speculation else 0,
             speculative_accepted_tokens=self._speculation.accepted_tokens if self._speculation else 0,

@@ -22,7 +22,7 @@ Key = tuple[str, str | None]
 @dataclass(slots=True, eq=False)
 class _Node(Generic[Holder]):
     """edge: tokens between the parent's end and this one's. holders: whose tokens begin with all of it; ends: those of
-    them that have no more. uses: insertions that said so, as long as somebody held it. A node with one child that ends
+    them that have no more. uses: as insertions said, as long as somebody held it. A node with one child that ends
     nobody stays only while it was used more often than the child."""
 
     edge: list[int]
@@ -60,13 +60,13 @@ class PrefixTree(Generic[Holder]):
     def __contains__(self, holder: Holder) -> bool:
         return holder in self._ends
 
-    def insert(self, key: Key, tokens: list[int], holder: Holder, *, used: bool = False) -> None:
-        """used: a request begins with them: counts once for each beginning of them. The holder must not be in the tree,
+    def insert(self, key: Key, tokens: list[int], holder: Holder, *, uses: int = 0) -> None:
+        """uses: requests that begin with them, and so with each beginning of them. The holder must not be in the tree,
         and the tokens not be empty."""
         node = self._roots.setdefault(key, _Node([], None, 0))
         while True:
             node.holders.add(holder)
-            node.uses += used
+            node.uses += uses
             if node.depth == len(tokens):
                 break
             child = node.children.get(tokens[node.depth])

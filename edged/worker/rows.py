@@ -16,7 +16,9 @@ from typing import ClassVar, Literal, NamedTuple, Protocol
 
 from edged.engines.base import Capabilities, EngineError, State
 from edged.worker.kept import Held, Kept, Snapshot, saved_elsewhere
-from edged.worker.prefix import Key, PrefixTree
+from edged.worker.kv_disk import KvDisk
+from edged.worker.prefix import Key, PrefixTree, Shared
+from edged.worker.prefix_files import OnDisk, PrefixFiles
 from edged.worker.worth import Source, Worth
 
 #: A shorter common beginning, or less more of it, is not worth a move of KV.
@@ -66,25 +68,27 @@ class _Row:
 
 @dataclass(slots=True)
 class _Found:
-    """in_row: usable tokens of `row`, the best. outside: snapshots, the most usable tokens first. coming: running rows
+    """in_row: usable tokens of `row`, the best. outside: who has some out of the engine, the most first, of equal
+    ones those in memory. coming: running rows
     that will have more once they have computed it, and how much, the most first. known: the longest beginning that
     anybody has or will have."""
 
     row: _Row | None = None
     in_row: int = 0
-    outside: list[tuple[int, Snapshot]] = field(default_factory=list)
+    outside: list[tuple[int, Snapshot | OnDisk]] = field(default_factory=list)
     coming: list[tuple[int, int]] = field(default_factory=list)
     known: int = 0
 
 
 class Rows:
-    def __init__(self, store: RowStore, *, ram_bytes: int = 0, worth: Worth | None = None,
+    def __init__(self, store: RowStore, *, ram_bytes: int = 0, disk: KvDisk | None = None, worth: Worth | None = None,
                  clock: Callable[[], float] = time.perf_counter) -> None:
         """ram_bytes: of KV that is kept out of the engine, at most. worth: by default bringing back always pays."""
         self._store = store
         self._trims = store.caps.trims
         self._tree: PrefixTree[Held] = PrefixTree()
         self._kept = Kept(self._tree, ram_bytes if store.caps.moves_kv else 0, trims=self._trims)
+        self._files = PrefixFiles(self._tree, disk if store.caps.moves_kv else None, trims=self._trims)
         self._worth = worth or Worth(lambda: 0.0)
         self._clock = clock
         self._rows = [_Row(number) for number in range(store.caps.rows)]
@@ -108,23 +112,28 @@ class Rows:
         """KV of idle prefixes held out of the engine."""
         return self._kept.held_bytes
 
+    @property
+    def disk_bytes(self) -> int:
+        """Files of KV, of all models."""
+        return self._files.held_bytes
+
     def take(self, tokens: list[int], *, reuse: bool, adapter: str | None = None, scope: str = "",
-             used: bool = False) -> Placed | None:
-        """A row for this sequence, or None when all are busy. used: it is the first of a request.
+             uses: int = 0) -> Placed | None:
+        """A row for this sequence, or None when all are busy. uses: requests that begin with these tokens by it.
 
         At least one token is left to compute, for its logits. The same tokens have other KV under another adapter, and
         of another scope none.
         """
         key = scope, adapter
         found = self._find(key, tokens) if reuse else _Found()
-        placed = self._bring(found, tokens) or self._share(self._find(key, tokens) if found.outside else found)
-        return placed and self._occupy(placed, tokens, key, used=used)
+        placed = self._bring(found) or self._share(self._find(key, tokens) if found.outside else found)
+        return placed and self._occupy(placed, tokens, key, uses=uses)
 
     def reusable(self, tokens: list[int], *, adapter: str | None, scope: str) -> tuple[int, list[tuple[int, int]]]:
         """(tokens that `take` would not leave to compute, [(busy row, tokens that it will have of these once they are
         computed)], the most first)."""
         found = self._find((scope, adapter), tokens)
-        have = next((usable for usable, snapshot in found.outside if self._pays(found, usable, snapshot)), 0)
+        have = next((usable for usable, holder in found.outside if self._pays(found, usable, holder)), 0)
         return max(have, found.in_row), found.coming
 
     def known(self, tokens: list[int], *, adapter: str | None, scope: str) -> int:
@@ -165,7 +174,7 @@ class Rows:
         if row is None:
             return None
         self._make_room(state.tokens)
-        return self._occupy(Placed(row, self._store.unstash(row, state)), tokens, (scope, adapter), used=False)
+        return self._occupy(Placed(row, self._store.unstash(row, state)), tokens, (scope, adapter))
 
     def checkpoint(self, row: int) -> None:
         """What a busy row has now is kept, beside it: for engines whose KV does not go back, at a place that others may
@@ -176,17 +185,26 @@ class Rows:
 
     def tend(self) -> bool:
         """One thing that is better done now, while nothing is to be computed. False when there is none."""
+        if self._files.purged:
+            self.drop_every_idle()
+            self._files.forget()
+        self._files.look()
         for row in sorted(self._rows, key=lambda row: row.used_at):
             if not row.busy and row.length and self._save(row):
+                return True
+        for shared in self._files.wanted(self._store.caps.state_bytes_per_token):
+            if (state := self._copy(shared)) is not None:
+                self._files.offer(shared, state)
                 return True
         return False
 
     def drop_every_idle(self) -> None:
-        """What idle rows hold, and what was kept of such, is not trusted any more."""
+        """What idle rows hold, and what was kept of such, is not wanted any more, or not trusted."""
         for row in self._rows:
             if not row.busy and row.length:
                 self.discard(row.number)
         self._kept.clear()
+        self._files.clear()
 
     def drop_idle(self) -> bool:
         """Empty the idle row that was used least recently. False when there is none."""
@@ -217,31 +235,71 @@ class Rows:
         self._save(source)
         return Placed(source.number, self._store.trim(source.number, common))
 
-    def _bring(self, found: _Found, tokens: list[int]) -> Placed | None:
-        """The best snapshot that beats what rows have, into an empty row."""
-        for usable, snapshot in found.outside:
+    def _bring(self, found: _Found) -> Placed | None:
+        """The most of what is out of the engine that beats what rows have, into an empty row."""
+        for usable, holder in found.outside:
             if usable - found.in_row < MIN_PREFIX_TOKENS:
                 return None
-            if self.busy_tokens + snapshot.length > self._store.caps.kv_tokens:
+            if self.busy_tokens + holder.length > self._store.caps.kv_tokens:
                 continue
-            if not self._pays(found, usable, snapshot):
-                self._worth.declined("ram")
+            if not self._pays(found, usable, holder):
+                self._worth.declined(_source(holder))
                 continue
+            if isinstance(holder, Snapshot):
+                self._kept.use(holder)
             if (row := self._vacate(sparing=None)) is None:
                 return None
-            self._make_room(snapshot.length)
-            began_s = self._clock()
-            length = self._store.unstash(row, snapshot.state)
-            self._worth.moved("ram", snapshot.state.size_bytes, self._clock() - began_s)
-            if length:
-                self._kept.use(snapshot)
-                return Placed(row, self._store.trim(row, usable), "ram")
-            self._kept.drop(snapshot)
+            self._make_room(holder.length)
+            if self._load(row, holder):
+                return Placed(row, self._store.trim(row, usable), _source(holder))
         return None
 
-    def _pays(self, found: _Found, usable: int, snapshot: Snapshot) -> bool:
+    def _load(self, row: int, holder: Snapshot | OnDisk) -> bool:
+        """Into an empty row. False where it is of no use any more: it is forgotten then."""
+        began_s = self._clock()
+        state = holder.state if isinstance(holder, Snapshot) else self._files.fetch(holder)
+        if state is None:
+            return False
+        if self._store.unstash(row, state) == holder.length:
+            self._worth.moved(_source(holder), holder.size_bytes, self._clock() - began_s)
+            return True
+        self._store.trim(row, 0)
+        if isinstance(holder, Snapshot):
+            self._kept.drop(holder)
+        else:
+            self._files.drop(holder)
+        return False
+
+    def _pays(self, found: _Found, usable: int, holder: Snapshot | OnDisk) -> bool:
         gain = usable - found.in_row
-        return gain >= MIN_PREFIX_TOKENS and self._worth.pays("ram", snapshot.state.size_bytes, gain)
+        return gain >= MIN_PREFIX_TOKENS and self._worth.pays(_source(holder), holder.size_bytes, gain)
+
+    def _copy(self, shared: Shared[Held]) -> State | None:
+        """KV of just these tokens. None where nobody in memory has it, or an empty row and room would be needed."""
+        length, room = len(shared.tokens), self._store.caps.kv_tokens - self.used_tokens
+        holders = [holder for holder in shared.holders if holder.length >= length and not isinstance(holder, OnDisk)]
+        for holder in holders:
+            if holder.length == length and isinstance(holder, Snapshot):
+                return holder.state
+            if holder.length == length and isinstance(holder, _Row):
+                return self._read(holder.number)
+        row = self._empty(sparing=None)
+        if row is None or not self._trims:
+            return None
+        for holder in holders:
+            if isinstance(holder, _Row) and length <= room:
+                self._store.fork(holder.number, row, length)
+            elif isinstance(holder, Snapshot) and holder.length <= room:
+                self._store.unstash(row, holder.state)
+            else:
+                continue
+            try:
+                return self._store.stash(row) if self._store.trim(row, length) == length else None
+            except EngineError:
+                return None
+            finally:
+                self._store.trim(row, 0)
+        return None
 
     def _save(self, row: _Row) -> bool:
         """Keep an idle row's KV out of the engine too, if enough of it is nowhere else."""
@@ -265,16 +323,16 @@ class Rows:
         while self.used_tokens + tokens > self._store.caps.kv_tokens and self.drop_idle():
             pass
 
-    def _occupy(self, placed: Placed, tokens: list[int], key: Key, *, used: bool) -> Placed:
+    def _occupy(self, placed: Placed, tokens: list[int], key: Key, *, uses: int = 0) -> Placed:
         row = _Row(placed.row, tokens, placed.length, key, busy=True, used_at=self._next_use())
-        self._replace(self._rows[placed.row], row, used=used)
+        self._replace(self._rows[placed.row], row, uses=uses)
         return placed
 
-    def _replace(self, old: _Row, new: _Row, *, used: bool = False) -> None:
+    def _replace(self, old: _Row, new: _Row, *, uses: int = 0) -> None:
         """In this order, since the tree forgets what nobody holds."""
         self._rows[new.number] = new
         if new.busy or new.length:
-            self._tree.insert(new.key, new.tokens, new, used=used)
+            self._tree.insert(new.key, new.tokens, new, uses=uses)
         if old in self._tree:
             self._tree.remove(old)
 
@@ -309,7 +367,7 @@ class Rows:
                     usable = min(holder.length, match.common)
                 else:
                     usable = holder.length if holder.length <= match.common else 0
-                if isinstance(holder, Snapshot):
+                if isinstance(holder, (Snapshot, OnDisk)):
                     found.outside.append((usable, holder))
                 elif isinstance(holder, _Row):
                     if holder.busy and holder.length < match.common:
@@ -319,5 +377,9 @@ class Rows:
                     if this > best:
                         found.row, found.in_row, best = holder, usable, this
             seen = match.holders
-        found.outside.sort(key=lambda one: one[0], reverse=True)
+        found.outside.sort(key=lambda one: (-one[0], isinstance(one[1], OnDisk), one[1].length))
         return found
+
+
+def _source(holder: Snapshot | OnDisk) -> Source:
+    return "ram" if isinstance(holder, Snapshot) else "disk"

@@ -249,7 +249,7 @@ class Scheduler:
                 self._plan_checkpoints(sequence)
             placed = self._rows.take(
                 sequence.tokens, reuse=not sequence.prompt_logits, adapter=sequence.adapter, scope=sequence.scope,
-                used=not sequence.admitted and sequence.index == 0)
+                uses=sequence.uses if not sequence.admitted and sequence.index == 0 else 0)
         if placed is None:
             return False
         if sequence in self._stashed:

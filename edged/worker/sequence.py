@@ -19,7 +19,8 @@ class Sequence:
 
     order: arrival, for FIFO. siblings: the other choices of the request, admitted once this one's prompt has KV.
     prompt_logits: every position of the prompt needs logits, so no prefix may be reused. max_length: tokens at most.
-    adapter: what all its KV is computed with; scope: among whom it is shared. leader: a running sequence that computes
+    adapter: what all its KV is computed with; scope: among whom it is shared. uses: requests that
+    its prompt counts as. leader: a running sequence that computes
     more of this one's prompt, which waits for the first `awaited` tokens of it. cuts: lengths at which a piece of its
     prompt ends, because others go on from there or the engine's KV does not go back to there. draft: what may come
     after `tokens`, to be verified in the next tick; drafted: tokens of one whose KV follows tokens[:length] in the row
@@ -35,6 +36,7 @@ class Sequence:
     prompt_logits: bool = False
     adapter: str | None = None
     scope: str = ""
+    uses: int = 1
     siblings: list[Sequence] = field(default_factory=list)
 
     prompt_length: int = 0

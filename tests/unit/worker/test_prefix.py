@@ -69,7 +69,7 @@ def test_it_knows_what_a_plain_search_finds(
     for number, order in enumerate(orders):
         if len(order) == 4:
             _, key, tokens, used = order
-            tree.insert(key, tokens, number, used=used)
+            tree.insert(key, tokens, number, uses=used)
             plain.insert(key, tokens, number, used)
         elif plain.held:
             holder = sorted(plain.held)[order[1] % len(plain.held)]
@@ -106,8 +106,8 @@ def longest_shared(plain: Plain) -> set[tuple[Key, tuple[int, ...], int]]:
 
 def test_a_prompt_is_known_before_it_is_computed_and_by_everyone_who_shares_it() -> None:
     tree = PrefixTree[str]()
-    tree.insert(SHARED, [1, 2, 3, 4], "first", used=True)
-    tree.insert(SHARED, [1, 2, 3, 9, 9], "second", used=True)
+    tree.insert(SHARED, [1, 2, 3, 4], "first", uses=1)
+    tree.insert(SHARED, [1, 2, 3, 9, 9], "second", uses=1)
     assert [(match.common, set(match.holders)) for match in tree.matches(SHARED, [1, 2, 3, 9, 8])] == [
         (4, {"second"}), (3, {"first", "second"})]
     assert tree.uses(SHARED, [1, 2, 3]) == 2
@@ -116,7 +116,7 @@ def test_a_prompt_is_known_before_it_is_computed_and_by_everyone_who_shares_it()
 
 def test_one_scope_and_one_adapter_know_nothing_of_another() -> None:
     tree = PrefixTree[str]()
-    tree.insert(("a", None), [1, 2, 3], "a", used=True)
+    tree.insert(("a", None), [1, 2, 3], "a", uses=1)
     assert tree.matches(("b", None), [1, 2, 3]) == []
     assert tree.matches(("a", "pirate"), [1, 2, 3]) == []
     assert tree.uses(("b", None), [1, 2]) == 0
@@ -125,7 +125,7 @@ def test_one_scope_and_one_adapter_know_nothing_of_another() -> None:
 def test_how_often_a_beginning_was_used_outlives_those_who_parted_from_it() -> None:
     tree = PrefixTree[str]()
     for number in range(5):
-        tree.insert(SHARED, [1, 2, 3, 10 + number], f"r{number}", used=True)
+        tree.insert(SHARED, [1, 2, 3, 10 + number], f"r{number}", uses=1)
     for number in range(1, 5):
         tree.remove(f"r{number}")
     assert (tree.uses(SHARED, [1, 2, 3]), tree.uses(SHARED, [1, 2, 3, 10])) == (5, 1)
@@ -133,6 +133,6 @@ def test_how_often_a_beginning_was_used_outlives_those_who_parted_from_it() -> N
 
 def test_an_answer_and_a_snapshot_are_no_uses() -> None:
     tree = PrefixTree[str]()
-    tree.insert(SHARED, [1, 2, 3], "request", used=True)
+    tree.insert(SHARED, [1, 2, 3], "request", uses=1)
     tree.insert(SHARED, [1, 2, 3, 4], "idle row")
     assert (tree.uses(SHARED, [1, 2, 3]), tree.uses(SHARED, [1, 2, 3, 4])) == (1, 0)
