@@ -1,5 +1,5 @@
 """The start of a worker, in two threads: one reads the weights, which is the native library's work; beside it the other
-imports what comes after, and starts the process that renders templates."""
+imports what comes after, starts the process that renders templates, and looks which prefixes have a file."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from edged.worker.journal import journal
 from edged.worker.outbox import Outbox
 
 if TYPE_CHECKING:
+    from edged.worker.kv_disk import Reading
     from edged.worker.service import Service
     from edged.worker.template import Child
 
@@ -30,15 +31,16 @@ def load_service(spec: LoadSpec, outbox: Outbox, progress: Progress) -> Service:
             from edged.worker.service import embedding
 
             return embedding(spec, embedder, outbox)
-        child = beside.submit(_start_renderer)
+        started = beside.submit(_start, spec)
         try:
             loaded = engines.load(spec, progress)
         except BaseException:
-            child.result().close()
+            started.result()[0].close()
             raise
+        child, files = started.result()
         from edged.worker.service import generation
 
-        return generation(spec, loaded, outbox, child.result())
+        return generation(spec, loaded, outbox, child, files.opened(loaded.facts.state_format))
 
 
 def read_ahead(folder: Path) -> None:
@@ -57,10 +59,12 @@ def _import_service() -> None:
     import edged.worker.service  # noqa: F401
 
 
-def _start_renderer() -> Child:
-    """Before the imports: it has imports of its own to do."""
+def _start(spec: LoadSpec) -> tuple[Child, Reading]:
+    """The renderer before the imports: it has imports of its own to do."""
     from edged.worker.template import Child
 
     child = Child()
     _import_service()
-    return child
+    from edged.worker.kv_disk import Reading
+
+    return child, Reading(spec)

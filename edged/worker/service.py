@@ -16,6 +16,7 @@ from edged.types import GenerateRequest, LoadSpec, ModelInfo, Rendered, Request
 from edged.worker.embed_loop import EmbedLoop
 from edged.worker.embed_prepare import EmbedPrepare
 from edged.worker.foreign import Foreign
+from edged.worker.kv_disk import KvDisk
 from edged.worker.loop import Loop
 from edged.worker.orders import Order
 from edged.worker.outbox import Outbox
@@ -42,8 +43,10 @@ class Service:
     close: Callable[[], None]
 
 
-def generation(spec: LoadSpec, loaded: Loaded, outbox: Outbox, child: Child | None = None) -> Service:
-    """Warm. child: a renderer of templates that was started in advance. Raises EdgedError, DeviceLost."""
+def generation(spec: LoadSpec, loaded: Loaded, outbox: Outbox, child: Child | None = None,
+               disk: KvDisk | None = None) -> Service:
+    """Warm. child: a renderer of templates that was started in advance. disk: for prefixes, closed with the service.
+    Raises EdgedError, DeviceLost."""
     generator, facts = loaded.generator, loaded.facts
     caps, vocab = generator.caps, generator.vocab
     prepare = Prepare(spec, caps, vocab, child=child)
@@ -52,7 +55,7 @@ def generation(spec: LoadSpec, loaded: Loaded, outbox: Outbox, child: Child | No
     foreign = Foreign(generator, caps.threads, Processors(daemon=os.getppid())) \
         if caps.threads is not None and caps.sets_threads else None
     loop = Loop(generator, outbox, stash_limit_bytes=STASH_LIMIT_BYTES, tokens_per_s=tokens_per_s,
-                ram_bytes=spec.kv_cache.ram_bytes, speculation=speculation, foreign=foreign)
+                ram_bytes=spec.kv_cache.ram_bytes, disk=disk, speculation=speculation, foreign=foreign)
 
     def checked(request: Request) -> Prepared | Rendered:
         check_task(request, spec.task, spec.name)
@@ -61,6 +64,8 @@ def generation(spec: LoadSpec, loaded: Loaded, outbox: Outbox, child: Child | No
 
     def close() -> None:
         prepare.close()
+        if disk is not None:
+            disk.close()
         generator.close()
 
     return Service(
