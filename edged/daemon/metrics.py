@@ -49,6 +49,8 @@ class Metrics:
             "edged_queue_time_seconds", "From acceptance to admission by the worker, loading included.", _QUEUE_S)
         self.prompt_tokens = counter("edged_prompt_tokens_total", "Tokens of prompts.")
         self.generation_tokens = counter("edged_generation_tokens_total", "Tokens of answers.")
+        self.prompt_computed_tokens = counter(
+            "edged_prompt_computed_tokens_total", "Tokens of prompts that were computed, again after a loss too.")
         self.prefix_cache_query_tokens = counter(
             "edged_prefix_cache_query_tokens_total", "Prompt tokens looked up in the prefix cache.")
         self.prefix_cache_hit_tokens = counter(

@@ -24,6 +24,7 @@ class Traffic:
         self._load = metrics.model_load_seconds.labels(model)
         self._deaths = metrics.worker_restarts.labels(model)
         self._lost = metrics.device_lost.labels(model)
+        self._prompt_computed = metrics.prompt_computed_tokens.labels(model)
         self._prefix_query = metrics.prefix_cache_query_tokens.labels(model)
         self._prefix_hit = metrics.prefix_cache_hit_tokens.labels(model)
         self._prefix_ram = metrics.prefix_cache_ram_tokens.labels(model)
@@ -73,6 +74,7 @@ class Traffic:
 
     def reported(self, before: WorkerStats, after: WorkerStats) -> None:
         """Two reports of one worker, the first of a life against zeros."""
+        self._prompt_computed.inc(max(0, after.prompt_computed_tokens - before.prompt_computed_tokens))
         self._prefix_query.inc(max(0, after.prefix_query_tokens - before.prefix_query_tokens))
         self._prefix_hit.inc(max(0, after.prefix_hit_tokens - before.prefix_hit_tokens))
         self._prefix_ram.inc(max(0, after.prefix_restored_tokens - before.prefix_restored_tokens))

@@ -106,7 +106,7 @@ class Loop:
                 case Resume(id=request):
                     self._scheduler.pause(request, False)
                 case Forget():
-                    self._rows.drop_every_idle()
+                    self._rows.forget()
                 case Closed():
                     return False
 
@@ -277,7 +277,7 @@ class Loop:
             prefix_query_tokens=self._prefix_query, prefix_hit_tokens=self._prefix_hit,
             prompt_computed_tokens=self._prompt_computed, prefix_restored_tokens=self._hit_from["ram"],
             prefix_disk_tokens=self._hit_from["disk"], kv_ram_bytes=self._rows.ram_bytes,
-            kv_disk_bytes=self._rows.disk_bytes,
+            kv_disk_bytes=self._rows.disk_bytes, kv_write_failures=self._rows.failed_writes,
             preemptions=self._scheduler.preemptions, adapter_switches=self._switches,
             speculative_proposed_tokens=self._speculation.proposed_tokens if self._speculation else 0,
             speculative_accepted_tokens=self._speculation.accepted_tokens if self._speculation else 0,

@@ -14,6 +14,9 @@ from collections.abc import Iterator, Set
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
+#: Whose the prompts are that the operator had warmed: no client's. Prompts of every scope may begin with them.
+OPERATOR_SCOPE = ":operator"
+
 Holder = TypeVar("Holder")
 #: (cache scope, adapter)
 Key = tuple[str, str | None]

@@ -49,6 +49,10 @@ class PrefixFiles:
         return self._disk.held_bytes if self._disk is not None else 0
 
     @property
+    def failed_writes(self) -> int:
+        return self._disk.failed_writes if self._disk is not None else 0
+
+    @property
     def purged(self) -> bool:
         """All KV of before is to be dropped, and then `forget` to be called."""
         return self._disk is not None and self._disk.purged

@@ -17,7 +17,7 @@ from typing import ClassVar, Literal, NamedTuple, Protocol
 from edged.engines.base import Capabilities, EngineError, State
 from edged.worker.kept import Held, Kept, Snapshot, saved_elsewhere
 from edged.worker.kv_disk import KvDisk
-from edged.worker.prefix import Key, PrefixTree, Shared
+from edged.worker.prefix import OPERATOR_SCOPE, Key, PrefixTree, Shared
 from edged.worker.prefix_files import OnDisk, PrefixFiles
 from edged.worker.worth import Source, Worth
 
@@ -117,6 +117,11 @@ class Rows:
         """Files of KV, of all models."""
         return self._files.held_bytes
 
+    @property
+    def failed_writes(self) -> int:
+        """Files of KV that the disk refused."""
+        return self._files.failed_writes
+
     def take(self, tokens: list[int], *, reuse: bool, adapter: str | None = None, scope: str = "",
              uses: int = 0) -> Placed | None:
         """A row for this sequence, or None when all are busy. uses: requests that begin with these tokens by it.
@@ -126,7 +131,7 @@ class Rows:
         """
         key = scope, adapter
         found = self._find(key, tokens) if reuse else _Found()
-        placed = self._bring(found) or self._share(self._find(key, tokens) if found.outside else found)
+        placed = self._bring(found) or self._share(self._find(key, tokens) if found.outside else found, key)
         return placed and self._occupy(placed, tokens, key, uses=uses)
 
     def reusable(self, tokens: list[int], *, adapter: str | None, scope: str) -> tuple[int, list[tuple[int, int]]]:
@@ -186,8 +191,7 @@ class Rows:
     def tend(self) -> bool:
         """One thing that is better done now, while nothing is to be computed. False when there is none."""
         if self._files.purged:
-            self.drop_every_idle()
-            self._files.forget()
+            self.forget()
         self._files.look()
         for row in sorted(self._rows, key=lambda row: row.used_at):
             if not row.busy and row.length and self._save(row):
@@ -206,6 +210,11 @@ class Rows:
         self._kept.clear()
         self._files.clear()
 
+    def forget(self) -> None:
+        """All KV of before was purged: by an order, or in the folder."""
+        self.drop_every_idle()
+        self._files.forget()
+
     def drop_idle(self) -> bool:
         """Empty the idle row that was used least recently. False when there is none."""
         idle = [row for row in self._rows if not row.busy and row.length]
@@ -216,15 +225,15 @@ class Rows:
         self.discard(oldest.number)
         return True
 
-    def _share(self, found: _Found) -> Placed | None:
-        """An empty row, or the best row's own KV: taken over, forked, or cut."""
+    def _share(self, found: _Found, key: Key) -> Placed | None:
+        """An empty row, or the best row's own KV: taken over, forked, or cut. What is the operator's stays so."""
         source, common = found.row, found.in_row
         if source is None:
             return None if (target := self._vacate(sparing=None)) is None else Placed(target, 0)
         if not source.busy:
-            if common == source.length:
+            if common == source.length and source.key == key:
                 return Placed(source.number, common)
-            lost = source.length - common
+            lost = source.length - common if source.key == key else source.length
             if self._empty(source) is None and lost <= min(MOST_CUT_TOKENS, common // MOST_CUT_SHARE):
                 return Placed(source.number, self._store.trim(source.number, common))
         if (target := self._vacate(sparing=source)) is not None:
@@ -360,8 +369,12 @@ class Rows:
         found = _Found()
         best = (MIN_PREFIX_TOKENS, False, False, -len(self._rows))
         seen: AbstractSet[Held] = frozenset()
-        for match in self._tree.matches(key, tokens[:-1]):
-            found.known = found.known or match.common
+        beginning, operators = tokens[:-1], (OPERATOR_SCOPE, key[1])
+        matches = self._tree.matches(key, beginning)
+        if key != operators:
+            matches += self._tree.matches(operators, beginning)
+        for match in matches:
+            found.known = max(found.known, match.common)
             for holder in match.holders - seen:
                 if self._trims:
                     usable = min(holder.length, match.common)

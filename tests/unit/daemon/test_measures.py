@@ -58,7 +58,11 @@ def test_reports_of_the_worker_become_counters_and_the_mean_batch() -> None:
     traffic.reported(WorkerStats(), first)
     assert sample(metrics, "edged_speculative_proposed_tokens_total") == 30
     assert sample(metrics, "edged_speculative_accepted_tokens_total") == 20
-    traffic.reported(first, WorkerStats(steps=12, step_rows=36, prefix_query_tokens=150, prefix_hit_tokens=90))
+    traffic.reported(first, WorkerStats(steps=12, step_rows=36, prefix_query_tokens=150, prefix_hit_tokens=90,
+                                         prompt_computed_tokens=70, prefix_restored_tokens=20, prefix_disk_tokens=10))
+    assert sample(metrics, "edged_prompt_computed_tokens_total") == 70
+    assert sample(metrics, "edged_prefix_cache_ram_tokens_total") == 20
+    assert sample(metrics, "edged_prefix_cache_disk_tokens_total") == 10
     assert sample(metrics, "edged_batch_size") == 8
     assert sample(metrics, "edged_prefix_cache_query_tokens_total") == 150
     assert sample(metrics, "edged_prefix_cache_hit_tokens_total") == 90

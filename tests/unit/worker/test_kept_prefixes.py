@@ -18,7 +18,7 @@ from edged.engines.fake import FakeGenerator, Knobs
 from edged.types import KvCacheSpec, LoadSpec
 from edged.worker.kept import Held, Kept
 from edged.worker.kv_disk import KvDisk, Reading
-from edged.worker.prefix import PrefixTree
+from edged.worker.prefix import OPERATOR_SCOPE, PrefixTree
 from edged.worker.rows import Placed, Rows
 from edged.worker.worth import Worth
 from tests.unit.worker.played import ADAPTERS, words
@@ -171,6 +171,19 @@ def test_another_scope_or_adapter_gets_nothing_of_it() -> None:
     assert worker.run([*SYSTEM, 261], scope="b").length == 0
     assert worker.run([*SYSTEM, 261], scope="a", adapter="pirate").length == 0
     assert worker.run([*SYSTEM, 261], scope="a").length == 100
+
+
+def test_what_the_operator_had_warmed_serves_every_scope_and_stays_the_operators() -> None:
+    worker = Worker(rows=3)
+    worker.run(SYSTEM, scope=OPERATOR_SCOPE)
+    for scope in ("a", "b", ""):
+        assert worker.run([*SYSTEM, 261], scope=scope).length == 100
+    small = Worker(rows=1)
+    small.run(SYSTEM, scope=OPERATOR_SCOPE)
+    for scope in ("a", "b", ""):
+        assert small.run([*SYSTEM, 261], scope=scope).length == 100
+    small.run([*SYSTEM, 299, *words(20, seed=7)], scope="a")
+    assert small.run([*SYSTEM, 299, *words(20, seed=7), 262], scope="b").length == 100
 
 
 def test_nothing_is_left_once_it_is_not_trusted() -> None:
