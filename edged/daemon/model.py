@@ -50,7 +50,9 @@ class Model:
         self._leave_ticket: int | None = None
         #: It is to be loaded though nobody waits for it: pinned, or about to answer to its name.
         self._wish_ticket: int | None = None
-        self._used = self._load_began = site.clock()
+        self._used = site.clock()
+        #: It has loaded, and has not had what it was loaded for.
+        self.fresh = False
         self._restarts = 0
         self._error: EdgedError | None = None
 
@@ -90,7 +92,9 @@ class Model:
             return None
         return Live(
             key=self.key, held_bytes=self._seat.held_bytes, phase=MemoryPhase[self.state.name],
-            busy=bool(self.requests.active), pinned=self.stay.pinned, ticket=self.ticket, used=self._used,
+            busy=bool(self.requests.active) or (self.fresh and self.ticket is not None), pinned=self.stay.pinned,
+            ticket=self.ticket, used=self._used, load_s=self._seat.load_s,
+            rate=self._site.habits.rate(self.manifest.name, self._site.clock()),
         )
 
     def want(self) -> Want | None:
@@ -148,6 +152,7 @@ class Model:
         generation = Generation(request, next(self._site.tickets), self, self._site.clock(), cold=not self.ready,
                                 routed=routed)
         self.requests.add(generation)
+        self._site.habits.used(self.manifest.name, self._site.clock())
         self._site.changed()
         return generation
 
@@ -259,11 +264,11 @@ class Model:
         """need_bytes are set aside for it; it may take grant_bytes; everything: it could not be given more."""
         self.state = ModelState.LOADING
         self._error = None
-        self._load_began = self._site.clock()
         self._seat.take(need_bytes=need_bytes, grant_bytes=grant_bytes, everything=everything)
 
     def take_work(self) -> None:
         """It is ready and may have all that waits for it."""
+        self.fresh = False
         if self._loaders.answer(before=self._leave_ticket):
             self._used = self._site.clock()
         info = self._seat.info
@@ -305,9 +310,9 @@ class Model:
         self._used = self._site.clock()
         self.state, self._wish_ticket = ModelState.READY, None
         self._seat.serves(info)
-        load_s = self._used - self._load_began
-        self._traffic.loaded(load_s)
-        log.info("model.ready", model=self.key, device=info.device, load_s=round(load_s, 3))
+        self.fresh = True
+        self._traffic.loaded(self._seat.load_s)
+        log.info("model.ready", model=self.key, device=info.device, load_s=round(self._seat.load_s, 3))
         self._site.changed()
 
     def events(self, events: list[Event]) -> None:
@@ -345,7 +350,7 @@ class Model:
     def gone(self, ended: Exit) -> None:
         asked = self.state is ModelState.STOPPING
         self.state = ModelState.ABSENT
-        self._leave_ticket, self.stay.retired = None, False
+        self._leave_ticket, self.stay.retired, self.fresh = None, False, False
         if asked:
             log.info("model.unloaded", model=self.key)
         elif ended.refused is not None:

@@ -2,9 +2,12 @@
 
 Wants are served in the order of their tickets (the arrival of the oldest request that waits for the model). A want
 that does not fit picks victims among models that lost the race to it: ready, not pinned, and with nobody waiting for
-them who came earlier; idle ones first, least recently used first. Busy victims are not ended: they *yield*, which
-means that they finish what they have and get nothing new, so that a model under constant load cannot starve another.
-What arrives for a yielding model waits with a later ticket and is served in its turn.
+them who came earlier; idle ones first, and of those the ones whose memory is worth least: the time that a new load
+takes, as often as a use is expected, by the memory that it would save (GreedyDual-Size, Cao and Irani 1997, with an
+estimate of use in place of its inflation). Busy victims are not ended: they *yield*, which means that they finish what
+they have and get nothing new, so that a model under constant load cannot starve another. What arrives for a yielding
+model waits with a later ticket and is served in its turn. A model that has just loaded counts as busy until it got what
+it was loaded for: no load is for nothing.
 
 A later want may overtake a blocked one only where that cannot delay it: it fits now, and it would still fit once the
 blocked one is in (conservative backfilling, Mu'alem and Feitelson 2001).
@@ -26,7 +29,8 @@ class Phase(Enum):
 
 class Live(Struct, frozen=True, kw_only=True):
     """A model that holds memory. ticket: of the oldest request that waits for it in the daemon, None without.
-    used: monotonic seconds when it last got or finished work."""
+    used: monotonic seconds when it last got or finished work. rate: uses a second that are expected of it; load_s: what
+    it took to load. busy: it has work, or is about to get what its load was for."""
 
     key: str
     held_bytes: int
@@ -35,6 +39,13 @@ class Live(Struct, frozen=True, kw_only=True):
     pinned: bool = False
     ticket: int | None = None
     used: float = 0.0
+    rate: float = 0.0
+    load_s: float = 1.0
+
+    @property
+    def worth(self) -> float:
+        """Seconds of loading that each byte saves in a second, as far as can be told."""
+        return self.rate * self.load_s / max(1, self.held_bytes)
 
 
 class Want(Struct, frozen=True, kw_only=True):
@@ -107,12 +118,12 @@ def decide(want: Want, live: Sequence[Live], budget_bytes: int, *, leaving: froz
 
 
 def choose_victims(want: Want, staying: Iterable[Live], short_bytes: int) -> list[Live]:
-    """The fewest needed of those that may go, idle before busy and each least recently used first; [] where all of
-    them together are not enough."""
+    """The fewest needed of those that may go, idle before busy and each least worth first; [] where all of them
+    together are not enough."""
     candidates = sorted(
         (model for model in staying if model.phase is Phase.READY and not model.pinned
          and (model.ticket is None or model.ticket > want.ticket)),
-        key=lambda model: (model.busy, model.used, model.key),
+        key=lambda model: (model.busy, model.worth, model.used, model.key),
     )
     victims: list[Live] = []
     freed_bytes = 0
@@ -123,7 +134,7 @@ def choose_victims(want: Want, staying: Iterable[Live], short_bytes: int) -> lis
         freed_bytes += model.held_bytes
     if freed_bytes < short_bytes:
         return []
-    for model in tuple(victims):
+    for model in reversed(tuple(victims)):
         if freed_bytes - model.held_bytes >= short_bytes:
             victims.remove(model)
             freed_bytes -= model.held_bytes
@@ -149,11 +160,12 @@ def plan(wants: Iterable[Want], live: Iterable[Live], budget_bytes: int) -> list
 
 
 def trim(live: Iterable[Live], budget_bytes: int) -> list[str]:
-    """Idle models to stop because what is loaded took more than was expected; the most recently used one stays."""
+    """Idle models to stop because what is loaded took more than was expected, least worth first; the most recently used
+    one stays."""
     staying = sorted((model for model in live if model.phase is not Phase.STOPPING), key=lambda model: model.used)
     over_bytes = sum(model.held_bytes for model in staying) - budget_bytes
     victims: list[str] = []
-    for model in staying[:-1]:
+    for model in sorted(staying[:-1], key=lambda model: (model.worth, model.used)):
         if over_bytes <= 0:
             break
         if model.phase is Phase.READY and not (model.busy or model.pinned or model.ticket is not None):

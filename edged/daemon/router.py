@@ -24,6 +24,7 @@ from edged.daemon.breaker import Breaker
 from edged.daemon.footprint import Footprints
 from edged.daemon.gauges import set_gauges
 from edged.daemon.generation import Generation
+from edged.daemon.habits import Habits
 from edged.daemon.kv_files import KvFiles
 from edged.daemon.memory import Memory
 from edged.daemon.metrics import Metrics
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
 __all__ = ["Generation", "ModelState", "ModelStatus", "Router", "Served"]
 
 FOOTPRINTS_FILE = "footprints.json"
+HABITS_FILE = "habits.json"
 ROLLOUTS_FILE = "rollouts.json"
 
 log = structlog.get_logger("edged.daemon")
@@ -61,7 +63,8 @@ class Router:
         self._settings = settings
         self._site = Site(
             settings=settings, store=store, catalog=catalog, metrics=metrics,
-            footprints=Footprints(store.home / FOOTPRINTS_FILE), suspects=Suspects(),
+            footprints=Footprints(store.home / FOOTPRINTS_FILE),
+            habits=Habits(store.home / HABITS_FILE, time.monotonic()), suspects=Suspects(),
             tickets=itertools.count(1), changed=self._changed, failing=self._failing, breaker=breaker,
             worker_command=worker_command, trial_command=trial_command,
             facts=facts if facts is not None else partial(_facts, store.home),
@@ -330,7 +333,7 @@ class Router:
         else:
             yielding = self._memory.share(self._models, now)
         for model in models:
-            if model.ready and model.key not in yielding:
+            if model.ready and (model.fresh or model.key not in yielding):
                 model.take_work()
         self._expire(models, now)
         if self._draining and not any(model.requests for model in models):
@@ -359,6 +362,7 @@ class Router:
                    store_bytes=self._store.usage(), kv_disk_bytes=self._kv_files.held_bytes())
 
     async def _close(self) -> None:
+        self._site.habits.write(time.monotonic())
         if self._timer is not None:
             self._timer.cancel()
         await self._kv_files.close()

@@ -49,6 +49,9 @@ class Seat:
         self.devices = Devices(entry)
         #: None until it can serve.
         self.info: ModelInfo | None = None
+        #: What the last load took, from the decision to its end.
+        self.load_s = 0.0
+        self._began_s = 0.0
         self.stats = WorkerStats()
 
     @property
@@ -68,7 +71,7 @@ class Seat:
     def take(self, *, need_bytes: int, grant_bytes: int, everything: bool) -> None:
         """A worker starts to load. need_bytes are set aside for it; it may take grant_bytes; everything: it could not
         be given more."""
-        self._wanted = True
+        self._wanted, self._began_s = True, self._site.clock()
         self.appetite.give(need_bytes, everything=everything)
         # Its log entries are nobody's request: it outlives the one that caused it.
         self._life = asyncio.create_task(
@@ -104,7 +107,7 @@ class Seat:
         return False
 
     def serves(self, info: ModelInfo) -> None:
-        self.info = info
+        self.info, self.load_s = info, self._site.clock() - self._began_s
         self.appetite.satisfied()
         self.devices.serves()
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from edged.daemon.breaker import Breaker
 from edged.daemon.footprint import Footprints
+from edged.daemon.habits import Habits
 from edged.daemon.metrics import Metrics
 from edged.daemon.suspects import Suspects
 from edged.errors import EdgedError
@@ -33,6 +34,7 @@ class Site:
     catalog: CatalogFile
     metrics: Metrics
     footprints: Footprints
+    habits: Habits
     suspects: Suspects
     tickets: Iterator[int]
     changed: Callable[[], None]
