@@ -51,7 +51,7 @@ def generation(spec: LoadSpec, loaded: Loaded, outbox: Outbox, child: Child | No
     caps, vocab = generator.caps, generator.vocab
     prepare = Prepare(spec, caps, vocab, child=child)
     tokens_per_s = _warm_up(generator)
-    speculation = Speculation(caps, vocab.end, tokens_per_s=tokens_per_s) if spec.speculation else None
+    speculation = speculation_for(spec, generator, tokens_per_s=tokens_per_s)
     foreign = Foreign(generator, caps.threads, Processors(daemon=os.getppid())) \
         if caps.threads is not None and caps.sets_threads else None
     loop = Loop(generator, outbox, stash_limit_bytes=STASH_LIMIT_BYTES, tokens_per_s=tokens_per_s,
@@ -92,6 +92,13 @@ def embedding(spec: LoadSpec, loaded: LoadedEmbedder, outbox: Outbox) -> Service
         ),
         prepare=EmbedPrepare(spec, embedder), inbox=loop.inbox, run=loop.run, close=embedder.close,
     )
+
+
+def speculation_for(spec: LoadSpec, generator: Generator, *, tokens_per_s: float) -> Speculation | None:
+    """tokens_per_s: at which prompts are read."""
+    if not spec.speculation:
+        return None
+    return Speculation(generator.caps, generator.vocab.end, tokens_per_s=tokens_per_s)
 
 
 def _warm_up(generator: Generator) -> float:
