@@ -4,7 +4,7 @@
     python -m bench.speculation ort FOLDER [--streams 1 4] [--rounds 5] [--draft MODEL.gguf]
 
 For each work: steps of the engine for each token, accepted tokens of those proposed, and medians of whole latency with
-their ratio, on over off. Rounds alternate which comes first. Steps do not depend on what else the machine does, times do.
+their ratio, on over off. Rounds alternate which comes first.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from edged.worker.speculation import Speculation
 TEXT = (
     "Order 4711 was placed on 12 March by the office in Trondheim: twelve boxes of printer paper, three monitor arms, "
     "one standing desk in oak, and forty metres of network cable. Delivery is to the second floor, room 214, between "
-    "nine and eleven in the morning. The lift is out of service until the end of the month, so please bring two people. "
+    "nine and eleven in the morning. The lift is out of service until the end of the month, so bring two people. "
     "The invoice goes to accounts, with the order number in the subject. Contact is the caretaker, on extension 5520."
 )
 WORKS = {
@@ -70,7 +70,7 @@ class Counted:
         self._generator = generator
         self.caps, self.vocab = generator.caps, generator.vocab
         self.trim, self.fork, self.close = generator.trim, generator.fork, generator.close
-        self.stash, self.unstash = generator.stash, generator.unstash
+        self.stash, self.unstash, self.set_threads = generator.stash, generator.unstash, generator.set_threads
         self.steps = 0
 
     def step(self, work: Sequence[RowWork]) -> list[Logits]:
@@ -85,8 +85,8 @@ class Run:
     tokens: int
 
 
-def run(generator: Generator, prepare: Prepare, prompt: str, tokens: int, streams: int,
-        speculation: Speculation | None) -> Run:
+def run(generator: Generator, prepare: Prepare, work: str, streams: int, speculation: Speculation | None) -> Run:
+    prompt, tokens = WORKS[work]
     counted, ended = Counted(generator), Ended(streams)
     loop = ended.loop = Loop(counted, ended, stash_limit_bytes=0, tokens_per_s=400.0, speculation=speculation)
     for number in range(streams):
@@ -116,19 +116,19 @@ def main() -> None:
     draft = said.draft and DraftSpec(name="draft", engine="llama", path=str(said.draft.parent), file=said.draft.name)
     spec = LoadSpec(name="model", version="1", digest="0" * 64, engine=said.engine, path=str(folder), file=file,
                     context=2048, rows=8, draft=draft)
-    generator = engines.load(spec, lambda fraction: None).generator
+    loaded = engines.load(spec, lambda fraction: None)
+    generator = loaded.generator
     prepare = Prepare(spec, generator.caps, generator.vocab)
     print("| work | streams | steps a token, off | on | accepted of proposed | off, s | on, s | on / off |")
     print("|---|---|---|---|---|---|---|---|")
     for streams in said.streams:
         for work in said.works:
-            prompt, tokens = WORKS[work]
             # As in a worker that serves nothing but this: what the first round learns the others know.
-            speculation = speculation_for(spec, generator, tokens_per_s=400.0)
+            speculation = speculation_for(spec, loaded, tokens_per_s=400.0)
             runs: dict[bool, list[Run]] = {False: [], True: []}
             for number in range(said.rounds):
                 for on in (False, True) if number % 2 else (True, False):
-                    runs[on].append(run(generator, prepare, prompt, tokens, streams, speculation if on else None))
+                    runs[on].append(run(generator, prepare, work, streams, speculation if on else None))
             off_s, on_s = (statistics.median(one.seconds for one in runs[on]) for on in (False, True))
             off, on = (sum(one.steps for one in runs[on]) / sum(one.tokens for one in runs[on]) * streams
                        for on in (False, True))

@@ -10,6 +10,7 @@ from queue import SimpleQueue
 from typing import Any
 
 from edged.engines.base import Embedder, Generator, Loaded, LoadedEmbedder, Passage, RowWork
+from edged.errors import LoadFailed
 from edged.hardware.processors import Processors
 from edged.task import check_task
 from edged.types import GenerateRequest, LoadSpec, ModelInfo, Rendered, Request
@@ -51,7 +52,7 @@ def generation(spec: LoadSpec, loaded: Loaded, outbox: Outbox, child: Child | No
     caps, vocab = generator.caps, generator.vocab
     prepare = Prepare(spec, caps, vocab, child=child)
     tokens_per_s = _warm_up(generator)
-    speculation = speculation_for(spec, generator, tokens_per_s=tokens_per_s)
+    speculation = speculation_for(spec, loaded, tokens_per_s=tokens_per_s)
     foreign = Foreign(generator, caps.threads, Processors(daemon=os.getppid())) \
         if caps.threads is not None and caps.sets_threads else None
     loop = Loop(generator, outbox, stash_limit_bytes=STASH_LIMIT_BYTES, tokens_per_s=tokens_per_s,
@@ -66,6 +67,8 @@ def generation(spec: LoadSpec, loaded: Loaded, outbox: Outbox, child: Child | No
         prepare.close()
         if disk is not None:
             disk.close()
+        if speculation is not None:
+            speculation.close()
         generator.close()
 
     return Service(
@@ -94,11 +97,20 @@ def embedding(spec: LoadSpec, loaded: LoadedEmbedder, outbox: Outbox) -> Service
     )
 
 
-def speculation_for(spec: LoadSpec, generator: Generator, *, tokens_per_s: float) -> Speculation | None:
-    """tokens_per_s: at which prompts are read."""
+def speculation_for(spec: LoadSpec, loaded: Loaded, *, tokens_per_s: float) -> Speculation | None:
+    """tokens_per_s: at which prompts are read. Raises what the load of a draft model raises."""
     if not spec.speculation:
         return None
-    return Speculation(generator.caps, generator.vocab.end, tokens_per_s=tokens_per_s)
+    caps, vocab = loaded.generator.caps, loaded.generator.vocab
+    model = None
+    if spec.draft is not None:
+        from edged.worker.draft import load_draft
+
+        if not (caps.all_logits and caps.trims):
+            raise LoadFailed(f"{spec.name} cannot take a `draft`: its graph gives logits for the last position only, "
+                             "or its KV does not go back to an earlier length; leave `draft` out")
+        model = load_draft(spec, loaded.generator, loaded.facts)
+    return Speculation(caps, vocab.end, tokens_per_s=tokens_per_s, model=model)
 
 
 def _warm_up(generator: Generator) -> float:

@@ -33,6 +33,8 @@ class DraftModel(Protocol):
 
     token_s: float
 
+    def close(self) -> None: ...
+
     def propose(self, wanted: list[tuple[Sequence, int]]) -> list[list[int]]:
         """For each sequence so many tokens, or fewer."""
         ...
@@ -101,6 +103,10 @@ class Speculation:
     def observe(self, rows: int, tokens: int, seconds: float) -> None:
         """A step was computed: of so many rows and tokens, drafts among them."""
         self._costs.observe(rows, tokens, seconds)
+
+    def close(self) -> None:
+        if self._model is not None:
+            self._model.close()
 
     def give_up(self) -> None:
         """The engine could not take back what was refused, whatever it said of itself."""
