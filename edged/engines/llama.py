@@ -207,7 +207,9 @@ class _Kv:
 
 
 def _kv(options: Options, meta: dict[str, str], model: Any) -> _Kv:
-    """Sizes from the GGUF keys <arch>.attention.{key_length,value_length}; all layers hold all tokens.
+    """Sizes from the GGUF keys <arch>.attention.{key_length,value_length}; all layers hold all tokens. A recurrent
+    model has a state of one size, and nothing for each token. Of a hybrid one llama.cpp tells only the heads of the
+    first layer, which often has none: it counts as if all layers had a key for each head.
 
     Keys are q8_0 and values f16: on a processor that decodes short contexts a sixth faster than f16 for both, in three
     quarters of the memory, and differs from it no more than f16 does between two shapes of a batch; and since llama.cpp
@@ -220,7 +222,7 @@ def _kv(options: Options, meta: dict[str, str], model: Any) -> _Kv:
     value = int(meta.get(f"{architecture}.attention.value_length", head_size))
     key_type, key_bytes = _KV_TYPES[options.key_type or ("f16" if key % _BLOCK else "q8_0")]
     value_type, value_bytes = _KV_TYPES[options.value_type]
-    heads: int = lib.llama_model_n_layer(model) * lib.llama_model_n_head_kv(model)
+    heads: int = lib.llama_model_n_layer(model) * (lib.llama_model_n_head_kv(model) or lib.llama_model_n_head(model))
     return _Kv(key_type, value_type, heads * (key * key_bytes + value * value_bytes))
 
 
@@ -228,11 +230,11 @@ def _pool(spec: LoadSpec, trained: int, per_token: float, weights_bytes: int) ->
     """Tokens of the KV pool. A context that the operator named is honoured or refused; else it is the trained one as
     far as KV_SHARE of the memory goes, and at least DEFAULT_CONTEXT where that fits."""
     budget = memory_for(spec)
-    room = int(max(0, budget - weights_bytes * WEIGHTS_OVERHEAD) / per_token)
+    room = int(max(0, budget - weights_bytes * WEIGHTS_OVERHEAD) / max(per_token, 1))
     if spec.context is not None:
         wanted = spec.context
     else:
-        share = max(int(budget * KV_SHARE / per_token), DEFAULT_CONTEXT)
+        share = max(int(budget * KV_SHARE / max(per_token, 1)), DEFAULT_CONTEXT)
         wanted = max(min(trained, room, share) // 256 * 256, min(trained, SMALLEST_CONTEXT))
     if wanted > trained:
         raise LoadFailed(f"{spec.name} was trained for a context of {trained} tokens; `context` cannot be {wanted}")
@@ -280,7 +282,9 @@ def load(spec: LoadSpec, progress: Progress) -> Loaded:
     kv = _kv(options, meta, model)
     per_token = kv.bytes_per_token
     pool = _pool(spec, trained, per_token, weights_bytes)
-    split = _split(options, spec, rows, pool, per_token)
+    recurrent = bool(lib.llama_model_is_recurrent(model))
+    goes_back = not recurrent and not lib.llama_model_is_hybrid(model)
+    split = goes_back and _split(options, spec, rows, pool, per_token)
 
     params = lib.llama_context_default_params()
     params.n_ctx = pool * rows if split else pool
@@ -307,8 +311,11 @@ def load(spec: LoadSpec, progress: Progress) -> Loaded:
         raise LoadFailed(f"llama.cpp cannot make a context of {pool} tokens for {spec.name}: {last_words()}")
     row_context = min(lib.llama_n_ctx_seq(context), lib.llama_n_ctx(context))
     caps = Capabilities(
-        rows=rows, context=min(row_context, pool), kv_tokens=lib.llama_n_ctx(context), mixed_step=True,
-        multi_token_rows=rows, step_tokens=STEP_TOKENS, state_bytes_per_token=int(per_token), adapters=adapters.names,
+        rows=rows, context=min(row_context, pool), mixed_step=True,
+        # A recurrent row takes the same memory whatever its length.
+        kv_tokens=rows * pool if recurrent else lib.llama_n_ctx(context),
+        multi_token_rows=rows, step_tokens=STEP_TOKENS, state_bytes_per_token=int(per_token), trims=goes_back,
+        adapters=adapters.names,
         threads=threads, sets_threads=True,
     )
     facts = Facts(
