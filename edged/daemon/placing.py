@@ -18,7 +18,7 @@ from edged.hardware.fingerprint import fingerprint
 from edged.hardware.measured import Measured
 from edged.hardware.place import on_processor_only, places
 from edged.store.entries import Manifest, ModelEntry
-from edged.types import LoadSpec
+from edged.types import DraftSpec, LoadSpec
 
 #: For each figure, at the first load of a version that more than one device could run.
 SECONDS = 1.0
@@ -37,8 +37,10 @@ class Placed:
 
 async def find_place(
     site: Site, manifest: Manifest, entry: ModelEntry, *, folder: str, only: str | None, memory_bytes: int,
+    draft: DraftSpec | None = None,
 ) -> Placed:
-    """folder: of the store, leased. only: the one provider that may serve. memory_bytes: what it may take.
+    """folder: of the store, leased. only: the one provider that may serve. memory_bytes: what it may take. draft: its
+    folder is leased too.
 
     Takes milliseconds, but for the first load on a device, which takes seconds. Cancel it to end its trials. Raises
     DeviceUnavailable with the reason of each place, and what the store raises."""
@@ -56,7 +58,7 @@ async def find_place(
         match step:
             case Serve(place=place):
                 spec = load_spec(manifest, entry, place, folder=folder, memory_bytes=memory_bytes,
-                                 serving=site.settings)
+                                 serving=site.settings, draft=draft)
                 return Placed(step, spec, command_of(site.store, place, site.worker_command))
             case Refuse(reasons=reasons):
                 name = manifest.name

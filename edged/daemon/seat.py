@@ -17,6 +17,7 @@ import structlog
 from edged.daemon import refusals
 from edged.daemon.appetite import Appetite
 from edged.daemon.devices import Devices
+from edged.daemon.drafting import draft_bytes, leased_draft
 from edged.daemon.footprint import estimate
 from edged.daemon.life import live
 from edged.daemon.process import Ending, Exit, Listener, WorkerProcess
@@ -24,7 +25,7 @@ from edged.daemon.site import Site
 from edged.hardware.providers import provider_of
 from edged.ipc.messages import ToWorker
 from edged.store.entries import Manifest, ModelEntry
-from edged.types import ModelInfo, WorkerStats
+from edged.types import DraftSpec, ModelInfo, WorkerStats
 
 if TYPE_CHECKING:
     from edged.daemon.placing import Placed
@@ -64,8 +65,11 @@ class Seat:
 
     def need_bytes(self) -> tuple[int, int]:
         """What it should be given, and the least with which there is sense in trying."""
-        least_bytes = estimate(self._manifest, self._entry())
-        need_bytes = self.appetite.need_bytes(least_bytes)
+        entry = self._entry()
+        beside_bytes = draft_bytes(self._site, entry)
+        least_bytes = estimate(self._manifest, entry) + beside_bytes
+        # What was measured may be from before it had a draft model.
+        need_bytes = max(self.appetite.need_bytes(least_bytes), least_bytes if beside_bytes else 0)
         return need_bytes, min(need_bytes, least_bytes)
 
     def take(self, *, need_bytes: int, grant_bytes: int, everything: bool) -> None:
@@ -124,9 +128,16 @@ class Seat:
         self._sitter.gone(ended)
 
     async def _run(self, grant_bytes: int, folder: str) -> Exit:
+        if (found := await asyncio.to_thread(leased_draft, self._site, self._entry())) is None:
+            return await self._serve(grant_bytes, folder, None)
+        lease, draft = found
+        with lease:
+            return await self._serve(grant_bytes, folder, draft)
+
+    async def _serve(self, grant_bytes: int, folder: str, draft: DraftSpec | None) -> Exit:
         if not self._wanted:
             return Exit(ending=Ending.ASKED, reason="it was stopped")
-        placing = self._placing = asyncio.create_task(self._place(grant_bytes, folder))
+        placing = self._placing = asyncio.create_task(self._place(grant_bytes, folder, draft))
         try:
             await asyncio.wait({placing})
         finally:
@@ -142,13 +153,13 @@ class Seat:
                  reason=self.devices.reason, memory_bytes=grant_bytes)
         return await self._worker.run()
 
-    async def _place(self, grant_bytes: int, folder: str) -> Placed:
+    async def _place(self, grant_bytes: int, folder: str, draft: DraftSpec | None) -> Placed:
         # What knows hardware is imported when the first model loads: the start of the daemon needs none of it.
         await asyncio.to_thread(import_module, "edged.daemon.placing")
         from edged.daemon.placing import find_place
 
         placed = await find_place(self._site, self._manifest, self._entry(), folder=folder, only=self.devices.only,
-                                  memory_bytes=grant_bytes)
+                                  memory_bytes=grant_bytes, draft=draft)
         self.devices.place(placed.serve)
         return placed
 

@@ -6,7 +6,7 @@ from edged.daemon.kv_files import kv_cache_spec
 from edged.hardware.place import Place
 from edged.settings import Settings
 from edged.store.entries import Manifest, ModelEntry
-from edged.types import AdapterSpec, KvCacheSpec, LoadSpec, Task
+from edged.types import AdapterSpec, DraftSpec, KvCacheSpec, LoadSpec, Task
 
 
 def task_of(manifest: Manifest, entry: ModelEntry) -> Task:
@@ -16,6 +16,7 @@ def task_of(manifest: Manifest, entry: ModelEntry) -> Task:
 
 def load_spec(
     manifest: Manifest, entry: ModelEntry, place: Place, *, folder: str, memory_bytes: int, serving: Settings | None,
+    draft: DraftSpec | None = None,
 ) -> LoadSpec:
     """folder: of the store, leased while the process lives. memory_bytes: what it may take at most. serving: None for a
     trial, which logs no prompts and keeps none."""
@@ -28,6 +29,7 @@ def load_spec(
         adapters=_adapters(manifest, folder), log_prompts=serving is not None and serving.log_prompts,
         kv_cache=KvCacheSpec(ram_bytes=0) if serving is None else kv_cache_spec(serving),
         warm_prompts=() if serving is None else entry.warm_prompts, speculation=entry.speculation,
+        draft=draft,
     )
 
 

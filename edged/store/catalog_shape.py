@@ -114,4 +114,5 @@ class ModelTable(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     candidate: _VersionStart | None = None
     share: Annotated[float, Meta(ge=0, le=1)] = 0.0
     speculation: bool = True
+    draft: _Text | None = None
     warm_prompts: Annotated[tuple[_WarmPrompt, ...], Meta(max_length=32, description="a list of at most 32")] = ()

@@ -71,8 +71,9 @@ class ModelEntry(Struct, frozen=True, kw_only=True):
     nothing answers. fall_back: a device that is lost while serving may be replaced by the CPU. environment: the engine
     environment whose interpreter serves it, rather than the first that can. convert: recipes to make versions by, once
     it is pulled. candidate: the version (or a unique beginning of it) that gets `share` of the requests. speculation:
-    several tokens of an answer may be computed in one step, where measurement shows a gain. warm_prompts: system
-    messages whose KV is to be there before the first request; texts, not their files."""
+    several tokens of an answer may be computed in one step, where measurement shows a gain; draft: another installed
+    model, of the same vocabulary, that proposes them where an answer repeats nothing. warm_prompts: system messages
+    whose KV is to be there before the first request; texts, not their files."""
 
     name: str
     title: str = ""
@@ -100,6 +101,7 @@ class ModelEntry(Struct, frozen=True, kw_only=True):
     candidate: str | None = None
     share: float = 0.0
     speculation: bool = True
+    draft: str | None = None
     warm_prompts: tuple[str, ...] = ()
 
 

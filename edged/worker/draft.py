@@ -171,10 +171,14 @@ def load_draft(spec: LoadSpec, served: Generator, facts: Facts) -> DraftRows:
     draft = spec.draft
     assert draft is not None
     memory_bytes = max(spec.memory_bytes - facts.weights_bytes - facts.kv_bytes, 1) if spec.memory_bytes else 0
-    loaded = engines.load(LoadSpec(
-        name=draft.name, version=spec.version, digest=spec.digest, engine=draft.engine, path=draft.path,
-        file=draft.file, rows=served.caps.rows, threads=spec.threads, memory_bytes=memory_bytes,
-    ), lambda fraction: None)
+    try:
+        loaded = engines.load(LoadSpec(
+            name=draft.name, version=spec.version, digest=spec.digest, engine=draft.engine, path=draft.path,
+            file=draft.file, rows=served.caps.rows, threads=spec.threads, memory_bytes=memory_bytes,
+        ), lambda fraction: None)
+    except ImportError as error:
+        raise LoadFailed(f"{spec.name} runs in an environment without the engine {draft.engine} of its draft model "
+                         f"{draft.name}; name a draft for {spec.engine}, or none") from error
     generator = loaded.generator
     if (difference := vocabulary_difference(served.vocab, generator.vocab)) is not None:
         generator.close()

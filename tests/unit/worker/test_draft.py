@@ -1,5 +1,5 @@
-"""A draft model's rows follow the sequences, whatever becomes of what they proposed. The fake engine keeps the tokens of
-every row and says what follows from all of them: one wrong token in a row, and the draft is another."""
+"""A draft model's rows follow the sequences, whatever becomes of what they proposed. The fake engine keeps the tokens
+of every row and says what follows from all of them: one wrong token in a row, and the draft is another."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from edged.engines.base import EngineError, Logits, RowWork
 from edged.engines.fake import FakeGenerator, FakeVocab, Knobs
-from edged.errors import LoadFailed
 from edged.worker.draft import CATCH_UP_TOKENS, DraftRows, vocabulary_difference
 from edged.worker.sequence import Sequence
 from edged.worker.speculation import Speculation
@@ -122,7 +121,7 @@ def test_a_model_that_drafts_for_itself_is_always_right_and_spares_steps(mixed_s
     def with_model(generator: FakeGenerator) -> Speculation:
         speculation = speculating(generator)
         speculation._model = DraftRows(FakeGenerator(knobs), generator.vocab.size, token_s=0.001)
-        speculation._model._clock = lambda: 0.0  # type: ignore[attr-defined]
+        speculation._model._clock = lambda: 0.0
         return speculation
 
     crowd = [request(words(20, seed=number), max_tokens=100, id=f"r{number}") for number in range(2)]
