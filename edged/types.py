@@ -329,13 +329,38 @@ class DraftSpec(Struct, frozen=True, kw_only=True):
     file: str
 
 
+class Tuning(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What measurement chose over an engine's defaults, on one machine. threads: None for the default; options: of the
+    engine, as in models.toml. by: `tune` where it was asked for, `load` in short at the first load. gain: how many
+    times as fast as the defaults, as of `edged.hardware.tuning`. taken: seconds since 1970."""
+
+    threads: int | None = None
+    options: dict[str, Any] = {}
+    by: Literal["tune", "load"] = "tune"
+    gain: float = 1.0
+    taken: float = 0.0
+
+    @property
+    def chosen(self) -> dict[str, Any]:
+        return {"threads": self.threads, **self.options} if self.threads is not None else self.options
+
+    def words(self) -> str:
+        how = "measured by `edged tune`" if self.by == "tune" else "measured at its first load"
+        if not self.chosen:
+            return f"the engine's own options ({how})"
+        told = ", ".join(f"{name} {str(value).lower() if isinstance(value, bool) else value}"
+                         for name, value in self.chosen.items())
+        return f"{told} ({how}, {self.gain:.2f} x the defaults)"
+
+
 class LoadSpec(Struct, frozen=True, kw_only=True):
     """All a worker needs to load one model. `path` is the model's folder in the store; `file` the engine's entry
     file in it. context, rows, threads None: the engine chooses within memory_bytes (0: no bound). warm_prompts: system
     prompts whose KV is there before the first client. speculation: answers that repeat their prompt may be computed
     several tokens at a time, where measurement shows a gain; draft: a model that helps with it. provider: what must
     run it (`cpu`, `cuda`, …): an engine that cannot refuses to load. dimensions: of an embedding model that was trained
-    so that the beginnings of its vectors are vectors too, their lengths; more than its own files say."""
+    so that the beginnings of its vectors are vectors too, their lengths; more than its own files say.
+    try_threads: measure in a moment how many threads are best, since nothing says."""
 
     name: str
     version: str
@@ -358,12 +383,14 @@ class LoadSpec(Struct, frozen=True, kw_only=True):
     warm_prompts: tuple[str, ...] = ()
     draft: DraftSpec | None = None
     speculation: bool = True
+    try_threads: bool = False
     log_prompts: bool = False
 
 
 class ModelInfo(Struct, frozen=True, kw_only=True):
     """What a worker says of the model once it can serve. dimensions: of its vectors, where it makes such. Of models
-    that keep no KV: rows is how many inputs are computed together, kv_tokens and kv_bytes are 0."""
+    that keep no KV: rows is how many inputs are computed together, kv_tokens and kv_bytes are 0. tuning: what it
+    measured because it was told to, to be kept; None where the machine was too busy to tell."""
 
     engine: EngineName
     engine_version: str
@@ -379,6 +406,7 @@ class ModelInfo(Struct, frozen=True, kw_only=True):
     chat: bool
     task: Task = "generate"
     dimensions: int | None = None
+    tuning: Tuning | None = None
 
 
 class WorkerStats(Struct, frozen=True, kw_only=True):

@@ -67,7 +67,7 @@ def bench(
     target = store_of(home)
     found = subject(target, name)
     if not busy:
-        _refuse_while_busy(target)
+        refuse_while_busy(target)
     failed = asyncio.run(_measure(found, seconds))
     rows = found.ranking()
     activated, outcome = _follow(target, found, rows, keep=keep)
@@ -83,7 +83,7 @@ def bench(
     return ExitCode.OK if any(row.speed is not None for row in rows) else ExitCode.FAILED
 
 
-def _refuse_while_busy(target: Target) -> None:
+def refuse_while_busy(target: Target) -> None:
     """What is loaded and idle takes memory only, so it is told and no reason to refuse."""
     if target.running is None:
         return

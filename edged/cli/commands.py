@@ -43,6 +43,7 @@ COMMANDS: tuple[tuple[str, str, Group], ...] = (
     ("purge", "edged.cli.upkeep:purge", MODELS),
     ("hardware", "edged.cli.hardware:hardware", MACHINE),
     ("bench", "edged.cli.bench:bench", MACHINE),
+    ("tune", "edged.cli.tune:tune", MACHINE),
     ("engine list", "edged.cli.engine:list_engines", MACHINE),
     ("engine install", "edged.cli.engine:install_engine", MACHINE),
     ("engine remove", "edged.cli.engine:remove_engine", MACHINE),

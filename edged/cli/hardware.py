@@ -21,10 +21,11 @@ from edged.hardware.measured import Speed
 from edged.hardware.probe import probe_with
 from edged.hardware.providers import PROVIDERS
 from edged.store.entries import Manifest
+from edged.types import Tuning
 
 
 class Ranked(Struct, frozen=True, kw_only=True):
-    """One version at one place of this machine. speed: where it was measured here."""
+    """One version at one place of this machine. speed, tuning: where it was measured here."""
 
     version: str
     engine: str
@@ -37,6 +38,7 @@ class Ranked(Struct, frozen=True, kw_only=True):
     fits: bool
     reason: str
     speed: Speed | None
+    tuning: Tuning | None = None
 
 
 class Hardware(Struct, frozen=True, kw_only=True):
@@ -105,10 +107,12 @@ def _describe(facts: Facts) -> Iterator[str]:
 
 
 def ranked(found: Subject, rows: Sequence[Row[Manifest]]) -> list[Ranked]:
+    known = found.measured.known()
     return [
         Ranked(version=row.variant.version, engine=row.engine, precision=row.variant.precision, provider=row.provider,
                environment=row.place.environment, threads=row.place.threads, size=row.variant.size,
-               active=row.variant.version == found.active, fits=row.fits, reason=row.reason, speed=row.speed)
+               active=row.variant.version == found.active, fits=row.fits, reason=row.reason, speed=row.speed,
+               tuning=known(row.variant.digest, row.place.key).tuning)
         for row in rows
     ]
 
@@ -121,6 +125,9 @@ def print_ranking(rows: Sequence[Ranked]) -> None:
         [(mark, row.version, row.precision, row.engine + (f" ({row.environment})" if row.environment else ""),
           row.provider, "active" if row.active else "", row.reason) for mark, row in zip(marks, rows, strict=True)],
     ))
+    for row in rows:
+        if row.fits and row.tuning is not None:
+            answer(f"{row.version} on {row.provider} is served with {row.tuning.words()}")
     if not any(row.fits for row in rows):
         answer(styled("none of them can be served here", "31"))
 

@@ -42,6 +42,8 @@ def ps(*, home: Home = None, json: Json = False) -> int:
         for each in models:
             if each.error:
                 answer(f"{each.name}: {each.error}")
+            if each.tuning is not None and each.tuning.chosen:
+                answer(f"{each.name}: tuned to {each.tuning.words()}")
     return ExitCode.OK
 
 

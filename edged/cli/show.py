@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import msgspec
@@ -17,6 +18,7 @@ from edged.cli.target import Target, store_of
 from edged.daemon.status import ModelStatus
 from edged.store.entries import Activation, Manifest, ModelEntry
 from edged.store.lineage import Agreement, Quality, agreement_words
+from edged.types import Tuning
 
 #: Of the history; `--json` has all.
 SHOWN_ACTIVATIONS = 10
@@ -44,8 +46,11 @@ def show(
         answer_json({"active": versions.active, "versions": versions.versions, "history": versions.history,
                      "status": status, "catalog": entry})
         return ExitCode.OK
+    tunings = _tunings(target)
     for manifest in versions.versions:
         _print_version(manifest, active=manifest.version == versions.active)
+        for place, tuning in tunings(manifest):
+            answer(f"  tuned        on {place}: {tuning.words()}")
     _print_history(versions.history)
     if status is not None:
         _print_fields({"state": status.state.value, "device": status.device, "context": status.context,
@@ -62,6 +67,17 @@ def _entry(target: Target, name: str) -> ModelEntry | None:
     from edged.store.catalog import load_catalog
 
     return load_catalog(target.settings.models_file).entry(name.partition("@")[0])
+
+
+def _tunings(target: Target) -> Callable[[Manifest], list[tuple[str, Tuning]]]:
+    """Of a version on this machine, by where it runs."""
+    from edged.hardware.fingerprint import fingerprint
+    from edged.hardware.measured import Measured
+    from edged.hardware.probe import probe_with
+
+    measured = Measured(target.home, fingerprint(probe_with(target.home)))
+    return lambda manifest: [(place, record.tuning) for place, record in sorted(measured.of(manifest.digest).items())
+                             if record.tuning is not None]
 
 
 def _served_with(entry: ModelEntry) -> str:

@@ -130,6 +130,7 @@ class Model:
             reason=devices.reason if info else None, engine_version=info.engine_version if info else None,
             environment=devices.environment if info else None, adapters=self.adapters, task=self.task,
             dimensions=info.dimensions if info else None, threads=stats.threads or None,
+            tuning=self._seat.tuning if info else None,
             kv_ram_bytes=stats.kv_ram_bytes,
             kv_disk_bytes=stats.kv_disk_bytes, prefix_disk_tokens=stats.prefix_disk_tokens, notes=stats.notes,
             speculative_proposed_tokens=stats.speculative_proposed_tokens,

@@ -18,7 +18,7 @@ from edged.hardware.fingerprint import fingerprint
 from edged.hardware.measured import Measured
 from edged.hardware.place import on_processor_only, places
 from edged.store.entries import Manifest, ModelEntry
-from edged.types import DraftSpec, LoadSpec
+from edged.types import DraftSpec, LoadSpec, Tuning
 
 #: For each figure, at the first load of a version that more than one device could run.
 SECONDS = 1.0
@@ -28,11 +28,17 @@ log = structlog.get_logger("edged.daemon")
 
 @dataclass(frozen=True, slots=True)
 class Placed:
-    """command: of the worker, with the interpreter of its engine."""
+    """command: of the worker, with the interpreter of its engine. tuning: in force, None where there is none."""
 
     serve: Serve
     spec: LoadSpec
     command: tuple[str, ...]
+    measured: Measured
+    tuning: Tuning | None
+
+    def keep(self, tuning: Tuning) -> None:
+        """What its worker measured. Writes a file."""
+        self.measured.record(self.spec.digest, self.serve.place.key, tuning=tuning)
 
 
 async def find_place(
@@ -57,9 +63,10 @@ async def find_place(
         step = next_step(candidates, lambda key: measured.get(manifest.digest, key), failed)
         match step:
             case Serve(place=place):
+                tuning = measured.get(manifest.digest, place.key).tuning
                 spec = load_spec(manifest, entry, place, folder=folder, memory_bytes=memory_bytes,
-                                 serving=site.settings, draft=draft)
-                return Placed(step, spec, command_of(site.store, place, site.worker_command))
+                                 serving=site.settings, draft=draft, tuning=tuning)
+                return Placed(step, spec, command_of(site.store, place, site.worker_command), measured, tuning)
             case Refuse(reasons=reasons):
                 name = manifest.name
                 raise DeviceUnavailable(

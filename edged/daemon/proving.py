@@ -116,7 +116,7 @@ class Proving:
         with await asyncio.to_thread(self._store.lease, manifest):
             folder = await asyncio.to_thread(self._store.folder, manifest)
             spec = load_spec(manifest, self._entry, place, folder=str(folder), memory_bytes=self._memory_bytes,
-                             serving=None)
+                             tuning=self._measured.get(manifest.digest, place.key).tuning, serving=None)
             trial = Trial(spec=spec, seconds=self._seconds if measure else 0.0, logits=logits)
             result = await self._run(trial, command_of(self._store, place, self._command))
         if result.speed is not None and provider_of(result.device) == place.provider:

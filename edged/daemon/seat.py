@@ -25,7 +25,7 @@ from edged.daemon.site import Site
 from edged.hardware.providers import provider_of
 from edged.ipc.messages import ToWorker
 from edged.store.entries import Manifest, ModelEntry
-from edged.types import DraftSpec, ModelInfo, WorkerStats
+from edged.types import DraftSpec, ModelInfo, Tuning, WorkerStats
 
 if TYPE_CHECKING:
     from edged.daemon.placing import Placed
@@ -54,6 +54,14 @@ class Seat:
         self.load_s = 0.0
         self._began_s = 0.0
         self.stats = WorkerStats()
+        self._placed: Placed | None = None
+        self._keeping: asyncio.Task[None] | None = None
+
+    @property
+    def tuning(self) -> Tuning | None:
+        """In force: as it was placed, or as its worker measured when it loaded."""
+        measured = self.info.tuning if self.info is not None else None
+        return measured or (self._placed.tuning if self._placed is not None else None)
 
     @property
     def pid(self) -> int | None:
@@ -114,6 +122,8 @@ class Seat:
         self.info, self.load_s = info, self._site.clock() - self._began_s
         self.appetite.satisfied()
         self.devices.serves()
+        if info.tuning is not None and self._placed is not None:
+            self._keeping = asyncio.create_task(asyncio.to_thread(self._placed.keep, info.tuning))
 
     def told(self, stats: WorkerStats) -> None:
         self.stats = stats
@@ -161,5 +171,6 @@ class Seat:
         placed = await find_place(self._site, self._manifest, self._entry(), folder=folder, only=self.devices.only,
                                   memory_bytes=grant_bytes, draft=draft)
         self.devices.place(placed.serve)
+        self._placed = placed
         return placed
 

@@ -6,7 +6,7 @@ from enum import StrEnum
 
 from msgspec import Struct
 
-from edged.types import Task
+from edged.types import Task, Tuning
 
 
 class ModelState(StrEnum):
@@ -40,7 +40,8 @@ class ModelStatus(Struct, frozen=True, kw_only=True):
     is for; dimensions: of its vectors, None unless it is loaded and makes such. kv_ram_bytes, kv_disk_bytes: KV of
     earlier prompts that its worker keeps in memory, and that it has in files; prefix_disk_tokens: of prompts since it
     was loaded, those that came from files. speculative_*: since it was loaded. notes: what its operator should know
-    of how it was set up. threads: that decode now, None where that is not known."""
+    of how it was set up. threads: that decode now, None where that is not known. tuning: in force, None
+    unless loaded, and where nothing was measured."""
 
     name: str
     version: str
@@ -81,3 +82,4 @@ class ModelStatus(Struct, frozen=True, kw_only=True):
     prefix_disk_tokens: int = 0
     notes: tuple[str, ...] = ()
     threads: int | None = None
+    tuning: Tuning | None = None

@@ -1,6 +1,6 @@
-"""What was measured on this machine, in `$EDGED_HOME/measured.json`: speeds and self-tests of versions, by fingerprint
-of the machine, digest of the version and key of its place. Manifests do not hold them: a store may be carried to
-another box.
+"""What was measured on this machine, in `$EDGED_HOME/measured.json`: speeds, self-tests and tuning of versions, by
+fingerprint of the machine, digest of the version and key of its place. Manifests do not hold them: a store may be
+carried to another box.
 
 `Measured` is the only writer of the file; several processes may have one.
 """
@@ -16,6 +16,8 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
+
+from edged.types import Tuning
 
 FILE = "measured.json"
 #: What `Speed.seconds` stands for: a request of this many tokens, alone half of the time and among others the rest.
@@ -64,6 +66,7 @@ class Verdict(Struct, frozen=True, kw_only=True):
 class Record(Struct, frozen=True, kw_only=True, omit_defaults=True):
     speed: Speed | None = None
     verdict: Verdict | None = None
+    tuning: Tuning | None = None
 
 
 NOTHING = Record()
@@ -98,11 +101,24 @@ class Measured:
         here = self._read().machines.get(self._fingerprint, {})
         return lambda digest, place: here.get(digest, {}).get(place, self._own.get((digest, place), NOTHING))
 
-    def record(self, digest: str, place: str, *, speed: Speed | None = None, verdict: Verdict | None = None) -> None:
+    def record(
+        self, digest: str, place: str, *, speed: Speed | None = None, verdict: Verdict | None = None,
+        tuning: Tuning | None = None,
+    ) -> None:
         """Over what is known. A home that cannot be written costs a new measurement by the next process, so it is no
         error."""
         old = self.get(digest, place)
-        new_record = replace(old, speed=speed or old.speed, verdict=verdict or old.verdict)
+        self._write(digest, place, replace(
+            old, speed=speed or old.speed, verdict=verdict or old.verdict, tuning=tuning or old.tuning))
+
+    def forget_tuning(self, digest: str, place: str) -> Tuning | None:
+        """Returns what was forgotten."""
+        old = self.get(digest, place)
+        if old.tuning is not None:
+            self._write(digest, place, replace(old, tuning=None))
+        return old.tuning
+
+    def _write(self, digest: str, place: str, new_record: Record) -> None:
         self._own[digest, place] = new_record
         with contextlib.suppress(OSError), self._locked():
             file = self._read()

@@ -7,9 +7,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from queue import SimpleQueue
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from edged.engines.base import Embedder, Generator, Loaded, LoadedEmbedder, Passage, RowWork
+from edged.engines.base import Embedder, Generator, Loaded, LoadedEmbedder, Passage, RowWork, Threads
 from edged.errors import LoadFailed
 from edged.hardware.processors import Processors
 from edged.task import check_task
@@ -24,6 +24,9 @@ from edged.worker.outbox import Outbox
 from edged.worker.prepare import Prepare, Prepared
 from edged.worker.speculation import Speculation
 from edged.worker.template import Child
+
+if TYPE_CHECKING:
+    from edged.worker.first_load import Found
 
 #: KV of preempted requests held outside the engine, at most.
 STASH_LIMIT_BYTES = 1 << 30
@@ -52,9 +55,14 @@ def generation(spec: LoadSpec, loaded: Loaded, outbox: Outbox, child: Child | No
     caps, vocab = generator.caps, generator.vocab
     prepare = Prepare(spec, caps, vocab, child=child)
     tokens_per_s = _warm_up(generator)
+    tuning, foreign = None, None
+    if caps.threads is not None and caps.sets_threads:
+        machine, threads = Processors(daemon=os.getppid()), caps.threads
+        if spec.try_threads:
+            found = _find_threads(generator, threads, machine)
+            threads, tuning = found.threads, found.tuning
+        foreign = Foreign(generator, threads, machine)
     speculation = speculation_for(spec, loaded, tokens_per_s=tokens_per_s)
-    foreign = Foreign(generator, caps.threads, Processors(daemon=os.getppid())) \
-        if caps.threads is not None and caps.sets_threads else None
     loop = Loop(generator, outbox, stash_limit_bytes=STASH_LIMIT_BYTES, tokens_per_s=tokens_per_s,
                 ram_bytes=spec.kv_cache.ram_bytes, disk=disk, speculation=speculation, foreign=foreign)
 
@@ -76,9 +84,19 @@ def generation(spec: LoadSpec, loaded: Loaded, outbox: Outbox, child: Child | No
             engine=spec.engine, engine_version=facts.engine_version, device=facts.device, precision=facts.precision,
             context=caps.context, rows=caps.rows, kv_tokens=caps.kv_tokens, vocab_size=vocab.size,
             kv_bytes=facts.kv_bytes, weights_bytes=facts.weights_bytes, load_s=0.0, chat=prepare.chat,
+            tuning=tuning,
         ),
         prepare=checked, inbox=loop.inbox, run=loop.run, close=close,
     )
+
+
+def _find_threads(generator: Generator, usual: Threads, machine: Processors) -> Found:
+    # Once for each version and machine: other loads need no facts of it.
+    from edged.hardware.probe import probe
+    from edged.hardware.tuning import thread_counts
+    from edged.worker.first_load import find_threads
+
+    return find_threads(generator, usual, thread_counts(probe().cpu), machine)
 
 
 def embedding(spec: LoadSpec, loaded: LoadedEmbedder, outbox: Outbox) -> Service:

@@ -2,7 +2,7 @@
 
 A process of its own, because a driver that crashes, hangs or leaks must not end anything else. The question comes as
 one line of JSON on standard input (`edged.ipc.trials.Trial`), the answer goes as JSON to standard output. Where the
-input ends, whoever asked is gone, and so is the process.
+input ends, whoever asked is gone, and so is the process. A trial with `turns` stays until then, and measures in turns.
 """
 
 from __future__ import annotations
@@ -10,30 +10,28 @@ from __future__ import annotations
 import itertools
 import math
 import os
-import statistics
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from queue import SimpleQueue
+from typing import BinaryIO
 
 import msgspec
 import numpy as np
+import psutil
 
 from edged import engines
-from edged.engines.base import DeviceLost, EngineError, Generator, Loaded, Logits, RowWork
+from edged.engines.base import DeviceLost, EngineError, Generator, Loaded, Logits, RowWork, Threads
 from edged.errors import DeviceUnavailable, EdgedError, Internal, UnsupportedTask
 from edged.hardware.measured import PROMPT_TOKENS, Speed
 from edged.hardware.selftest import LIKELIEST, Position
-from edged.ipc.trials import Trial, TrialFailed, TrialResult
+from edged.ipc.trials import Trial, TrialFailed, TrialResult, Turn, Turned
+from edged.worker.rates import BEGINNING_TOKENS, STREAMS, WARM_UP_TOKENS, Rates, repeated, typical_s
 from edged.worker.topk import top_ids
 
-#: Streams that are decoded together, where the engine has so many rows.
-STREAMS = 8
-#: What each stream has in its KV when its decoding is measured.
-BEGINNING_TOKENS = 128
 #: Of the fixed text, decoded one by one for the logits; what comes before is prefilled at once.
 DECODED = 16
-WARM_UP_TOKENS = 32
 #: Steps that a figure is made of at least, however slow they are.
 LEAST_STEPS = 3
 
@@ -51,27 +49,44 @@ def main() -> int:
     answer = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     trial = msgspec.json.decode(sys.stdin.buffer.readline(), type=Trial)
-    threading.Thread(target=_end_with_input, name="input", daemon=True).start()
+    lines: SimpleQueue[bytes] = SimpleQueue()
+    threading.Thread(target=_listen, args=(lines,), name="input", daemon=True).start()
     try:
-        result = run(trial)
-    except EdgedError as error:
-        result = _failed(error)
-    except DeviceLost as error:
-        result = _failed(DeviceUnavailable(f"the device was lost: {error}"))
-    except EngineError as error:
-        result = _failed(Internal(f"the engine failed: {error}"))
-    answer.write(msgspec.json.encode(result))
-    answer.flush()
+        result, loaded = run(trial)
+    except (EdgedError, EngineError) as error:
+        _say(answer, TrialResult(error=_told(error)))
+        return 0
+    _say(answer, result)
+    if trial.turns:
+        _turns(loaded.generator, lines, answer)
     return 0
 
 
-def _end_with_input() -> None:
-    while os.read(0, 4096):
-        pass
+def _listen(lines: SimpleQueue[bytes]) -> None:
+    while line := sys.stdin.buffer.readline():
+        lines.put(line)
     os._exit(1)
 
 
-def run(trial: Trial) -> TrialResult:
+def _say(answer: BinaryIO, said: TrialResult | Turned) -> None:
+    answer.write(msgspec.json.encode(said) + b"\n")
+    answer.flush()
+
+
+def _turns(generator: Generator, lines: SimpleQueue[bytes], answer: BinaryIO) -> None:
+    """Until a turn goes wrong; the process ends with its input."""
+    rates = Rates(generator, generator.vocab.tokenize(TEXT, special=False, bos=True))
+    while True:
+        turn = msgspec.json.decode(lines.get(), type=Turn)
+        try:
+            threads = Threads(*turn.threads) if turn.threads is not None else None
+            _say(answer, Turned(rates=rates.measure(turn.parts, turn.seconds, threads)))
+        except EngineError as error:
+            _say(answer, Turned(error=_told(error)))
+            return
+
+
+def run(trial: Trial) -> tuple[TrialResult, Loaded]:
     """Raises EdgedError, EngineError."""
     spec = trial.spec
     if spec.task != "generate":
@@ -85,7 +100,8 @@ def run(trial: Trial) -> TrialResult:
         device=loaded.facts.device, engine_version=loaded.facts.engine_version, positions=positions,
         text_logprob=text_logprob, vocabulary=generator.vocab.size,
         speed=_speed(loaded, text, trial) if trial.seconds > 0 else None,
-    )
+        sets_threads=generator.caps.sets_threads, resident_bytes=psutil.Process().memory_info().rss,
+    ), loaded
 
 
 def read(generator: Generator, text: Sequence[int]) -> tuple[list[Position], float | None]:
@@ -132,7 +148,7 @@ def _speed(loaded: Loaded, text: Sequence[int], trial: Trial) -> Speed:
     prefill = _prefill_rate(generator, text, trial.seconds)
     beginning = min(BEGINNING_TOKENS, caps.context // 2, _affordable(prefill, trial.seconds))
     rows = max(1, min(STREAMS, caps.rows, caps.kv_tokens // (2 * beginning)))
-    prompt = _repeated(text, beginning)
+    prompt = repeated(text, beginning)
     _fill(generator, 0, prompt)
     decode = _decode_rate(generator, text, 1, trial.seconds)
     _fill(generator, 0, prompt[generator.trim(0, beginning):])
@@ -151,11 +167,11 @@ def _prefill_rate(generator: Generator, text: Sequence[int], seconds: float) -> 
     # The first step reads weights from disk and lets kernels compile; the second one tells what can be afforded.
     for count in (WARM_UP_TOKENS, WARM_UP_TOKENS):
         began_s = time.monotonic()
-        _prefill(generator, _repeated(text, min(count, context)))
+        _prefill(generator, repeated(text, min(count, context)))
         rate = count / max(time.monotonic() - began_s, 1e-9)
     count = min(PROMPT_TOKENS, context, _affordable(rate, seconds))
-    prompt = _repeated(text, count)
-    return count / _typical_s(lambda: _prefill(generator, prompt), seconds, least=1, most=sys.maxsize)
+    prompt = repeated(text, count)
+    return count / typical_s(lambda: _prefill(generator, prompt), seconds)
 
 
 def _affordable(tokens_per_s: float, seconds: float) -> int:
@@ -182,33 +198,23 @@ def _decode_rate(generator: Generator, text: Sequence[int], rows: int, seconds: 
         generator.step([RowWork(row, [next(tokens)], 1) for row in range(rows)])
 
     step()
-    return rows / _typical_s(step, seconds, least=LEAST_STEPS, most=max(1, room - 1))
-
-
-def _typical_s(do: Callable[[], None], seconds: float, *, least: int, most: int) -> float:
-    """The median of how long it takes, repeated for `seconds`: what else the machine is at for a moment does not
-    count."""
-    times: list[float] = []
-    began_s = time.monotonic()
-    until_s = began_s + seconds
-    while len(times) < most and (len(times) < least or began_s < until_s):
-        began_s = time.monotonic()
-        do()
-        times.append(time.monotonic() - began_s)
-    return max(statistics.median(times), 1e-9)
-
-
-def _repeated(text: Sequence[int], count: int) -> list[int]:
-    return [text[index % len(text)] for index in range(count)]
+    return rows / typical_s(step, seconds, least=LEAST_STEPS, most=max(1, room - 1))
 
 
 def _pieces(tokens: Sequence[int], most: int) -> list[list[int]]:
     return [list(tokens[first:first + most]) for first in range(0, len(tokens), most)]
 
 
-def _failed(error: EdgedError) -> TrialResult:
-    return TrialResult(error=TrialFailed(
-        status=error.status, type=error.type, message=error.message, code=error.code, retry=error.retry))
+def _told(failed: EdgedError | EngineError) -> TrialFailed:
+    match failed:
+        case EdgedError():
+            error = failed
+        case DeviceLost():
+            error = DeviceUnavailable(f"the device was lost: {failed}")
+        case _:
+            error = Internal(f"the engine failed: {failed}")
+    return TrialFailed(
+        status=error.status, type=error.type, message=error.message, code=error.code, retry=error.retry)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from edged.hardware.choose import choose, chosen
 from edged.hardware.measured import FILE, KEPT_MACHINES, NOTHING, Measured, Record, Speed, Verdict
 from edged.store.entries import LocalSource, Variant
+from edged.types import Tuning
 from tests.unit.hardware import boxes
 
 pytestmark = pytest.mark.unit
@@ -49,6 +50,17 @@ def test_a_new_figure_replaces_the_old_one_and_leaves_the_verdict(tmp_path: Path
     mine.record("d1", "cuda", speed=speed(50), verdict=FAILED)
     mine.record("d1", "cuda", speed=speed(60))
     assert mine.get("d1", "cuda") == Record(speed=speed(60), verdict=FAILED)
+
+
+def test_tuning_is_kept_beside_figures_until_it_is_forgotten(tmp_path: Path) -> None:
+    mine, tuning = Measured(tmp_path, "a" * 12), Tuning(threads=1, options={"flash_attention": False})
+    mine.record("d1", "cpu", tuning=tuning)
+    mine.record("d1", "cpu", speed=speed(60))
+    assert Measured(tmp_path, "a" * 12).get("d1", "cpu") == Record(speed=speed(60), tuning=tuning)
+    assert mine.forget_tuning("d1", "cpu") == tuning
+    assert mine.forget_tuning("d1", "cpu") is None
+    assert mine.forget_tuning("d2", "cpu") is None
+    assert Measured(tmp_path, "a" * 12).get("d1", "cpu") == Record(speed=speed(60))
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b'{"machines": 3}', b"\xff\xfe"])
