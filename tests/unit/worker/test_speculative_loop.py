@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from edged.engines.base import Generator
 from edged.engines.fake import FakeGenerator, FakeVocab, Knobs
 from edged.types import Regex
 from edged.worker.acceptance import Acceptance
@@ -28,7 +29,7 @@ Answers = dict[tuple[str, int], list[int]]
 class Watching(Speculation):
     """Proposes nothing and keeps the tokens of all that run."""
 
-    def __init__(self, generator: FakeGenerator, answers: Answers) -> None:
+    def __init__(self, generator: Generator, answers: Answers) -> None:
         super().__init__(generator.caps, generator.vocab.end, tokens_per_s=1e6)
         self._answers = answers
 
@@ -40,7 +41,7 @@ class Watching(Speculation):
 class Wild(Speculation):
     """Proposes what comes, as a run without drafts has shown, up to some token, and from there on anything."""
 
-    def __init__(self, generator: FakeGenerator, answers: Answers, random: Random) -> None:
+    def __init__(self, generator: Generator, answers: Answers, random: Random) -> None:
         super().__init__(generator.caps, generator.vocab.end, tokens_per_s=1e6)
         self._answers, self._random, self._size = answers, random, generator.vocab.size
 
