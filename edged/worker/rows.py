@@ -10,19 +10,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, field
-from typing import ClassVar, Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 from edged.engines.base import Capabilities, EngineError, State
+from edged.worker.found import MIN_PREFIX_TOKENS, Found, Row, find
 from edged.worker.kept import Held, Kept, Snapshot, saved_elsewhere
 from edged.worker.kv_disk import KvDisk
-from edged.worker.prefix import OPERATOR_SCOPE, Key, PrefixTree, Shared
+from edged.worker.prefix import Key, PrefixTree, Shared
 from edged.worker.prefix_files import OnDisk, PrefixFiles
 from edged.worker.worth import Source, Worth
 
-#: A shorter common beginning, or less more of it, is not worth a move of KV.
-MIN_PREFIX_TOKENS = 8
 #: What is waited for, or checkpointed, must spare at least so many tokens of computing.
 MIN_GAIN_TOKENS = 32
 #: With no empty row, an idle one is cut to what is wanted of it rather than forked, if no more than this is lost, or
@@ -50,36 +47,6 @@ class Placed(NamedTuple):
     source: Literal["rows", Source] = "rows"
 
 
-@dataclass(slots=True, eq=False)
-class _Row:
-    """tokens[:length] has KV, all of it of `key`. A busy row's list is the sequence's own, which grows; the tree has it
-    as it was when the row was taken. saved: nothing more is to be done to keep it."""
-
-    in_engine: ClassVar[bool] = True
-
-    number: int
-    tokens: list[int] = field(default_factory=list)
-    length: int = 0
-    key: Key = ("", None)
-    busy: bool = False
-    used_at: int = 0
-    saved: bool = False
-
-
-@dataclass(slots=True)
-class _Found:
-    """in_row: usable tokens of `row`, the best. outside: who has some out of the engine, the most first, of equal
-    ones those in memory. coming: running rows
-    that will have more once they have computed it, and how much, the most first. known: the longest beginning that
-    anybody has or will have."""
-
-    row: _Row | None = None
-    in_row: int = 0
-    outside: list[tuple[int, Snapshot | OnDisk]] = field(default_factory=list)
-    coming: list[tuple[int, int]] = field(default_factory=list)
-    known: int = 0
-
-
 class Rows:
     def __init__(self, store: RowStore, *, ram_bytes: int = 0, disk: KvDisk | None = None, worth: Worth | None = None,
                  clock: Callable[[], float] = time.perf_counter) -> None:
@@ -91,7 +58,7 @@ class Rows:
         self._files = PrefixFiles(self._tree, disk if store.caps.moves_kv else None, trims=self._trims)
         self._worth = worth or Worth(lambda: 0.0)
         self._clock = clock
-        self._rows = [_Row(number) for number in range(store.caps.rows)]
+        self._rows = [Row(number) for number in range(store.caps.rows)]
         self._uses = 0
 
     @property
@@ -130,7 +97,8 @@ class Rows:
         of another scope none.
         """
         key = scope, adapter
-        found = self._find(key, tokens) if reuse else _Found()
+        found = self._find(key, tokens) if reuse else Found()
+        # What is brought, or could not be, may have cost the row that was found.
         placed = self._bring(found) or self._share(self._find(key, tokens) if found.outside else found, key)
         return placed and self._occupy(placed, tokens, key, uses=uses)
 
@@ -158,13 +126,13 @@ class Rows:
     def release(self, row: int) -> None:
         """The sequence has ended; its KV stays until the room is needed."""
         owner = self._rows[row]
-        idle = _Row(row, owner.tokens[: owner.length], owner.length, owner.key, used_at=self._next_use())
+        idle = Row(row, owner.tokens[: owner.length], owner.length, owner.key, used_at=self._next_use())
         self._replace(owner, idle)
 
     def discard(self, row: int) -> None:
         """The row's KV is void or not wanted. After a failed step the engine may hold more of it than we know."""
         self._store.trim(row, 0)
-        self._replace(self._rows[row], _Row(row))
+        self._replace(self._rows[row], Row(row))
 
     def stash(self, row: int) -> State | None:
         """Empties the row. None where the engine cannot save its KV, or there is none."""
@@ -225,7 +193,10 @@ class Rows:
         self.discard(oldest.number)
         return True
 
-    def _share(self, found: _Found, key: Key) -> Placed | None:
+    def _find(self, key: Key, tokens: list[int]) -> Found:
+        return find(self._tree, key, tokens, self._store.caps)
+
+    def _share(self, found: Found, key: Key) -> Placed | None:
         """An empty row, or the best row's own KV: taken over, forked, or cut. What is the operator's stays so."""
         source, common = found.row, found.in_row
         if source is None:
@@ -233,6 +204,8 @@ class Rows:
         if not source.busy:
             if common == source.length and source.key == key:
                 return Placed(source.number, common)
+            if not self._store.caps.moves_kv:
+                return Placed(source.number, self._store.trim(source.number, common))
             lost = source.length - common if source.key == key else source.length
             if self._empty(source) is None and lost <= min(MOST_CUT_TOKENS, common // MOST_CUT_SHARE):
                 return Placed(source.number, self._store.trim(source.number, common))
@@ -244,7 +217,7 @@ class Rows:
         self._save(source)
         return Placed(source.number, self._store.trim(source.number, common))
 
-    def _bring(self, found: _Found) -> Placed | None:
+    def _bring(self, found: Found) -> Placed | None:
         """The most of what is out of the engine that beats what rows have, into an empty row."""
         for usable, holder in found.outside:
             if usable - found.in_row < MIN_PREFIX_TOKENS:
@@ -279,7 +252,7 @@ class Rows:
             self._files.drop(holder)
         return False
 
-    def _pays(self, found: _Found, usable: int, holder: Snapshot | OnDisk) -> bool:
+    def _pays(self, found: Found, usable: int, holder: Snapshot | OnDisk) -> bool:
         gain = usable - found.in_row
         return gain >= MIN_PREFIX_TOKENS and self._worth.pays(_source(holder), holder.size_bytes, gain)
 
@@ -290,13 +263,13 @@ class Rows:
         for holder in holders:
             if holder.length == length and isinstance(holder, Snapshot):
                 return holder.state
-            if holder.length == length and isinstance(holder, _Row):
+            if holder.length == length and isinstance(holder, Row):
                 return self._read(holder.number)
         row = self._empty(sparing=None)
         if row is None or not self._trims:
             return None
         for holder in holders:
-            if isinstance(holder, _Row) and length <= room:
+            if isinstance(holder, Row) and length <= room:
                 self._store.fork(holder.number, row, length)
             elif isinstance(holder, Snapshot) and holder.length <= room:
                 self._store.unstash(row, holder.state)
@@ -310,7 +283,7 @@ class Rows:
                 self._store.trim(row, 0)
         return None
 
-    def _save(self, row: _Row) -> bool:
+    def _save(self, row: Row) -> bool:
         """Keep an idle row's KV out of the engine too, if enough of it is nowhere else."""
         if row.saved or not self._kept.limit_bytes:
             return False
@@ -333,11 +306,11 @@ class Rows:
             pass
 
     def _occupy(self, placed: Placed, tokens: list[int], key: Key, *, uses: int = 0) -> Placed:
-        row = _Row(placed.row, tokens, placed.length, key, busy=True, used_at=self._next_use())
+        row = Row(placed.row, tokens, placed.length, key, busy=True, used_at=self._next_use())
         self._replace(self._rows[placed.row], row, uses=uses)
         return placed
 
-    def _replace(self, old: _Row, new: _Row, *, uses: int = 0) -> None:
+    def _replace(self, old: Row, new: Row, *, uses: int = 0) -> None:
         """In this order, since the tree forgets what nobody holds."""
         self._rows[new.number] = new
         if new.busy or new.length:
@@ -349,10 +322,10 @@ class Rows:
         self._uses += 1
         return self._uses
 
-    def _empty(self, sparing: _Row | None) -> int | None:
+    def _empty(self, sparing: Row | None) -> int | None:
         return next((row.number for row in self._rows if not row.busy and not row.length and row is not sparing), None)
 
-    def _vacate(self, sparing: _Row | None) -> int | None:
+    def _vacate(self, sparing: Row | None) -> int | None:
         """An empty row; the least recently used idle one is emptied for it."""
         if (number := self._empty(sparing)) is not None:
             return number
@@ -363,35 +336,6 @@ class Rows:
         self._save(row)
         self.discard(row.number)
         return row.number
-
-    def _find(self, key: Key, tokens: list[int]) -> _Found:
-        """Of equal ones the row that can be taken over without a fork, then an idle one."""
-        found = _Found()
-        best = (MIN_PREFIX_TOKENS, False, False, -len(self._rows))
-        seen: AbstractSet[Held] = frozenset()
-        beginning, operators = tokens[:-1], (OPERATOR_SCOPE, key[1])
-        matches = self._tree.matches(key, beginning)
-        if key != operators:
-            matches += self._tree.matches(operators, beginning)
-        for match in matches:
-            found.known = max(found.known, match.common)
-            for holder in match.holders - seen:
-                if self._trims:
-                    usable = min(holder.length, match.common)
-                else:
-                    usable = holder.length if holder.length <= match.common else 0
-                if isinstance(holder, (Snapshot, OnDisk)):
-                    found.outside.append((usable, holder))
-                elif isinstance(holder, _Row):
-                    if holder.busy and holder.length < match.common:
-                        found.coming.append((holder.number, match.common))
-                    this = (usable, not holder.busy and usable == holder.length, not holder.busy,
-                            -holder.number)
-                    if this > best:
-                        found.row, found.in_row, best = holder, usable, this
-            seen = match.holders
-        found.outside.sort(key=lambda one: (-one[0], isinstance(one[1], OnDisk), one[1].length))
-        return found
 
 
 def _source(holder: Snapshot | OnDisk) -> Source:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -9,8 +11,9 @@ from hypothesis import strategies as st
 
 from edged.engines.base import EngineError, RowWork, State
 from edged.engines.fake import FakeGenerator, Knobs
+from edged.worker.found import MIN_PREFIX_TOKENS
 from edged.worker.prefix import common_prefix
-from edged.worker.rows import MIN_PREFIX_TOKENS, Rows
+from edged.worker.rows import Rows
 from tests.unit.worker.played import ADAPTERS, words
 
 pytestmark = pytest.mark.unit
@@ -120,6 +123,18 @@ def test_a_short_common_beginning_is_computed_again() -> None:
     table.ended(PROMPT)
     assert table.run([*PROMPT[: MIN_PREFIX_TOKENS - 1], 65, 66])[1] == 0
     assert table.run([*PROMPT[:MIN_PREFIX_TOKENS], 65, 66])[1] == MIN_PREFIX_TOKENS
+
+
+def test_where_kv_cannot_leave_its_row_an_idle_row_is_cut_and_nobody_waits() -> None:
+    table = Table(rows=3)
+    table.store.caps = replace(table.store.caps, moves_kv=False)
+    table.rows = Rows(table.store, ram_bytes=1 << 20)
+    first = table.ended([*PROMPT, *OTHER])
+    assert table.run([*PROMPT, 65, 66]) == (first, len(PROMPT))
+    assert table.rows.reusable([*PROMPT, 65, 66, 67], adapter=None, scope="") == (0, [])
+    assert table.run([*PROMPT, 65, 66, 67])[1] == 0
+    assert not table.store.forks
+    assert not table.rows.tend()
 
 
 def test_reuse_can_be_refused() -> None:
