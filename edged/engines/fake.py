@@ -82,7 +82,7 @@ class Knobs(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     time of a token there.
 
     threads: that it says it computes with, and lets be set; 0 for an engine whose threads are fixed. best_threads: with
-    any other number a step takes three times as long; dawdle: with this option it takes a half more."""
+    any other number a step takes three times as long, and with dawdle too."""
 
     context: int = 4096
     rows: int = 8
@@ -251,7 +251,7 @@ class FakeGenerator:
         return logits
 
     def _slowness(self, work: Sequence[RowWork]) -> float:
-        slowness = 1.5 if self._knobs.dawdle else 1.0
+        slowness = 3.0 if self._knobs.dawdle else 1.0
         if self.threads is not None and self._knobs.best_threads:
             batch = any(len(item.tokens) > 1 for item in work)
             used = self.threads.batch if batch else self.threads.decode

@@ -35,7 +35,7 @@ class Box:
         self.measured = Measured(self.home, fingerprint(PLAIN))
 
     def install(self, **knobs: Any) -> Manifest:
-        return install(self.store, "m", **{"rows": 2, "context": 1024, "step_ms": 1, **knobs})
+        return install(self.store, "m", **{"rows": 2, "context": 1024, "step_ms": 2, **knobs})
 
     def tuning(self, manifest: Manifest) -> Tuning | None:
         return self.measured.get(manifest.digest, "cpu").tuning
@@ -68,7 +68,7 @@ def test_the_options_that_are_faster_are_found_and_kept(box: Box, tune: Tune) ->
     told = tune(seconds=8)
     assert told["tuning"]["threads"] == 1
     assert told["tuning"]["options"] == {"batch_threads": 1, "dawdle": False}
-    assert told["tuning"]["gain"] > 2
+    assert told["tuning"]["gain"] > 1.5
     kept = {one["option"]: one["value"] for one in told["tried"] if one["kept"]}
     assert kept == {"threads": 1, "batch_threads": 1, "dawdle": False}
     assert "kept: threads 1, batch_threads 1, dawdle false" in told["outcome"]
