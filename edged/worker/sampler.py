@@ -12,8 +12,6 @@ probabilities in id order, so that two nearly equal logits that change places le
 
 from __future__ import annotations
 
-import math
-import threading
 from collections.abc import Sequence
 
 import numpy as np
@@ -22,11 +20,15 @@ from numpy.typing import NDArray
 from edged.engines.base import EngineError
 from edged.types import SamplingParams
 from edged.worker.adjust import Adjustments
+from edged.worker.scratch import scratch
+from edged.worker.topk import top_ids
 from edged.worker.truncate import Truncation
 
 #: Below it sampling is greedy: the second token's probability would be under e^-100 for logits 0.001 apart.
 MIN_TEMPERATURE = 1e-5
 _BLOCK = 256
+#: Where less than one token of so many is allowed, those are taken out of the vocabulary before anything is computed.
+_FEW = 8
 _MASK_64 = (1 << 64) - 1
 
 
@@ -51,33 +53,52 @@ class Sampler:
         generated ones, from 0. allowed: shape [vocab], the tokens that may come, whatever their bias; None for all.
         Raises EngineError where no token can be chosen: NaN, +inf or nothing but -inf."""
         if not self._adjustments.off:
-            adjusted = _scratch.adjusted(len(logits))
+            adjusted = scratch.adjusted(len(logits))
             np.copyto(adjusted, logits)
             self._adjustments.apply(adjusted)
             logits = adjusted
-        if allowed is not None:
-            logits = np.where(allowed, logits, np.float32(-np.inf))
-        best = int(logits.argmax())
+        if allowed is None:
+            return self._choose(logits, position)
+        if np.count_nonzero(allowed) * _FEW < len(logits):
+            ids = np.flatnonzero(allowed)
+            return int(ids[self._choose(logits[ids], position)])
+        masked = scratch.masked(len(logits))
+        masked.fill(-np.inf)
+        np.copyto(masked, logits, where=allowed)
+        return self._choose(masked, position)
+
+    def accept(self, token: int) -> None:
+        """The token was generated (drawn or forced): it counts for the penalties from now on."""
+        self._adjustments.accept(token)
+
+    def _choose(self, logits: NDArray[np.float32], position: int) -> int:
+        """Index of the one drawn. logits: of tokens in the order of their ids, not always of all."""
+        best = int(logits.argmax()) if len(logits) else None
+        if best is None:
+            raise EngineError("no token can be chosen: none is allowed")
         peak = logits[best]
         if not np.isfinite(peak):
             raise EngineError(f"no token can be chosen: the greatest logit is {peak}")
         if self._greedy:
             return best
+        if 0 < self._truncation.top_k < len(logits):
+            # The first of all filters, and scaling changes no order: the rest of the vocabulary need not be scaled.
+            ids = np.sort(top_ids(logits, self._truncation.top_k))
+            return int(ids[self._draw(logits[ids], peak, position)])
+        return self._draw(logits, peak, position)
+
+    def _draw(self, logits: NDArray[np.float32], peak: np.float32, position: int) -> int:
         share = _uniform(self._key, position)
-        buffer = _scratch.padded(len(logits))
+        buffer = scratch.padded(len(logits), _BLOCK)
         scaled = buffer[: len(logits)]
         with np.errstate(over="ignore", under="ignore"):
             np.subtract(logits, peak, out=scaled)
             np.multiply(scaled, np.float32(1 / self._temperature), out=scaled)
             if self._truncation.off:
                 np.exp(scaled, out=scaled)
-                return _draw_whole(buffer, share)
+                return _drawn_whole(buffer, share)
             kept = self._truncation.kept(scaled)
-            return int(kept[_draw(np.exp(scaled[kept].astype(np.float64)), share)])
-
-    def accept(self, token: int) -> None:
-        """The token was generated (drawn or forced): it counts for the penalties from now on."""
-        self._adjustments.accept(token)
+            return int(kept[_drawn(np.exp(scaled[kept].astype(np.float64)), share)])
 
 
 def _uniform(key: int, position: int) -> float:
@@ -85,13 +106,13 @@ def _uniform(key: int, position: int) -> float:
     return int(np.random.Philox(key=key, counter=position).random_raw() >> 11) * 2.0**-53
 
 
-def _draw(weights: NDArray[np.float64], share: float) -> int:
+def _drawn(weights: NDArray[np.float64], share: float) -> int:
     """Index of the weight in which `share` of the sum falls; never one of weight 0."""
     sums = np.cumsum(weights)
     return _place(sums, share * sums[-1])
 
 
-def _draw_whole(weights: NDArray[np.float32], share: float) -> int:
+def _drawn_whole(weights: NDArray[np.float32], share: float) -> int:
     """The same over a whole vocabulary, whose length is a multiple of _BLOCK: first the block, then within it."""
     blocks = weights.reshape(-1, _BLOCK)
     sums = np.cumsum(blocks.sum(axis=1), dtype=np.float64)
@@ -105,27 +126,3 @@ def _place(sums: NDArray[np.float64], wanted: float) -> int:
     """The first index whose sum is over `wanted`. Rounding can put `wanted` at or past the end: then it is the last
     one that added anything."""
     return int(min(np.searchsorted(sums, wanted, side="right"), np.searchsorted(sums, sums[-1], side="left")))
-
-
-class _Scratch(threading.local):
-    """Buffers of one thread, kept between steps: pages given back to the system cost more than the arithmetic."""
-
-    def __init__(self) -> None:
-        self._adjusted = np.empty(0, np.float32)
-        self._padded = np.empty(0, np.float32)
-
-    def adjusted(self, size: int) -> NDArray[np.float32]:
-        if len(self._adjusted) != size:
-            self._adjusted = np.empty(size, np.float32)
-        return self._adjusted
-
-    def padded(self, size: int) -> NDArray[np.float32]:
-        """A multiple of _BLOCK long; 0 from `size` on."""
-        length = math.ceil(size / _BLOCK) * _BLOCK
-        if len(self._padded) != length:
-            self._padded = np.empty(length, np.float32)
-        self._padded[size:] = 0
-        return self._padded
-
-
-_scratch = _Scratch()

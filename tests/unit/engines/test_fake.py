@@ -153,3 +153,12 @@ def test_refusals_are_told(tmp_path: Path) -> None:
         load(spec(tmp_path, {"refuse": "too odd"}), lambda _: None)
     with pytest.raises(InsufficientMemory):
         load(spec(tmp_path, {"refuse_memory": True}), lambda _: None)
+
+
+def test_a_cheap_model_goes_on_by_the_length_of_its_row_alone() -> None:
+    generator = FakeGenerator(Knobs(cheap=True, rows=2))
+    one, other = generator.step([RowWork(0, [1, 2, 3], 1), RowWork(1, [7, 8, 9], 2)])
+    assert one.shape == (1, generator.vocab.size)
+    assert other.shape == (2, generator.vocab.size)
+    assert one[-1].argmax() == other[-1].argmax()
+    assert other[0].argmax() != other[-1].argmax()

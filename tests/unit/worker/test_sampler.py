@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -246,3 +248,25 @@ def test_where_all_is_allowed_the_draw_is_the_same(temperature: float) -> None:
     everything = np.ones(600, np.bool_)
     assert [sampler.sample(logits, place, everything) for place in range(20)] == [
         sampler.sample(logits, place) for place in range(20)]
+
+
+@pytest.mark.parametrize("share", [0.001, 0.5, 0.95])
+@pytest.mark.parametrize("said", [{}, {"top_k": 40}, {"top_p": 0.9}, {"min_p": 0.02}, {"temperature": 0.0}])
+def test_few_allowed_tokens_and_many_are_drawn_from_alike(share: float, said: dict[str, Any]) -> None:
+    """What a mask allows is all that counts: the same tokens with nothing else in the vocabulary are drawn alike."""
+    random = np.random.default_rng(3)
+    logits = random.normal(0, 3, 5000).astype(np.float32)
+    allowed = random.random(5000) < share
+    ids = np.flatnonzero(allowed)
+    params = SamplingParams(**said)
+    masked = Sampler(params, seed=9, choice=0, prompt=[], vocab_size=5000)
+    alone = Sampler(params, seed=9, choice=0, prompt=[], vocab_size=len(ids))
+    for position in range(50):
+        assert masked.sample(logits, position, allowed) == ids[alone.sample(logits[ids], position)]
+
+
+@pytest.mark.parametrize("vocab", [10, 5000])
+def test_a_mask_that_allows_nothing_is_no_draw(vocab: int) -> None:
+    sampler = Sampler(SamplingParams(), seed=9, choice=0, prompt=[], vocab_size=vocab)
+    with pytest.raises(EngineError, match="no token can be chosen"):
+        sampler.sample(np.zeros(vocab, np.float32), 0, np.zeros(vocab, np.bool_))

@@ -126,3 +126,21 @@ def test_top_ids_are_the_first_of_a_stable_sort(noise: int, size: int, count: in
     if coarse:  # many equal values
         values = np.round(values)
     assert top_ids(values, count).tolist() == np.argsort(-values, kind="stable")[:count].tolist()
+
+
+@settings(max_examples=40, deadline=None)
+@given(noise=st.integers(0, 2**32), spread=st.floats(0.001, 60), top_p=st.floats(0.3, 0.9999), masked=st.booleans())
+def test_a_flat_distribution_of_a_large_vocabulary_is_cut_as_by_a_full_sort(
+    *, noise: int, spread: float, top_p: float, masked: bool
+) -> None:
+    """Too many tokens to be found among the first few thousand."""
+    scaled = scaled_logits(noise, 40_000, spread)
+    if masked:
+        scaled[1::3] = -np.inf
+    order = np.argsort(-scaled, kind="stable")
+    held = np.cumsum(np.exp(scaled[order].astype(np.float64)))
+    wanted = int(np.searchsorted(held, top_p * held[-1])) + 1
+    kept = Truncation(top_p=top_p).kept(scaled)
+    # Sums of 40,000 float32 weights differ in the last digits by the order in which they are added.
+    assert len(kept) == pytest.approx(wanted, abs=2, rel=1e-5)
+    assert kept.tolist() == sorted(order[: len(kept)].tolist())
