@@ -64,6 +64,7 @@ test: setup-dev
 	done
 
 # Half an hour on a machine that has nothing else to do; `make bench ARGS=--quick` only tries it.
+ARGS ?= --log
 bench: setup-dev
 	$(BIN)/python -m bench $(ARGS)
 

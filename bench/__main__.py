@@ -76,13 +76,15 @@ def _run(
     threads: int, tune: bool,
 ) -> None:
     store = edged_of(threads)
-    made = forms.prepare(store, out.print, choose_s=0.2 if quick else 1.0)
-    if tune:
-        forms.tune(store, made, out.print)
+    say = partial(out.print, markup=False)
+    made = forms.prepare(store, say)
+    if into is None or not into.exists():  # else the choice stands
+        made = forms.choose(store, say, 0.2 if quick else 1.0)
+        if tune:
+            forms.tune(store, made, say)
     forget_kv(store.home)
     kept = _kept(into, made, quick=quick, asked=digest(sizes), threads=threads)
     path = into or record.path_for(kept)
-    say = partial(out.print, markup=False)
     try:
         Performance(kept, path, Sides(made, threads), sizes, say, rounds).run(scenes)
     finally:
@@ -102,9 +104,9 @@ def _kept(into: Path | None, made: list[forms.Form], *, quick: bool, asked: str,
     if into is None or not into.exists():
         return fresh
     kept = record.load(into)
-    if (kept.digest, kept.quick, kept.settings, kept.machine) != (asked, quick, fresh.settings, fresh.machine):
-        raise BenchError(f"{into.name} is of other workloads, settings or another machine; leave out --into")
-    kept.forms = made
+    same = (kept.digest, kept.quick, kept.settings, kept.machine, kept.forms)
+    if same != (asked, quick, fresh.settings, fresh.machine, made):
+        raise BenchError(f"{into.name} is of other workloads, forms, settings or another machine; leave out --into")
     return kept
 
 

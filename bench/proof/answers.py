@@ -10,6 +10,7 @@ import jsonschema
 from bench.client import BenchError, Whole, whole
 from bench.proof.scene import Ask, Found, Scene, chat, forced, prose
 from bench.rounds import Side
+from bench.workloads import text, words
 
 _TEXT = {"type": "string", "maxLength": 16}
 
@@ -100,29 +101,46 @@ def _wrong(kind: str, answer: Whole) -> str | None:
     return None
 
 
+def _passage(number: int, tokens: int) -> str:
+    """Whole sentences with at least so many tokens: a model that sees one break off goes on with it elsewhere."""
+    pieces = words(number, tokens + 40)
+    return text(pieces[:pieces.index(".", tokens - 1) + 1])
+
+
 def _rewriting(number: int) -> tuple[str, str]:
     """A prompt that a model goes on with by repeating a passage of it, and the passage."""
-    example, passage = prose(number, 24), prose(number + 1, 96)
-    return f"Original: {example}\nCopy: {example}\n\nOriginal: {passage}\nCopy:", passage
+    examples = [_passage(number + place, 24) for place in range(2)]
+    passage = _passage(number + 2, 80)
+    shown = "".join(f"Original: {example}\nCopy: {example}\n\n" for example in examples)
+    return f"{shown}Original: {passage}\nCopy:", passage
 
 
 def _extraction(number: int) -> tuple[str, str]:
     """The same for the second passage of three."""
     def case(first: int) -> tuple[str, str]:
-        passages = [prose(first + place, 32) for place in range(3)]
+        passages = [_passage(first + place, 24) for place in range(3)]
         lines = "\n".join(f"{name}: {passage}" for name, passage in zip("ABC", passages, strict=True))
-        return f"{lines}\nThe text of B, word for word:", passages[1]
+        return f"{lines}\nB again:", passages[1]
 
-    (example, said), (asked, passage) = case(number + 10), case(number + 20)
-    return f"{example} {said}\n\n{asked}", passage
+    shown = "".join(f"{asked} {said}\n\n" for asked, said in (case(number + 10), case(number + 20)))
+    asked, passage = case(number + 30)
+    return f"{shown}{asked}", passage
 
 
-KINDS = {"rewriting": (_rewriting, 96), "extraction": (_extraction, 32)}
+KINDS = {"rewriting": _rewriting, "extraction": _extraction}
 
 
 def _repeating(ask: Ask, model: str) -> dict[str, dict[str, Any]]:
-    return {kind: {"model": model, "prompt": make(ask.number)[0], **forced(tokens, stream=False)}
-            for kind, (make, tokens) in KINDS.items()}
+    """One body for each kind; answers are as long as the passage."""
+    bodies = {}
+    for kind, make in KINDS.items():
+        prompt, passage = make(ask.number)
+        bodies[kind] = {"model": model, "prompt": prompt, **forced(tokens(passage), stream=False)}
+    return bodies
+
+
+def tokens(passage: str) -> int:
+    return len(passage.replace(".", " .").split())
 
 
 def repeating(side: Side, ask: Ask) -> Found:
@@ -145,12 +163,12 @@ def repeating(side: Side, ask: Ask) -> Found:
 
 def overlap(prompt: str, answer: str) -> float:
     """Share of the answer's runs of four words that the prompt has."""
-    def fours(text: str) -> list[tuple[str, ...]]:
-        parts = text.split()
+    def fours(said: str) -> list[tuple[str, ...]]:
+        parts = said.split()
         return [tuple(parts[place:place + 4]) for place in range(len(parts) - 3)]
 
-    known, said = set(fours(prompt)), fours(answer)
-    return sum(one in known for one in said) / len(said) if said else 0.0
+    known, written = set(fours(prompt)), fours(answer)
+    return sum(one in known for one in written) / len(written) if written else 0.0
 
 
 STRUCTURED = Scene(

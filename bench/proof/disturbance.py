@@ -97,11 +97,12 @@ def _beside(side: Side, ask: Ask, count: int) -> float:
 LONG_PROMPT = Scene(
     "long-prompt", "a prompt of 3,000 tokens beside four running streams: the longest gap between their tokens",
     ("edged", "edged-same", "llama-default", "llama-tuned", "llama-reuse"),
-    long_prompt, lambda ask: [*_four(ask, ""), _late(ask, "")],
+    long_prompt, lambda ask: [*_four(ask, ""), _late(ask, "")], rounds=2,
 )
 FOREIGN = Scene(
     "foreign", "one and two foreign busy threads on the box: decode of one stream",
     ("edged", "edged-same", "llama-default", "llama-tuned", "llama-1-thread"),
     foreign,
     lambda ask: [ask.sizes.foreign_s, *(body(_piece(count), ask.number + count * 200, "") for count in (1, 2))],
+    rounds=2,
 )

@@ -36,8 +36,8 @@ class Form(Struct, frozen=True, kw_only=True):
     own_choice: bool = False
 
 
-def prepare(edged: Edged, say: Callable[[str], None], *, choose_s: float) -> list[Form]:
-    """Makes what is missing, lets edged measure all of them for choose_s seconds a figure and take one by itself."""
+def prepare(edged: Edged, say: Callable[[str], None]) -> list[Form]:
+    """Makes what is missing."""
     if edged.run("show", edged.model).returncode != 0 and edged.run("pull", edged.model).returncode != 0:
         raise BenchError(f"`edged pull {edged.model}` failed; its message is above")
     have = {form.recipe: form.version for form in _forms(edged)}
@@ -49,7 +49,12 @@ def prepare(edged: Edged, say: Callable[[str], None], *, choose_s: float) -> lis
     missing = set(RECIPES) - {form.recipe for form in _forms(edged)}
     if missing:
         raise BenchError(f"`edged convert` did not make {', '.join(sorted(missing))}; its messages are above")
-    say(edged.run("bench", edged.model, "--seconds", str(choose_s)).stdout.decode().strip())
+    return _forms(edged)
+
+
+def choose(edged: Edged, say: Callable[[str], None], seconds: float) -> list[Form]:
+    """Lets edged measure all of them for so many seconds a figure, and take one by itself."""
+    say(edged.run("bench", edged.model, "--seconds", str(seconds)).stdout.decode().strip())
     return _forms(edged)
 
 

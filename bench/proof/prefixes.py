@@ -45,14 +45,13 @@ def _first(answered: Burst) -> dict[str, float]:
 
 
 def restart(side: Side, ask: Ask) -> Found:
-    """The prompt is asked by two clients one after the other and by all at once; then the server rests, is ended, and
-    started again, and all clients ask with other words of their own. first-ms: from sending, when the server says that
+    """The prompt is asked by three clients one after the other; then the server rests, is ended, and started again, and
+    all clients ask at once, with other words of their own. first-ms: from sending, when the server says that
     it is ready (llama-server has its model then, edged loads it for the first request, which is in its time).
     launched-ms: the same from the launch of the process."""
     before = side.up()
-    for body in _clients(ask, before.model, 100)[:2]:
+    for body in _clients(ask, before.model, 100)[:3]:
         uvloop.run(burst(before.url, "chat", [body]))
-    uvloop.run(burst(before.url, "chat", _clients(ask, before.model, 200)))
     _rest(before)
     side.down()
     began = time.perf_counter()
@@ -114,7 +113,7 @@ SHARED = Scene(
 )
 RESTART = Scene(
     "restart", "the same after a restart of the server, with a prompt that it knew before",
-    _SIDES, restart, lambda ask: [_clients(ask, "", first) for first in (0, 100, 200)],
+    _SIDES, restart, lambda ask: [*_clients(ask, "", 100)[:3], *_clients(ask, "")], rounds=2,
 )
 AGENTS = Scene(
     "agents", "four agents in turn, ten turns each, whole histories: prompt tokens computed of those that were new",

@@ -19,7 +19,7 @@ def _single(ask: Ask) -> tuple[Workload, ...]:
     sizes = ask.sizes
     return (
         Workload("decode", "completions", sizes.decode_prompt, sizes.decode_answer, repeats=2),
-        Workload("prefill", "completions", sizes.prefill, 1, repeats=2),
+        Workload("prefill", "completions", sizes.prefill, 1),
     )
 
 

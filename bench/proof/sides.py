@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cache, partial
+from importlib.metadata import version as version_of
 from pathlib import Path
 
 from bench import pipes, servers
@@ -13,7 +14,7 @@ from bench.client import Answer, Burst
 from bench.engines_ort import FOUNDRY_PACKAGE, variant
 from bench.proof.forms import COMMON, ONNX, SAME, Form, folder_of
 from bench.rounds import Side
-from bench.servers import BUILD, Edged, Running
+from bench.servers import BUILD, Edged, Running, edged_build
 from bench.workloads import Workload
 
 MODEL = "smollm2-135m"
@@ -40,10 +41,17 @@ TITLES = {
 }
 
 
+@cache
+def _build() -> dict[str, str]:
+    """Of both engines; asked once, since it takes a process that loads llama.cpp."""
+    said = edged_build()
+    return said | {"version": f"{said['version']}, onnxruntime {version_of('onnxruntime')}"}
+
+
 def edged_of(threads: int, *, label: str = "", version: str = "", more: str = "") -> Edged:
     """The one whose store holds the forms; commands run on it."""
     return Edged(MODEL, rows=ROWS, context=CONTEXT, threads=threads, home=HOME, label=label, version=version,
-                 more=more)
+                 more=more, build=_build())
 
 
 class Sides:

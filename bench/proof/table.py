@@ -91,7 +91,7 @@ def facts(record: Record) -> list[str]:
     said = [f"digest {record.digest}; ratio: median of the rounds' ratios; best peer: the one whose own median is best"]
     said += [f"{name}: {value}" for name, value in {**record.machine, **record.settings}.items()]
     if most is not None:
-        said.append(f"memory bandwidth: {most / 1e9:.1f} GB/s, read or copied by all cores; bytes read a token: all "
+        said.append(f"memory bandwidth: {most / 1e9:.1f} GB/s, read by all cores; bytes read a token: all "
                     "weights but an untied table of embeddings; KV is not counted")
     said.append(f"scenes took {sum(scene.seconds for scene in record.scenes.values()) / 60:.0f} minutes")
     return said
