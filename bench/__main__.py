@@ -55,7 +55,7 @@ def main(
     threads
         For each server; by default the machine's physical cores.
     tune
-        Let `edged tune` look for options of each form first; by default unless quick.
+        Let `edged tune` look for options of its own choice first, for a minute; by default unless quick.
     allow_busy
         Measure although others use the machine; the result says so.
     log
@@ -79,9 +79,7 @@ def _run(
     say = partial(out.print, markup=False)
     made = forms.prepare(store, say)
     if into is None or not into.exists():  # else the choice stands
-        made = forms.choose(store, say, 0.2 if quick else 1.0)
-        if tune:
-            forms.tune(store, made, say)
+        made = forms.choose(store, say, 0.2 if quick else 1.0, tune=tune)
     forget_kv(store.home)
     kept = _kept(into, made, quick=quick, asked=digest(sizes), threads=threads)
     path = into or record.path_for(kept)

@@ -52,9 +52,13 @@ def prepare(edged: Edged, say: Callable[[str], None]) -> list[Form]:
     return _forms(edged)
 
 
-def choose(edged: Edged, say: Callable[[str], None], seconds: float) -> list[Form]:
-    """Lets edged measure all of them for so many seconds a figure, and take one by itself."""
+def choose(edged: Edged, say: Callable[[str], None], seconds: float, *, tune: bool) -> list[Form]:
+    """Lets edged measure all of them for so many seconds a figure and take one by itself, and with `tune` look for
+    options for that one. What earlier runs measured is forgotten: the machine may have been busy."""
+    (edged.home / "measured.json").unlink(missing_ok=True)
     say(edged.run("bench", edged.model, "--seconds", str(seconds)).stdout.decode().strip())
+    if tune:
+        say(edged.run("tune", edged.model).stdout.decode().strip())
     return _forms(edged)
 
 
@@ -82,13 +86,3 @@ def _form(edged: Edged, recipe: str | None, version: dict[str, Any], active: str
         perplexity_ratio=quality["perplexity"] / quality["reference_perplexity"] if quality else None,
         top1=quality.get("top1_agreement"), kl=quality.get("kl_divergence"),
         passed=not quality["lacking"] if quality else None, own_choice=version["version"] == active)
-
-
-
-def tune(edged: Edged, forms: list[Form], say: Callable[[str], None]) -> None:
-    """`edged tune` for each form that edged serves in a scene."""
-    for form in forms:
-        if form.own_choice or form.recipe == SAME:
-            done = edged.run("tune", f"{edged.model}@{form.version}")
-            said = done.stdout.decode().strip() or f"ended with code {done.returncode}"
-            say(f"edged tune {form.precision}: {said}")

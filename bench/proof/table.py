@@ -16,7 +16,7 @@ from bench.proof.rows import ROWS
 from bench.proof.scenes import SCENES
 from bench.proof.sides import TITLES
 
-HEAD = ("work", "edged", "best peer", "its figure", "ratio or figure", "interval", "goal", "verdict")
+HEAD = ("work", "edged's", "best peer", "its figure", "ratio or figure", "interval", "goal", "verdict")
 FORMS_HEAD = ("form", "engine", "size, MB", "read a token, MB", "perplexity ratio", "top-1", "KL", "gate")
 
 

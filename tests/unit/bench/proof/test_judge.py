@@ -83,5 +83,6 @@ def test_every_row_compares_sides_that_its_scene_asks(row: Row) -> None:
     assert {row.subject, *row.peers} <= set(asked.sides) <= set(TITLES)
 
 
-def test_no_two_rows_say_the_same() -> None:
+def test_no_two_rows_say_the_same_or_are_called_the_same() -> None:
+    assert len({row.title for row in ROWS}) == len(ROWS)
     assert len({(row.scene, row.figure, row.subject, row.peers, row.goal) for row in ROWS}) == len(ROWS)

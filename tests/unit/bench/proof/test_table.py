@@ -29,7 +29,7 @@ def cell(title: str, head: str) -> str:
 
 
 def test_a_line_names_the_peer_the_ratio_the_goal_and_the_verdict() -> None:
-    title = "decode, one stream, own choice, Q4_0"
+    title = "decode, Q4_0"
     assert [cell(title, head) for head in ("best peer", "ratio or figure", "goal", "verdict")] == [
         "llama-server Q4_0, tuned", "1.25 x", "≥ 1.1 x", "met"]
 
@@ -59,7 +59,7 @@ def test_the_terminal_gets_the_same_rows() -> None:
 def test_bars_show_how_many_times_as_fast_edged_is_whichever_way_is_better() -> None:
     speeds = {one.row.title: plot.speed(one) for one in table.judged(kept()) if one.value and one.row.of == "ratio"}
     assert speeds["JSON by schema and tool calls"] == (4.0, 1 / 0.6)
-    assert speeds["decode, one stream, own choice, Q4_0"] == (1.25, 1.1)
+    assert speeds["decode, Q4_0"] == (1.25, 1.1)
 
 
 def test_the_same_figures_draw_the_same_file(tmp_path: Path) -> None:
