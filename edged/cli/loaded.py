@@ -40,11 +40,26 @@ def ps(*, home: Home = None, json: Json = False) -> int:
              for each in models],
         ))
         for each in models:
+            if told := memory_told(each):
+                answer(f"{each.name}: {told}")
             if each.error:
                 answer(f"{each.name}: {each.error}")
             if each.tuning is not None and each.tuning.chosen:
                 answer(f"{each.name}: tuned to {each.tuning.words()}")
     return ExitCode.OK
+
+
+def memory_told(model: ModelStatus) -> str | None:
+    """How long it took to load, and what its KV takes now, in each row and at most; None of one that is not loaded."""
+    if model.load_s is None:
+        return None
+    told = f"loaded in {model.load_s:.1f} s"
+    if model.kv_bytes and model.rows and model.context:
+        token = model.kv_bytes_per_token
+        told += (f"; KV {size(round(token))} a token, {size(round(token * model.kv_used_tokens))} held now, grows to "
+                 f"{size(round(token * model.context))} a row of {model.context} tokens and {size(model.kv_bytes)} in "
+                 f"all {model.rows} rows")
+    return told
 
 
 def _build(model: ModelStatus) -> str:

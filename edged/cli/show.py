@@ -55,6 +55,7 @@ def show(
     if status is not None:
         _print_fields({"state": status.state.value, "device": status.device, "context": status.context,
                        "memory": size(status.resident_bytes) if status.resident_bytes else None,
+                       "kv": kv_told(status),
                        "error": status.error})
     if entry is not None:
         _print_fields({"title": entry.title, "note": entry.note, "served with": _served_with(entry) or None,
@@ -78,6 +79,16 @@ def _tunings(target: Target) -> Callable[[Manifest], list[tuple[str, Tuning]]]:
     measured = Measured(target.home, fingerprint(probe_with(target.home)))
     return lambda manifest: [(place, record.tuning) for place, record in sorted(measured.of(manifest.digest).items())
                              if record.tuning is not None]
+
+
+def kv_told(status: ModelStatus) -> str | None:
+    """What contexts of usual lengths take, up to its own; None unless it is loaded and has KV."""
+    if not status.kv_bytes or status.context is None:
+        return None
+    token = status.kv_bytes_per_token
+    lengths = [*(tokens for tokens in (1024, 4096, 16384, 65536) if tokens < status.context), status.context]
+    return f"{size(round(token))} a token: " + ", ".join(
+        f"{size(round(token * tokens))} for {tokens}" for tokens in lengths)
 
 
 def _served_with(entry: ModelEntry) -> str:

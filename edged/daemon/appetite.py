@@ -6,6 +6,8 @@ from edged.daemon.footprint import Footprints
 
 #: More than there is: the policy gives all that can be had.
 EVERYTHING = 1 << 62
+#: Growth at which memory is shared anew.
+NOTABLE_BYTES = 8 << 20
 
 
 class Appetite:
@@ -26,8 +28,11 @@ class Appetite:
         """A load begins. everything: no eviction could give it more."""
         self._set_aside_bytes, self._peak_bytes, self._had_everything = set_aside_bytes, 0, everything
 
-    def saw(self, resident_bytes: int) -> None:
+    def saw(self, resident_bytes: int) -> bool:
+        """True where it has grown over all that was known of it, by so much that others may have to make room."""
+        known_bytes = self.held_bytes(loaded=True)
         self._peak_bytes = max(self._peak_bytes, resident_bytes)
+        return self._peak_bytes - known_bytes >= NOTABLE_BYTES
 
     def held_bytes(self, *, loaded: bool) -> int:
         """Loading: what was set aside. Then the most it was seen to take, in this life or the one before."""

@@ -40,10 +40,11 @@ class Memory:
                 case policy.Shed():
                     models[decision.key].give_up(refusals.never_fits(decision))
         live = [held for model in models.values() if (held := model.live()) is not None]
-        for key in policy.trim(live, budget_bytes):
+        trim = policy.trim(live, budget_bytes)
+        for key in trim.victims:
             log.info("model.evicting", victims=[key], wanted=None)
             models[key].begin_stop()
-        return yielding
+        return yielding.union(trim.yielding)
 
     def _budget_bytes(self, *, loaded: bool) -> int:
         if self._settings.memory_bytes is not None:

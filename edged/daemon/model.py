@@ -125,12 +125,12 @@ class Model:
             keep_alive_s=self.stay.keep_alive_s, idle_s=self._site.clock() - self._used if idle else None,
             running=running, waiting=len(requests) - running, resident_bytes=stats.resident_bytes,
             kv_used_tokens=stats.kv_used_tokens, kv_tokens=info.kv_tokens if info else 0,
-            load_s=info.load_s if info else None, rows=info.rows if info else None, restarts=self._restarts,
+            load_s=self._seat.load_s if info else None, rows=info.rows if info else None, restarts=self._restarts,
             alias_of=alias_of, created=manifest.created, error=self._error.message if self._error else None,
             reason=devices.reason if info else None, engine_version=info.engine_version if info else None,
             environment=devices.environment if info else None, adapters=self.adapters, task=self.task,
             dimensions=info.dimensions if info else None, threads=stats.threads or None,
-            tuning=self._seat.tuning if info else None,
+            tuning=self._seat.tuning if info else None, kv_bytes=info.kv_bytes if info else 0,
             kv_ram_bytes=stats.kv_ram_bytes,
             kv_disk_bytes=stats.kv_disk_bytes, prefix_disk_tokens=stats.prefix_disk_tokens, notes=stats.notes,
             speculative_proposed_tokens=stats.speculative_proposed_tokens,
@@ -346,7 +346,8 @@ class Model:
 
     def stats(self, stats: WorkerStats) -> None:
         self._traffic.reported(self._seat.stats, stats)
-        self._seat.told(stats)
+        if self._seat.told(stats):
+            self._site.changed()
 
     def gone(self, ended: Exit) -> None:
         asked = self.state is ModelState.STOPPING

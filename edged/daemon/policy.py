@@ -159,19 +159,27 @@ def plan(wants: Iterable[Want], live: Iterable[Live], budget_bytes: int) -> list
     return decisions
 
 
-def trim(live: Iterable[Live], budget_bytes: int) -> list[str]:
-    """Idle models to stop because what is loaded took more than was expected, least worth first; the most recently used
-    one stays."""
+class Trim(Struct, frozen=True):
+    """Idle models to stop; where that is not enough, busy ones that get no new work until they can be."""
+
+    victims: tuple[str, ...]
+    yielding: tuple[str, ...]
+
+
+def trim(live: Iterable[Live], budget_bytes: int) -> Trim:
+    """What to do because what is loaded has grown over the budget (KV is admitted by what it takes, not by what is set
+    aside for it): least worth first, idle ones before busy ones. The most recently used one stays."""
     staying = sorted((model for model in live if model.phase is not Phase.STOPPING), key=lambda model: model.used)
     over_bytes = sum(model.held_bytes for model in staying) - budget_bytes
     victims: list[str] = []
-    for model in sorted(staying[:-1], key=lambda model: (model.worth, model.used)):
+    yielding: list[str] = []
+    for model in sorted(staying[:-1], key=lambda model: (model.busy, model.worth, model.used)):
         if over_bytes <= 0:
             break
-        if model.phase is Phase.READY and not (model.busy or model.pinned or model.ticket is not None):
-            victims.append(model.key)
+        if model.phase is Phase.READY and not model.pinned:
+            (yielding if model.busy else victims).append(model.key)
             over_bytes -= model.held_bytes
-    return victims
+    return Trim(tuple(victims), tuple(yielding))
 
 
 def expires_at(*, idle_since: float | None, keep_alive_s: float, pinned: bool) -> float | None:

@@ -125,9 +125,10 @@ class Seat:
         if info.tuning is not None and self._placed is not None:
             self._keeping = asyncio.create_task(asyncio.to_thread(self._placed.keep, info.tuning))
 
-    def told(self, stats: WorkerStats) -> None:
+    def told(self, stats: WorkerStats) -> bool:
+        """True where the worker has grown, so that memory is to be shared anew."""
         self.stats = stats
-        self.appetite.saw(stats.resident_bytes)
+        return self.appetite.saw(stats.resident_bytes)
 
     async def _live(self, grant_bytes: int) -> None:
         ended = await live(self._site.store, self._manifest, partial(self._run, grant_bytes))

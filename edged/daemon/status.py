@@ -41,7 +41,8 @@ class ModelStatus(Struct, frozen=True, kw_only=True):
     earlier prompts that its worker keeps in memory, and that it has in files; prefix_disk_tokens: of prompts since it
     was loaded, those that came from files. speculative_*: since it was loaded. notes: what its operator should know
     of how it was set up. threads: that decode now, None where that is not known. tuning: in force, None
-    unless loaded, and where nothing was measured."""
+    unless loaded, and where nothing was measured. load_s: from the decision to load it. kv_bytes: what its KV grows to
+    where all of kv_tokens is used."""
 
     name: str
     version: str
@@ -83,3 +84,8 @@ class ModelStatus(Struct, frozen=True, kw_only=True):
     notes: tuple[str, ...] = ()
     threads: int | None = None
     tuning: Tuning | None = None
+    kv_bytes: int = 0
+
+    @property
+    def kv_bytes_per_token(self) -> float:
+        return self.kv_bytes / self.kv_tokens if self.kv_tokens else 0.0

@@ -10,7 +10,6 @@ import mmap
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import prod
 from typing import Any
 
 import numpy as np
@@ -40,7 +39,10 @@ class KvBuffers:
 
     def __init__(self, layers: list[Layer], slots: int, context: int) -> None:
         self.layers = layers
-        self.arrays = [_zeros((slots, layer.heads, context, layer.size), layer.kind) for layer in layers]
+        self._memory = [mmap_of(slots * context * layer.bytes_per_token) for layer in layers]
+        self.arrays = [
+            np.frombuffer(memory, layer.kind).reshape(slots, layer.heads, context, layer.size)
+            for memory, layer in zip(self._memory, layers, strict=True)]
 
     def copy(self, source: int, target: int, length: int) -> None:
         for array in self.arrays:
@@ -61,17 +63,31 @@ class KvBuffers:
         for layer, array, part in zip(self.layers, self.arrays, parts, strict=True):
             array[slot, :, :length] = part.reshape(-1).view(layer.kind).reshape(layer.heads, length, layer.size)
 
+    def forget(self, slot: int, keep: int, length: int) -> None:
+        """The slot's tokens from `keep` up to `length` are not wanted any more: the pages that hold nothing else go
+        back to the system. On Linux; elsewhere they are kept for what comes next."""
+        if sys.platform != "linux":
+            return
+        for memory, array in zip(self._memory, self.arrays, strict=True):
+            _, head_bytes, token_bytes, _ = array.strides
+            for head in range(array.shape[1]):
+                base = slot * array.strides[0] + head * head_bytes
+                start = -(-(base + keep * token_bytes) // mmap.PAGESIZE) * mmap.PAGESIZE
+                end = (base + length * token_bytes) // mmap.PAGESIZE * mmap.PAGESIZE
+                if start < end:
+                    memory.madvise(mmap.MADV_DONTNEED, start, end - start)
+
     def release(self) -> None:
         self.arrays.clear()
+        self._memory.clear()
 
 
-def _zeros(shape: tuple[int, ...], kind: type[np.generic]) -> Array:
-    """Of a mapping of its own, whose pages become resident when they are touched, in pages as small as there are:
-    numpy asks for huge ones, and a row's first token would then take 2 MiB of each head of each layer."""
-    size_bytes = prod(shape) * np.dtype(kind).itemsize
+def mmap_of(size_bytes: int) -> mmap.mmap:
+    """A mapping of its own, whose pages become resident when they are touched, in pages as small as there are: numpy
+    asks for huge ones, and a row's first token would then take 2 MiB of each head of each layer."""
     if sys.platform == "linux":
         memory = mmap.mmap(-1, size_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         memory.madvise(mmap.MADV_NOHUGEPAGE)
     else:
         memory = mmap.mmap(-1, size_bytes)
-    return np.frombuffer(memory, kind).reshape(shape)
+    return memory

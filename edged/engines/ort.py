@@ -42,6 +42,8 @@ from edged.types import LoadSpec
 
 DEFAULT_ROWS = 8
 STEP_TOKENS = 512
+#: Memory of fewer dropped tokens is kept for what the row gets next: giving it back takes two calls a head and layer.
+FORGET_TOKENS = 256
 #: Masks are as wide as the longest row, in steps: for each new shape of its inputs the session plans its memory anew,
 #: and keeps the plan.
 MASK_TOKENS = 64
@@ -122,7 +124,10 @@ class OrtGenerator:
         return self._decode(work)
 
     def trim(self, row: int, keep: int) -> int:
-        self._lengths[row] = min(self._lengths[row], keep)
+        length = self._lengths[row]
+        if length - keep >= FORGET_TOKENS:
+            self._kv.forget(self._slots[row], keep, length)
+        self._lengths[row] = min(length, keep)
         return self._lengths[row]
 
     def fork(self, src: int, dst: int, keep: int) -> int:

@@ -48,9 +48,10 @@ def read_ahead(folder: Path) -> None:
     page cache, as after an unload: engines map the same files."""
     if not hasattr(os, "posix_fadvise"):
         return
-    for file in folder.iterdir():
-        with file.open("rb") as opened:
-            os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
+    for file in folder.rglob("*"):
+        if file.is_file():
+            with file.open("rb") as opened:
+                os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
 
 
 def _import_service() -> None:

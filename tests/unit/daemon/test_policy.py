@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edged.daemon.policy import Decision, Evict, Live, Load, Phase, Shed, Wait, Want, expires_at, plan, trim
+from edged.daemon.policy import Decision, Evict, Live, Load, Phase, Shed, Trim, Wait, Want, expires_at, plan, trim
 
 pytestmark = pytest.mark.unit
 
@@ -89,10 +89,18 @@ def test_two_wants_share_the_victims_without_counting_their_memory_twice() -> No
 
 def test_models_that_took_more_than_expected_are_trimmed_but_not_the_last() -> None:
     live = [ready("a", 6, used=1), ready("b", 6, used=2), ready("c", 6, used=3, busy=True)]
-    assert trim(live, 13) == ["a"]
-    assert trim(live, 1) == ["a", "b"]
-    assert trim([ready("a", 6)], 1) == []
-    assert trim(live, 20) == []
+    assert trim(live, 13) == Trim(("a",), ())
+    assert trim(live, 1) == Trim(("a", "b"), ())
+    assert trim([ready("a", 6)], 1) == Trim((), ())
+    assert trim(live, 20) == Trim((), ())
+
+
+def test_busy_models_that_grew_over_the_budget_finish_what_they_have_but_the_latest_and_the_pinned_go_on() -> None:
+    live = [ready("pinned", 6, used=1, pinned=True), ready("a", 6, used=2, busy=True), ready("idle", 6, used=3),
+            ready("b", 6, used=4, busy=True)]
+    assert trim(live, 20) == Trim(("idle",), ())
+    assert trim(live, 14) == Trim(("idle",), ("a",))
+    assert trim(live, 1) == Trim(("idle",), ("a",))
 
 
 def test_keep_alive() -> None:

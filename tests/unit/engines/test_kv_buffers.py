@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -69,6 +70,32 @@ def test_only_pages_that_hold_tokens_are_resident() -> None:
     for array in kv.arrays:
         array[:, :, :4] = 1
     assert resident_bytes() - before < 8 << 20
+
+
+@given(slots, lengths, lengths)
+def test_what_is_kept_of_a_row_and_all_of_the_others_stay_when_its_rest_is_forgotten(
+    slot: int, keep: int, length: int,
+) -> None:
+    kv, before = filled(), filled().arrays
+    kv.forget(slot, min(keep, length), length)
+    for array, old in zip(kv.arrays, before, strict=True):
+        assert np.array_equal(array[slot, :, :keep], old[slot, :, :keep])
+        for other in {*range(SLOTS)} - {slot}:
+            assert np.array_equal(array[other], old[other])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux takes single pages back")
+def test_a_row_that_was_dropped_gives_its_memory_back() -> None:
+    kv = KvBuffers([Layer("past", "present", np.float32, 3, 64)] * 8, 8, 8192)
+    before = resident_bytes()
+    for array in kv.arrays:
+        array[:2, :, :4096] = 1
+    assert resident_bytes() - before > 45 << 20
+    kv.forget(0, 0, 4096)
+    kv.forget(1, 2048, 4096)
+    assert resident_bytes() - before < 16 << 20
+    for array in kv.arrays:
+        assert (array[1, :, :2048] == 1).all()
 
 
 def resident_bytes() -> int:
