@@ -29,8 +29,8 @@ from edged.types import LoadSpec, Tuning
 
 #: Of the time that it may take, for a part of a turn: 0.25 s of 50.
 PART_SHARE = 1 / 200
-#: And for comparing all that was chosen with the defaults at the end.
-LAST_SHARE = 0.25
+#: And for comparing all that was chosen with the defaults at the end, which may take a little more.
+LAST_SHARE, OVERRUN_SHARE = 0.25, 0.1
 #: Two processes are loaded at once: so many times what one has, of the memory that is free.
 SPARE_MEMORY = 1.2
 
@@ -180,12 +180,10 @@ class Tuner:
         self, best: _Config, plain: LoadSpec, command: Sequence[str], *, room: bool,
     ) -> float:
         """How many times as fast all that was chosen is together; 1 where it did not win over the defaults."""
-        if self._clock() >= self._until_s + self._seconds * LAST_SHARE:
-            return 1.0
         self._say("all that was chosen, against the defaults")
         race = Race(1)
         async with self._defaults(best, plain, command, room=room) as defaults:
-            while not race.over:
+            while not race.over and self._clock() < self._until_s + self._seconds * (LAST_SHARE + OVERRUN_SHARE):
                 there = await defaults.measure(EVERY, self._part_s)
                 race.turn(seconds(there, EVERY), {0: seconds(await best.measure(EVERY, self._part_s), EVERY)})
         return race.gain(0) if race.winner is not None else 1.0
