@@ -17,12 +17,12 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-import structlog
 
 from edged.engines.base import State
 from edged.store.kv import Found, KvFolder, Outcome, kv_folder
 from edged.store.kv_format import Identity, token_bytes
 from edged.types import AdapterSpec, LoadSpec
+from edged.worker.journal import journal
 
 #: States that wait for the disk hold memory; one more than this is not taken.
 MOST_QUEUED_BYTES = 128 << 20
@@ -33,8 +33,6 @@ LOOK_S = 30.0
 #: At the end: for the write that is under way.
 CLOSE_S = 0.2
 _NICENESS = 15
-
-log = structlog.get_logger("worker")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -193,7 +191,7 @@ class KvDisk:
         self.failed_writes += 1
         if error.errno not in self._refused:
             self._refused.add(error.errno)
-            log.warning("kv_not_written", reason=error.strerror or str(error), again_in_s=PAUSE_S)
+            journal().warning("kv_not_written", reason=error.strerror or str(error), again_in_s=PAUSE_S)
 
     def _usable(self, found: Sequence[Found]) -> list[DiskPrefix]:
         names = {spelled: name for name, spelled in self._adapters.items()}
@@ -238,4 +236,4 @@ class Reading:
         try:
             self._found = self._folder.of_model(self._spec.digest)
         except Exception:
-            log.exception("kv_not_read")
+            journal().exception("kv_not_read")

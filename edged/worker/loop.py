@@ -19,14 +19,16 @@ from edged.types import Delta, Event, Finished, Started, Usage, WorkerStats
 from edged.worker.answer import Answer, End, Taken
 from edged.worker.foreign import Foreign
 from edged.worker.kv_disk import KvDisk
-from edged.worker.orders import Closed, Order, Queued
+from edged.worker.orders import Closed, Noted, Order, Queued, Warm
 from edged.worker.outbox import Outbox, failed
 from edged.worker.pace import Pace
+from edged.worker.prefix_files import MIN_USES
 from edged.worker.prepare import Prepared
 from edged.worker.rows import Rows
 from edged.worker.scheduler import Piece, Scheduler, Step
 from edged.worker.sequence import Sequence
 from edged.worker.speculation import Speculation
+from edged.worker.warm import WarmQueue
 from edged.worker.worth import Worth
 
 #: Statistics are the worker's heartbeat too: they leave at this interval while steps run, and when idle.
@@ -62,6 +64,8 @@ class Loop:
         self._rows = Rows(generator, ram_bytes=ram_bytes, disk=disk, worth=Worth(lambda: self._pace.tokens_per_s))
         self._scheduler = Scheduler(generator.caps, self._rows, stash_limit_bytes=stash_limit_bytes)
         self._speculation = speculation
+        self._warm = WarmQueue()
+        self._notes: tuple[str, ...] = ()
         self._foreign = foreign
         self._requests: dict[str, _Running] = {}
         self._events: list[Event] = []
@@ -91,12 +95,17 @@ class Loop:
     def _take_orders(self) -> bool:
         """Waits for an order only when there is nothing to compute. False at the end."""
         while True:
+            if self._rows.purged:
+                self._forget()
+            if self.inbox.empty() and not self._scheduler.runnable and (warm := self._warm.next()) is not None:
+                self._submit(Queued(warm, time.monotonic()))
             try:
                 order = self.inbox.get_nowait() if self._scheduler.runnable else self._wait()
             except queue.Empty:
                 return True
             match order:
                 case Queued():
+                    self._give_up_warming()
                     self._submit(order)
                 case Cancel(id=request):
                     self._scheduler.cancel(request)
@@ -106,7 +115,11 @@ class Loop:
                 case Resume(id=request):
                     self._scheduler.pause(request, False)
                 case Forget():
-                    self._rows.forget()
+                    self._forget()
+                case Warm(prepared=prepared):
+                    self._warm.add(prepared)
+                case Noted(text=text):
+                    self._notes = (*self._notes, text)
                 case Closed():
                     return False
 
@@ -124,6 +137,18 @@ class Loop:
     def _look_around(self) -> None:
         if self._foreign is not None:
             self._foreign.look(time.monotonic())
+
+    def _forget(self) -> None:
+        self._give_up_warming()
+        self._scheduler.forget()
+        self._warm.all_again()
+
+    def _give_up_warming(self) -> None:
+        """Clients go before; what has KV stays as a prefix."""
+        if (request := self._warm.current) is not None:
+            self._scheduler.cancel(request)
+            self._requests.pop(request, None)
+            self._warm.given_up()
 
     def _submit(self, queued: Queued[Prepared]) -> None:
         prepared = queued.prepared
@@ -144,6 +169,8 @@ class Loop:
         leader = sequences[0]
         leader.prompt_logits = request.echo and request.logprobs is not None
         leader.siblings = sequences[1:]
+        if request.id == self._warm.current:
+            leader.uses = MIN_USES  # worth a file as it is
         self._requests[request.id] = _Running(prepared, queued.arrived_s, answers, request.n)
         self._scheduler.submit(leader)
 
@@ -153,6 +180,8 @@ class Loop:
             return
         running.started_s = time.monotonic()
         running.cached_tokens = sequence.cached_tokens
+        if sequence.request == self._warm.current:
+            return
         self._prefix_query += sequence.prompt_length
         self._prefix_hit += sequence.cached_tokens
         self._hit_from[sequence.cached_from] += sequence.cached_tokens
@@ -262,6 +291,11 @@ class Loop:
             self._events.append(failed(request, error))
 
     def _send_events(self) -> None:
+        if (warm := self._warm.current) is not None:
+            # Nobody asked for it.
+            self._events = [event for event in self._events if event.id != warm]
+            if warm not in self._requests:
+                self._warm.ended()
         self._outbox.events(self._events)
         self._events = []
 
@@ -277,7 +311,7 @@ class Loop:
             prefix_query_tokens=self._prefix_query, prefix_hit_tokens=self._prefix_hit,
             prompt_computed_tokens=self._prompt_computed, prefix_restored_tokens=self._hit_from["ram"],
             prefix_disk_tokens=self._hit_from["disk"], kv_ram_bytes=self._rows.ram_bytes,
-            kv_disk_bytes=self._rows.disk_bytes, kv_write_failures=self._rows.failed_writes,
+            kv_disk_bytes=self._rows.disk_bytes, kv_write_failures=self._rows.failed_writes, notes=self._notes,
             preemptions=self._scheduler.preemptions, adapter_switches=self._switches,
             speculative_proposed_tokens=self._speculation.proposed_tokens if self._speculation else 0,
             speculative_accepted_tokens=self._speculation.accepted_tokens if self._speculation else 0,

@@ -23,4 +23,18 @@ class Queued(Generic[Prepared]):
     arrived_s: float
 
 
-Order = Queued[Prepared] | Cancel | Pause | Resume | Forget | Closed
+@dataclass(frozen=True, slots=True)
+class Warm(Generic[Prepared]):
+    """The beginning of many prompts, to be ready before anybody asks."""
+
+    prepared: Prepared
+
+
+@dataclass(frozen=True, slots=True)
+class Noted:
+    """What the operator should know of how the model is set up."""
+
+    text: str
+
+
+Order = Queued[Prepared] | Cancel | Pause | Resume | Forget | Warm[Prepared] | Noted | Closed

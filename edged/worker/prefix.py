@@ -16,6 +16,7 @@ from typing import Generic, TypeVar
 
 #: Whose the prompts are that the operator had warmed: no client's. Prompts of every scope may begin with them.
 OPERATOR_SCOPE = ":operator"
+_FORGOTTEN = ":forgotten "
 
 Holder = TypeVar("Holder")
 #: (cache scope, adapter)
@@ -158,6 +159,15 @@ class PrefixTree(Generic[Holder]):
                 nodes += further
                 if not further and node.depth >= least_tokens and node.uses >= least_uses:
                     yield Shared(key, _tokens(node), node.uses, node.holders)
+
+
+def forgotten(scope: str) -> str:
+    """Of what ran in this scope when all was to be forgotten: its own choices may still share it, nobody else."""
+    return scope if is_forgotten(scope) else _FORGOTTEN + scope
+
+
+def is_forgotten(scope: str) -> bool:
+    return scope.startswith(_FORGOTTEN)
 
 
 def _common(child: _Node[Holder], tokens: list[int]) -> int:

@@ -9,7 +9,7 @@ from typing import ClassVar
 from edged.engines.base import State
 from edged.worker.kept import Held
 from edged.worker.kv_disk import DiskPrefix, KvDisk
-from edged.worker.prefix import PrefixTree, Shared
+from edged.worker.prefix import OPERATOR_SCOPE, PrefixTree, Shared
 
 #: A shorter beginning is computed as soon as it is read.
 MIN_FILE_TOKENS = 32
@@ -45,7 +45,7 @@ class PrefixFiles:
 
     @property
     def held_bytes(self) -> int:
-        """Of all models together."""
+        """Of this model's files."""
         return self._disk.held_bytes if self._disk is not None else 0
 
     @property
@@ -107,12 +107,12 @@ class PrefixFiles:
 
     def _on_disk(self, shared: Shared[Held]) -> bool:
         length = len(shared.tokens)
-        if any(isinstance(holder, OnDisk) and (self._trims or holder.length == length) for holder in shared.holders):
-            return True
+        keys = dict.fromkeys((shared.key, (OPERATOR_SCOPE, shared.key[1])))
         beginnings = (
-            match.common for match in self._tree.matches(shared.key, shared.tokens) for holder in match.holders
+            match.common for key in keys for match in self._tree.matches(key, shared.tokens) for holder in match.holders
             if isinstance(holder, OnDisk) and (self._trims or holder.length == match.common))
-        return shared.uses < MANY_USES and max(beginnings, default=0) >= ENOUGH_SHARE * length
+        have = max(beginnings, default=0)
+        return have == length or (shared.uses < MANY_USES and have >= ENOUGH_SHARE * length)
 
     def _insert(self, prefixes: list[DiskPrefix]) -> None:
         for prefix in prefixes:

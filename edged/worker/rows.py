@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Literal, NamedTuple, Protocol
 
 from edged.engines.base import Capabilities, EngineError, State
 from edged.worker.found import MIN_PREFIX_TOKENS, Found, Row, find
 from edged.worker.kept import Held, Kept, Snapshot, saved_elsewhere
 from edged.worker.kv_disk import KvDisk
-from edged.worker.prefix import Key, PrefixTree, Shared
+from edged.worker.prefix import Key, PrefixTree, Shared, forgotten, is_forgotten
 from edged.worker.prefix_files import OnDisk, PrefixFiles
 from edged.worker.worth import Source, Worth
 
@@ -81,13 +82,18 @@ class Rows:
 
     @property
     def disk_bytes(self) -> int:
-        """Files of KV, of all models."""
+        """Files of KV of this model."""
         return self._files.held_bytes
 
     @property
     def failed_writes(self) -> int:
         """Files of KV that the disk refused."""
         return self._files.failed_writes
+
+    @property
+    def purged(self) -> bool:
+        """Somebody purged the files: all is to be forgotten."""
+        return self._files.purged
 
     def take(self, tokens: list[int], *, reuse: bool, adapter: str | None = None, scope: str = "",
              uses: int = 0) -> Placed | None:
@@ -126,6 +132,9 @@ class Rows:
     def release(self, row: int) -> None:
         """The sequence has ended; its KV stays until the room is needed."""
         owner = self._rows[row]
+        if is_forgotten(owner.key[0]):
+            self.discard(row)
+            return
         idle = Row(row, owner.tokens[: owner.length], owner.length, owner.key, used_at=self._next_use())
         self._replace(owner, idle)
 
@@ -158,8 +167,6 @@ class Rows:
 
     def tend(self) -> bool:
         """One thing that is better done now, while nothing is to be computed. False when there is none."""
-        if self._files.purged:
-            self.forget()
         self._files.look()
         for row in sorted(self._rows, key=lambda row: row.used_at):
             if not row.busy and row.length and self._save(row):
@@ -179,9 +186,13 @@ class Rows:
         self._files.clear()
 
     def forget(self) -> None:
-        """All KV of before was purged: by an order, or in the folder."""
+        """What is kept goes now, files apart, which somebody else removes; what runs when it ends."""
         self.drop_every_idle()
         self._files.forget()
+        for row in self._rows:
+            if row.busy:
+                scope, adapter = row.key
+                self._replace(row, replace(row, key=(forgotten(scope), adapter)))
 
     def drop_idle(self) -> bool:
         """Empty the idle row that was used least recently. False when there is none."""

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from edged.engines.base import Capabilities
+from edged.worker.prefix import forgotten
 from edged.worker.rows import MIN_GAIN_TOKENS, Rows
 from edged.worker.sequence import Sequence
 
@@ -89,6 +90,13 @@ class Scheduler:
             for one in (sequence, *sequence.siblings):
                 if one.request == request:
                     one.paused = paused
+
+    def forget(self) -> None:
+        """No request to come has anything from those there are, or were."""
+        self._rows.forget()
+        for sequence in self._everyone():
+            for one in (sequence, *sequence.siblings):
+                one.scope = forgotten(one.scope)
 
     def finish(self, sequence: Sequence) -> None:
         """Ended, whatever its phase. Siblings that waited for it still run."""

@@ -24,6 +24,7 @@ from edged.worker.outbox import Outbox
 from edged.worker.prepare import Prepare, Prepared
 from edged.worker.speculation import Speculation
 from edged.worker.template import Child
+from edged.worker.warm import render_warm_prompts
 
 if TYPE_CHECKING:
     from edged.worker.first_load import Found
@@ -65,6 +66,8 @@ def generation(spec: LoadSpec, loaded: Loaded, outbox: Outbox, child: Child | No
     speculation = speculation_for(spec, loaded, tokens_per_s=tokens_per_s)
     loop = Loop(generator, outbox, stash_limit_bytes=STASH_LIMIT_BYTES, tokens_per_s=tokens_per_s,
                 ram_bytes=spec.kv_cache.ram_bytes, disk=disk, speculation=speculation, foreign=foreign)
+
+    render_warm_prompts(spec.warm_prompts, prepare, loop.inbox)
 
     def checked(request: Request) -> Prepared | Rendered:
         check_task(request, spec.task, spec.name)

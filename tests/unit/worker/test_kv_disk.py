@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import structlog
 
 from edged.engines.base import State
 from edged.store.kv import KvFolder
@@ -143,20 +144,20 @@ def test_no_offer_waits_for_a_slow_disk(opened: Callable[..., KvDisk], monkeypat
 
 
 def test_a_refusing_disk_is_said_once_and_left_alone_for_a_while(
-    opened: Callable[..., KvDisk], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    opened: Callable[..., KvDisk], monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise OSError(30, "Read-only file system")
 
     monkeypatch.setattr(KvFolder, "write", refuse)
     disk = opened()
-    assert disk.offer("", None, TOKENS, state())
-    wait_for(lambda: disk.failed_writes == 1)
-    assert not disk.offer("", None, TOKENS, state())
-    disk._most_until_s = 0.0  # the pause is over
-    assert disk.offer("", None, TOKENS, state())
-    wait_for(lambda: disk.failed_writes == 2)
-    assert capsys.readouterr().out.count("Read-only file system") == 1
+    with structlog.testing.capture_logs() as said:
+        assert disk.offer("", None, TOKENS, state())
+        wait_for(lambda: disk.failed_writes == 1 and not disk.wants("", None, TOKENS, 1))
+        disk._most_until_s = 0.0  # the pause is over
+        wait_for(lambda: disk.offer("", None, TOKENS, state()))
+        wait_for(lambda: disk.failed_writes == 2)
+    assert [entry["reason"] for entry in said] == ["Read-only file system"]
 
 
 def test_over_the_days_budget_only_what_still_fits_is_taken(opened: Callable[..., KvDisk]) -> None:
