@@ -42,8 +42,9 @@ def ps(*, home: Home = None, json: Json = False) -> int:
         for each in models:
             if told := memory_told(each):
                 answer(f"{each.name}: {told}")
-            if each.error:
-                answer(f"{each.name}: {each.error}")
+            for line in (each.error, *each.notes):
+                if line:
+                    answer(f"{each.name}: {line}")
             if each.tuning is not None and each.tuning.chosen:
                 answer(f"{each.name}: tuned to {each.tuning.words()}")
     return ExitCode.OK

@@ -55,13 +55,20 @@ def show(
     if status is not None:
         _print_fields({"state": status.state.value, "device": status.device, "context": status.context,
                        "memory": size(status.resident_bytes) if status.resident_bytes else None,
-                       "kv": kv_told(status),
-                       "error": status.error})
+                       "kv": kv_told(status), "kept KV": _kept(status), "error": status.error,
+                       "note": "; ".join(status.notes)})
     if entry is not None:
         _print_fields({"title": entry.title, "note": entry.note, "served with": _served_with(entry) or None,
                        "candidate": f"{entry.candidate} with {entry.share:.0%} of the requests" if entry.candidate
                        else None})
     return ExitCode.OK
+
+
+def _kept(status: ModelStatus) -> str | None:
+    """Of earlier prompts."""
+    if not (status.kv_ram_bytes or status.kv_disk_bytes):
+        return None
+    return f"{size(status.kv_ram_bytes)} in memory, {size(status.kv_disk_bytes)} in files"
 
 
 def _entry(target: Target, name: str) -> ModelEntry | None:

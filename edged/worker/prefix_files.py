@@ -19,6 +19,8 @@ MIN_USES = 2
 #: a file of its own only once so many requests had it.
 ENOUGH_SHARE = 2 / 3
 MANY_USES = 4
+#: That are remembered.
+MOST_REFUSED = 1000
 
 
 @dataclass(slots=True, eq=False)
@@ -64,6 +66,7 @@ class PrefixFiles:
 
     def clear(self) -> None:
         """None of them is used any more; new ones may come."""
+        self._refused.clear()
         for file in list(self._files):
             self.drop(file)
 
@@ -97,6 +100,8 @@ class PrefixFiles:
             if self._disk.wants(scope, adapter, shared.tokens, len(shared.tokens) * bytes_per_token):
                 yield shared
             else:
+                if len(self._refused) >= MOST_REFUSED:
+                    self._refused.clear()
                 self._refused[mark] = shared.uses
 
     def offer(self, shared: Shared[Held], state: State) -> None:

@@ -13,7 +13,7 @@ import msgspec
 
 from edged.engines.base import Generator, Logits, RowWork
 from edged.engines.fake import FakeGenerator, Knobs
-from edged.ipc.messages import Cancel, Events, FromWorker, Pause, Resume, Stats
+from edged.ipc.messages import Cancel, Events, Forget, FromWorker, Pause, Resume, Stats
 from edged.types import (
     DEFAULT_SAMPLING,
     ChoiceEnd,
@@ -34,7 +34,7 @@ from edged.types import (
 from edged.worker.foreign import Foreign
 from edged.worker.logprobs import token_logprobs
 from edged.worker.loop import Loop
-from edged.worker.orders import Closed, Order, Queued
+from edged.worker.orders import Closed, Noted, Order, Queued, Warm
 from edged.worker.outbox import Outbox
 from edged.worker.prepare import Prepare, Prepared
 from edged.worker.sampler import Sampler
@@ -193,7 +193,7 @@ class Played:
         return next(step for step, event in self.log if isinstance(event, kind) and event.id == id)
 
 
-Timed = tuple[int, GenerateRequest | Cancel | Pause | Resume | Closed]
+Timed = tuple[int, GenerateRequest | Cancel | Pause | Resume | Forget | Warm[Prepared] | Noted | Closed]
 
 
 def play(
