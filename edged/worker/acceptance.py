@@ -11,12 +11,21 @@ from collections.abc import Sequence
 
 #: Tokens of a draft at most.
 LONGEST_DRAFT = 16
-#: Where a draft comes from: a model, or a match of so many tokens. What one is taken to be worth before it was seen.
+#: Kinds of drafts: of a model, or of a match of so many tokens or more. What one is taken for before it was seen.
 MODEL = 0
-_BEFORE = {MODEL: 0.7, 2: 0.4, 3: 0.55, 4: 0.7}
+_BEFORE = {MODEL: 0.7, 2: 0.4, 3: 0.5, 4: 0.65, 8: 0.8, 16: 0.9}
+#: Lengths of drafts on engines that plan their memory anew for each new shape of a step, which the first one pays.
+SHAPES = frozenset({1, 3, 7, 15})
 
 #: Weight of the newest outcome, for one sequence and for all of the model.
 _NEWEST, _NEWEST_OF_ALL = 0.2, 0.04
+#: The part of a weight that outcomes have for greater depths than they were seen at.
+DEEPER = 0.5
+
+
+def kind_of(match: int) -> int:
+    """match: how many tokens were the same."""
+    return max(kind for kind in _BEFORE if kind <= match)
 
 
 class Acceptance:
@@ -50,49 +59,70 @@ class Acceptance:
             chances[depth] += weight * (1 - chances[depth])
         if refused:
             chances[accepted] -= weight * chances[accepted]
+        else:
+            # Of what lies deeper nothing was seen, but where all was right it is likelier to be.
+            for depth in range(accepted, LONGEST_DRAFT):
+                chances[depth] += DEEPER * weight * (1 - chances[depth])
 
 
 class Curve:
-    """Seconds by count of tokens: a moving average at each count that was seen, straight lines between them, and after
-    the last one the rate at which prompts are read."""
+    """Seconds by count of tokens: a moving average at each count that was seen lately, straight lines between them, and
+    after the last one the rate at which prompts are read."""
 
-    #: Weight of the newest. One step that the system held up counts as twice the mean at most.
-    NEWEST, OUTLIER = 0.25, 2.0
+    #: Weight of the newest, of one that took longer than the mean and of one that took less: what holds a step up is
+    #: the system, or the first run of a shape, and nothing makes one faster than it is. Twice the mean at most counts.
+    SLOWER, FASTER, OUTLIER = 0.25, 0.5, 2.0
+    #: Steps after which a count that was not seen again is forgotten: its neighbours know better what it takes now.
+    FORGET = 256
     #: More tokens than that are a prompt's.
     MOST = 192
 
     def __init__(self, tokens_per_s: float) -> None:
-        self.slope = 1 / tokens_per_s
+        self._slope = 1 / tokens_per_s
         self._counts: list[int] = []
         self._seconds: dict[int, float] = {}
+        self._seen: dict[int, int] = {}
+        self._steps = 0
 
     @property
     def known(self) -> bool:
         return bool(self._counts)
 
-    def observe(self, count: int, seconds: float) -> None:
-        """The first run of a shape is slow on some engines, so a new count starts at what its neighbours say."""
+    def observe(self, count: int, seconds: float, one_s: float | None = None) -> None:
+        """one_s: see `seconds`."""
         if count > self.MOST:
             return
-        before = self.seconds(count) if self._counts else seconds
+        below_all = not self._counts or count < self._counts[0]
+        before = seconds if below_all and one_s is None else self.seconds(count, one_s)
         if count not in self._seconds:
             insort(self._counts, count)
-        self._seconds[count] = before + self.NEWEST * (min(seconds, self.OUTLIER * before) - before)
+        weight = self.FASTER if seconds < before else self.SLOWER
+        self._seconds[count] = before + weight * (min(seconds, self.OUTLIER * before) - before)
+        self._steps += 1
+        self._seen[count] = self._steps
+        self._forget()
 
-    def seconds(self, count: int) -> float:
-        """Only where something is `known`."""
+    def _forget(self) -> None:
+        """The least count stays: there is nothing below it to tell what it takes."""
+        old = [count for count in self._counts[1:] if self._seen[count] < self._steps - self.FORGET]
+        for count in old:
+            self._counts.remove(count)
+            del self._seconds[count], self._seen[count]
+
+    def seconds(self, count: int, one_s: float | None = None) -> float:
+        """one_s: of one token, where that is known from elsewhere; without it something must be `known`."""
         if count in self._seconds:
             return self._seconds[count]
         counts, seconds = self._counts, self._seconds
         place = bisect_left(counts, count)
-        if place == 0:
+        if place == 0 and one_s is None:
             return seconds[counts[0]]
-        below = counts[place - 1]
+        below, below_s = (1, one_s) if place == 0 and one_s is not None else (
+            counts[place - 1], seconds[counts[place - 1]])
         if place == len(counts):
-            return seconds[below] + (count - below) * self.slope
+            return below_s + (count - below) * self._slope
         above = counts[place]
-        share = (count - below) / (above - below)
-        return seconds[below] + share * (seconds[above] - seconds[below])
+        return below_s + (count - below) / (above - below) * (seconds[above] - below_s)
 
 
 class StepCosts:
@@ -103,27 +133,29 @@ class StepCosts:
         self.mixed_step = mixed_step
         self._steps = Curve(tokens_per_s)
         self._pieces = self._steps if mixed_step else Curve(tokens_per_s)
+        self._decoded = False
 
     @property
     def known(self) -> bool:
-        return self._steps.known
+        """A step of rows of one token was seen, by which all others are judged."""
+        return self._decoded
 
     def observe(self, rows: int, tokens: int, seconds: float) -> None:
         """A step of `tokens` in `rows`."""
-        (self._steps if self.mixed_step or tokens == rows else self._pieces).observe(tokens, seconds)
+        self._decoded = self._decoded or tokens == rows
+        if self.mixed_step or tokens == rows:
+            self._steps.observe(tokens, seconds)
+        else:
+            self._pieces.observe(tokens, seconds, self._steps.seconds(1) if self._steps.known else None)
 
     def tick_s(self, rows: int, drafts: Sequence[int]) -> float:
         """rows: that answer, of which len(drafts) verify a draft of such a length."""
         if self.mixed_step:
             return self._steps.seconds(rows + sum(drafts))
-        plain = rows - len(drafts)
-        return (self._steps.seconds(plain) if plain else 0.0) + sum(self._piece_s(1 + draft) for draft in drafts)
+        plain, one_s = rows - len(drafts), self._steps.seconds(1)
+        pieces_s = sum(self._pieces.seconds(1 + draft, one_s) for draft in drafts)
+        return pieces_s + (self._steps.seconds(plain) if plain else 0.0)
 
-    def _piece_s(self, tokens: int) -> float:
-        """Of which none was seen: as long as one row of one token, and the rest at the rate of prompts."""
-        if self._pieces.known:
-            return max(self._pieces.seconds(tokens), self._steps.seconds(1))
-        return self._steps.seconds(1) + (tokens - 1) * self._steps.slope
 
 
 #: A smaller gain is within what the figures are off.
@@ -138,8 +170,8 @@ def best_lengths(
     """How many tokens of each draft to verify in this tick, so that all rows together have the most tokens a second.
 
     rows: that answer. survivals: of the drafts that there are, one for a row, see `Acceptance.survival`. token_s: what
-    it takes to draft one token of each. Every count along a path is weighed, since a second token can cost much and the
-    next seven little.
+    it takes to draft one token of each. Counts along a whole path are weighed, since a second token can cost much and
+    the next seven little.
     """
     best = [0] * len(survivals)
     best_rate = LEAST_GAIN * rows / costs.tick_s(rows, [])
@@ -147,6 +179,8 @@ def best_lengths(
         lengths = list(best)
         for draft in path[:MOST_DRAFTED]:
             lengths[draft] += 1
+            if not costs.mixed_step and lengths[draft] not in SHAPES:
+                continue
             gained = sum(sum(chances[:length]) for chances, length in zip(survivals, lengths, strict=True))
             drafting_s = sum(each_s * length for each_s, length in zip(token_s, lengths, strict=True))
             took_s = drafting_s + costs.tick_s(rows, [length for length in lengths if length])

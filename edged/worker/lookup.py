@@ -12,13 +12,16 @@ from typing import NamedTuple
 #: Grams that are looked for, the longest first. One token alone says too little of what follows.
 LONGEST_GRAM = 4
 SHORTEST_GRAM = 2
+#: Within a long quotation the next token is nearly certain: matches are told apart up to this length.
+LONGEST_MATCH = 16
 
 
 class Match(NamedTuple):
-    """start: place of the token that came next. gram: how many of the last tokens are the same there."""
+    """start: place of the token that came next. length: how many of the last tokens are the same before it, up to
+    LONGEST_MATCH."""
 
     start: int
-    gram: int
+    length: int
 
 
 class Lookup:
@@ -49,8 +52,14 @@ class Lookup:
         for length in range(min(LONGEST_GRAM, len(self._tokens) - 1), SHORTEST_GRAM - 1, -1):
             place = self._places[length].get(tuple(self._tokens[-length:]))
             if place is not None:
-                return Match(place, length)
+                return Match(place, self._same_before(place, length))
         return None
+
+    def _same_before(self, place: int, length: int) -> int:
+        tokens = self._tokens
+        while length < min(place, LONGEST_MATCH) and tokens[place - length - 1] == tokens[-length - 1]:
+            length += 1
+        return length
 
     def continuation(self, start: int, count: int) -> list[int]:
         """`count` tokens from place `start` on. Past the end of the sequence it goes on with what it has found itself:

@@ -14,7 +14,7 @@ from typing import Protocol
 import structlog
 
 from edged.engines.base import Capabilities
-from edged.worker.acceptance import LONGEST_DRAFT, MODEL, Acceptance, StepCosts, best_lengths
+from edged.worker.acceptance import LONGEST_DRAFT, MODEL, Acceptance, StepCosts, best_lengths, kind_of
 from edged.worker.lookup import Lookup
 from edged.worker.sequence import Sequence
 
@@ -22,7 +22,7 @@ from edged.worker.sequence import Sequence
 INDEX_TOKENS = 1024
 #: Tokens of a draft that is tried though it does not seem to pay; and after how many ticks that had one to offer, at
 #: first and at most: each trial in vain doubles the wait.
-TRIAL_TOKENS = 2
+TRIAL_TOKENS = 3
 FIRST_PATIENCE, LONGEST_PATIENCE = 4, 256
 
 log = structlog.get_logger("worker")
@@ -139,7 +139,7 @@ class Speculation:
             return None
         if (match := guesses.lookup.find()) is not None:
             tokens = self._whole(guesses.lookup.continuation(match.start, most))
-            return _Offer(sequence, guesses, match.gram, tokens, len(tokens))
+            return _Offer(sequence, guesses, kind_of(match.length), tokens, len(tokens))
         return None if self._model is None else _Offer(sequence, guesses, MODEL, [], most)
 
     def _trial(self, offer: _Offer) -> int:

@@ -8,7 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edged.worker.acceptance import LEAST_GAIN, LONGEST_DRAFT, Acceptance, Curve, StepCosts, best_lengths
+from edged.worker.acceptance import (
+    LEAST_GAIN,
+    LONGEST_DRAFT,
+    SHAPES,
+    Acceptance,
+    Curve,
+    StepCosts,
+    best_lengths,
+    kind_of,
+)
 
 pytestmark = pytest.mark.unit
 
@@ -73,7 +82,7 @@ def test_a_step_beside_the_others_is_charged_where_rows_of_many_tokens_run_alone
     poor = [0.5 ** depth for depth in range(1, 9)]
     assert best_lengths(1, [poor], figures, token_s=[0.0]) != [0]
     assert best_lengths(8, [poor], figures, token_s=[0.0]) == [0]
-    assert best_lengths(8, [[0.99] * 8], figures, token_s=[0.0]) == [8]
+    assert best_lengths(8, [[0.99] * 8], figures, token_s=[0.0]) == [7]
 
 
 def test_a_second_token_that_costs_much_is_taken_for_the_sake_of_those_after_it() -> None:
@@ -98,7 +107,8 @@ def test_never_worse_than_none_and_of_one_draft_the_best_length(
     found, plain = rate(rows, survivals, lengths, figures), rate(rows, survivals, none, figures)
     assert lengths == none or found >= LEAST_GAIN * plain
     if len(survivals) == 1:
-        every = [rate(rows, survivals, [length], figures) for length in range(len(survivals[0]) + 1)]
+        every = [0.0] + [rate(rows, survivals, [length], figures) for length in range(len(survivals[0]) + 1)
+                 if mixed_step or length in SHAPES]
         assert lengths == [0] or found == pytest.approx(max(every))
         assert lengths != [0] or max(every) <= LEAST_GAIN * plain * (1 + 1e-9)
     if mixed_step:
@@ -137,3 +147,55 @@ def test_one_step_that_was_held_up_changes_little() -> None:
     for _ in range(20):
         curve.observe(1, 0.020)
     assert curve.seconds(1) == pytest.approx(0.020, rel=0.01)
+
+
+def test_the_longer_the_match_the_more_is_expected_of_what_followed_it() -> None:
+    assert [kind_of(match) for match in (2, 3, 4, 7, 8, 15, 16)] == [2, 3, 4, 4, 8, 8, 16]
+    acceptance = Acceptance()
+    worth = [sum(acceptance.survival(kind_of(match), 8)) for match in (2, 3, 4, 8, 16)]
+    assert worth == sorted(worth)
+
+
+def test_where_all_of_a_short_draft_was_right_a_longer_one_is_tried_soon() -> None:
+    acceptance, figures = Acceptance(), costs(True, CHEAP)
+    tried = []
+    for _ in range(24):
+        [length] = best_lengths(1, [acceptance.survival(2, LONGEST_DRAFT)], figures, token_s=[0.0])
+        tried.append(length or 3)
+        acceptance.observe(2, tried[-1], refused=False)
+    assert tried == sorted(tried)
+    assert tried[-1] == LONGEST_DRAFT
+
+
+def test_a_first_piece_is_taken_for_a_row_of_one_token_and_the_rest_at_the_rate_of_prompts() -> None:
+    figures = StepCosts(1000.0, mixed_step=False)
+    assert not figures.known
+    figures.observe(1, 64, 0.070)
+    figures.observe(2, 2, 0.012)
+    assert figures.known
+    assert figures.tick_s(1, [7]) == pytest.approx(0.012 + (0.070 - 0.012) * 7 / 63)
+
+
+def test_a_step_that_took_less_is_believed_sooner_than_one_that_took_more() -> None:
+    slower, faster = Curve(500.0), Curve(500.0)
+    for curve, seconds in ((slower, 0.010), (faster, 0.020)):
+        for _ in range(20):
+            curve.observe(1, seconds)
+        curve.observe(1, 0.015)
+    assert slower.seconds(1) - 0.010 < 0.020 - faster.seconds(1)
+
+
+def test_what_a_long_prompt_took_says_nothing_of_one_token_once_that_was_seen() -> None:
+    curve = Curve(tokens_per_s=500.0)
+    curve.observe(60, 0.300)
+    curve.observe(1, 0.010)
+    assert curve.seconds(1) == 0.010
+
+
+def test_a_count_that_was_not_seen_for_long_is_forgotten() -> None:
+    curve = Curve(tokens_per_s=500.0)
+    curve.observe(1, 0.010)
+    curve.observe(5, 0.200)
+    for _ in range(Curve.FORGET + 1):
+        curve.observe(1, 0.010)
+    assert curve.seconds(5) == pytest.approx(0.010 + 4 / 500)

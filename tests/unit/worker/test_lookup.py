@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from itertools import takewhile
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edged.worker.lookup import LONGEST_GRAM, SHORTEST_GRAM, Lookup, Match
+from edged.worker.lookup import LONGEST_GRAM, LONGEST_MATCH, SHORTEST_GRAM, Lookup, Match
 
 pytestmark = pytest.mark.unit
 
@@ -18,7 +20,9 @@ def naive(tokens: list[int]) -> Match | None:
     for length in range(LONGEST_GRAM, SHORTEST_GRAM - 1, -1):
         for place in range(len(tokens) - 1, length - 1, -1):
             if len(tokens) > length and tokens[place - length:place] == tokens[-length:]:
-                return Match(place, length)
+                pairs = zip(reversed(tokens[:place]), reversed(tokens), strict=False)
+                same = list(takewhile(lambda pair: pair[0] == pair[1], pairs))
+                return Match(place, min(len(same), LONGEST_MATCH))
     return None
 
 
@@ -52,7 +56,7 @@ def test_what_is_not_indexed_yet_is_not_found_and_what_is_found_is_there(
     match = lookup.find()
     if match is not None:
         assert match.start < len(tokens)
-        assert tokens[match.start - match.gram:match.start] == tokens[-match.gram:]
+        assert tokens[match.start - match.length:match.start] == tokens[-match.length:]
 
 
 def test_the_continuation_is_what_followed() -> None:
