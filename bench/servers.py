@@ -130,9 +130,12 @@ def peer_python(environment: str = "bench-venv", package: str = PEER_PACKAGE, *,
     return python
 
 
-def start_peer(name: str, gguf: Path, *, rows: int, context: int, threads: int, options: str) -> Running:
-    """options: a name of OPTIONS in peers/llama_server.py."""
-    config = {"model": str(gguf), "rows": rows, "context": context, "threads": threads, "options": options}
+def start_peer(
+    name: str, gguf: Path, *, rows: int, context: int, threads: int, options: str, template: str | None = None,
+) -> Running:
+    """options: a name of OPTIONS in peers/llama_server.py. template: a file beside that."""
+    config = {"model": str(gguf), "rows": rows, "context": context, "threads": threads, "options": options,
+              "template": template}
     script = Path(__file__).parent / "peers" / "llama_server.py"
     child = spawn(name, [peer_python(), script, json.dumps(config)], pipe=True)
     assert child.stdout is not None

@@ -1,6 +1,7 @@
 """llama.cpp's own server, as the package xllamacpp carries it. Runs in the peer's environment, where edged is not.
 
-    python llama_server.py '{"model": "….gguf", "rows": 16, "context": 2048, "threads": 2, "options": "default"}'
+    python llama_server.py '{"model": "….gguf", "rows": 16, "context": 2048, "threads": 2, "options": "default",
+                             "template": null}'
 
 Prints one line of JSON when it serves, `{"url", "facts"}`, and ends when its standard input ends: it never outlives the
 bench that started it.
@@ -9,6 +10,7 @@ bench that started it.
 import json
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import xllamacpp  # type: ignore[import-not-found]
@@ -16,7 +18,8 @@ import xllamacpp  # type: ignore[import-not-found]
 
 def parameters(config: dict[str, Any]) -> Any:
     """llama-server's defaults, and only what makes the comparison one of equals: threads, slots, context of a slot.
-    `options` names what is added to them, what is known to help a use; README.md gives the reason for each."""
+    `template`, a file beside this one, goes before the model's own. `options` names what is added to them, what is
+    known to help a use; README.md gives the reason for each."""
     params = xllamacpp.CommonParams()
     params.model.path = config["model"]
     params.port = 0
@@ -24,6 +27,8 @@ def parameters(config: dict[str, Any]) -> Any:
     params.n_ctx = config["rows"] * config["context"]
     params.cpuparams.n_threads = config["threads"]
     params.cpuparams_batch.n_threads = config["threads"]
+    if config["template"]:
+        params.chat_template = (Path(__file__).parent / config["template"]).read_text(encoding="utf-8")
     OPTIONS[config["options"]](params)
     return params
 

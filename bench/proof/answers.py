@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import random
+import re
 from typing import Any
 
 import jsonschema
@@ -10,7 +12,7 @@ import jsonschema
 from bench.client import BenchError, Whole, whole
 from bench.proof.scene import Ask, Found, Scene, chat, forced, prose
 from bench.rounds import Side
-from bench.workloads import text, words
+from bench.workloads import SENTENCES
 
 _TEXT = {"type": "string", "maxLength": 16}
 
@@ -45,6 +47,8 @@ SCHEMAS: dict[str, dict[str, Any]] = {
 TOOL = "set_room_temperature"
 TOOL_SCHEMA = _record(room_name=_TEXT, target_temperature_celsius=_number(30), heating_mode=_choice("eco", "comfort"))
 _ANSWER_TOKENS = 200
+#: One call has 50 to 65; llama-server goes on with further ones, whatever `parallel_tool_calls` says.
+_CALL_TOKENS = 80
 
 
 def _structured(ask: Ask, model: str) -> dict[str, dict[str, Any]]:
@@ -57,7 +61,7 @@ def _structured(ask: Ask, model: str) -> dict[str, dict[str, Any]]:
     bodies["tool call"] = _free(model, ask.number + len(SCHEMAS), "Call the function.") | {
         "tools": [{"type": "function", "function": {
             "name": TOOL, "description": "Sets what a room is heated to.", "parameters": TOOL_SCHEMA}}],
-        "tool_choice": "required", "parallel_tool_calls": False}
+        "tool_choice": "required", "parallel_tool_calls": False, "max_tokens": _CALL_TOKENS}
     return bodies
 
 
@@ -69,9 +73,10 @@ def _free(model: str, number: int, system: str) -> dict[str, Any]:
 
 
 def structured(side: Side, ask: Ask) -> Found:
-    """seconds: of all kinds together. valid: answers that their schema takes, of as many as there are kinds."""
+    """seconds: of all kinds together. schema: of those without the tool. valid: answers that their schema takes, of as
+    many as there are kinds."""
     running = side.up()
-    figures, notes = {"seconds": 0.0, "tokens": 0.0, "valid": 0.0}, []
+    figures, notes = {"seconds": 0.0, "schema": 0.0, "tokens": 0.0, "valid": 0.0}, []
     for kind, body in _structured(ask, running.model).items():
         answer = whole(running.url, "chat", body)
         wrong = _wrong(kind, answer)
@@ -79,6 +84,7 @@ def structured(side: Side, ask: Ask) -> Found:
             notes.append(f"{side.name}: {kind}: {wrong}")
         figures[kind] = answer.seconds
         figures["seconds"] += answer.seconds
+        figures["schema"] += answer.seconds if kind in SCHEMAS else 0.0
         figures["tokens"] += answer.completion_tokens
         figures["valid"] += not wrong
     return Found(figures, tuple(notes))
@@ -89,53 +95,60 @@ def _wrong(kind: str, answer: Whole) -> str | None:
     message = answer.body["choices"][0]["message"]
     try:
         if kind == "tool call":
-            [call] = message["tool_calls"]
+            call = message["tool_calls"][0]
             if call["function"]["name"] != TOOL:
                 return f"called {call['function']['name']}"
             said, schema = call["function"]["arguments"], TOOL_SCHEMA
         else:
             said, schema = message["content"], SCHEMAS[kind]
         jsonschema.validate(json.loads(said), schema)
-    except (KeyError, TypeError, ValueError, jsonschema.ValidationError) as error:
+    except (LookupError, TypeError, ValueError, jsonschema.ValidationError) as error:
         return f"not valid ({type(error).__name__})"
     return None
 
 
-def _passage(number: int, tokens: int) -> str:
-    """Whole sentences with at least so many tokens: a model that sees one break off goes on with it elsewhere."""
-    pieces = words(number, tokens + 40)
-    return text(pieces[:pieces.index(".", tokens - 1) + 1])
+def _passages(number: int, *sentences: int) -> list[str]:
+    """Texts of so many sentences each, no sentence twice: a model would lose its place."""
+    drawn = iter(random.Random(number).sample(SENTENCES, sum(sentences)))
+    return [" ".join(next(drawn) for _ in range(count)) for count in sentences]
 
 
 def _rewriting(number: int) -> tuple[str, str]:
-    """A prompt that a model goes on with by repeating a passage of it, and the passage."""
-    examples = [_passage(number + place, 24) for place in range(2)]
-    passage = _passage(number + 2, 80)
-    shown = "".join(f"Original: {example}\nCopy: {example}\n\n" for example in examples)
-    return f"{shown}Original: {passage}\nCopy:", passage
+    """A prompt that is to be gone on with by repeating a passage of it, and that passage."""
+    *examples, passage = _passages(number, 2, 2, 6)
+    shown = "".join(f"<text>{example}</text>\n<same>{example}</same>\n\n" for example in examples)
+    return f"{shown}<text>{passage}</text>\n<same>", passage
 
 
 def _extraction(number: int) -> tuple[str, str]:
-    """The same for the second passage of three."""
-    def case(first: int) -> tuple[str, str]:
-        passages = [_passage(first + place, 24) for place in range(3)]
-        lines = "\n".join(f"{name}: {passage}" for name, passage in zip("ABC", passages, strict=True))
-        return f"{lines}\nB again:", passages[1]
-
-    shown = "".join(f"{asked} {said}\n\n" for asked, said in (case(number + 10), case(number + 20)))
-    asked, passage = case(number + 30)
-    return f"{shown}{asked}", passage
+    """The same for the second of three passages."""
+    passages = _passages(number, *[2] * 9)
+    cases = []
+    for first in (0, 3, 6):
+        named = zip(("first", "second", "third"), passages[first:first + 3], strict=True)
+        lines = "".join(f"<{name}>{passage}</{name}>\n" for name, passage in named)
+        cases.append(f"{lines}<answer><second>{passages[first + 1]}</second></answer>\n\n")
+    return "".join(cases)[:-len(f"{passages[7]}</second></answer>\n\n")], passages[7]
 
 
 KINDS = {"rewriting": _rewriting, "extraction": _extraction}
+#: Of the passage, in the prompt: so small a model finds its place by them.
+_GIVEN_WORDS = 5
+
+
+def begun(kind: str, number: int) -> tuple[str, str]:
+    """A prompt with the beginning of the answer, and the rest of the answer."""
+    prompt, passage = KINDS[kind](number)
+    said = passage.split()
+    return f"{prompt}{' '.join(said[:_GIVEN_WORDS])}", " ".join(said[_GIVEN_WORDS:])
 
 
 def _repeating(ask: Ask, model: str) -> dict[str, dict[str, Any]]:
-    """One body for each kind; answers are as long as the passage."""
+    """One body for each kind; an answer is as long as what is left of the passage."""
     bodies = {}
-    for kind, make in KINDS.items():
-        prompt, passage = make(ask.number)
-        bodies[kind] = {"model": model, "prompt": prompt, **forced(tokens(passage), stream=False)}
+    for kind in KINDS:
+        prompt, rest = begun(kind, ask.number)
+        bodies[kind] = {"model": model, "prompt": prompt, **forced(tokens(rest), stream=False)}
     return bodies
 
 
@@ -164,7 +177,7 @@ def repeating(side: Side, ask: Ask) -> Found:
 def overlap(prompt: str, answer: str) -> float:
     """Share of the answer's runs of four words that the prompt has."""
     def fours(said: str) -> list[tuple[str, ...]]:
-        parts = said.split()
+        parts = re.findall(r"\w+", said)
         return [tuple(parts[place:place + 4]) for place in range(len(parts) - 3)]
 
     known, written = set(fours(prompt)), fours(answer)

@@ -59,6 +59,7 @@ ROWS: tuple[Row, ...] = (
                ("llama-tuned", "llama-reuse"), 0.10)),
     *_both(Row("agents in turn: computed of new tokens", "agents", "computed-share", "x", "lower", "edged",
                ("llama-default", "llama-reuse"), 1.05, of="figure")),
+    Row("JSON by schema alone", "structured", "schema", "s", "lower", "edged", REUSING, 0.6),
     *_both(Row("JSON by schema and tool calls", "structured", "seconds", "s", "lower", "edged", REUSING, 0.6)),
     *_both(Row("rewriting and extraction", "repeating", "seconds", "s", "lower", "edged", LLAMA, 0.7)),
     Row("rewriting and extraction, n-gram drafts", "repeating", "seconds", "s", "lower", "edged", ("llama-ngram",)),

@@ -23,6 +23,10 @@ HOME = "proof-home"
 ROWS = 8
 CONTEXT = 4096
 
+#: For llama-server: the model's own template knows no tools, and without that its calls are not held to anything. What
+#: it makes of chats without tools is the same.
+TEMPLATE = "chatml_with_tools.jinja"
+
 #: By name, as the report calls them.
 TITLES = {
     "edged": "edged, its own choice",
@@ -106,7 +110,7 @@ class Sides:
         form = self._forms[recipe]
         return partial(
             servers.start_peer, f"llama-server-{label}", folder_of(self._store, form.version) / form.file, rows=ROWS,
-            context=CONTEXT, threads=threads or self._threads, options=options)
+            context=CONTEXT, threads=threads or self._threads, options=options, template=TEMPLATE)
 
     def _foundry(self) -> Running:
         """With edged's threads, which is faster than what it takes by itself."""

@@ -6,7 +6,7 @@ import jsonschema
 import pytest
 
 from bench.client import Answer, BenchError, Burst
-from bench.proof.answers import KINDS, SCHEMAS, TOOL_SCHEMA, overlap, tokens
+from bench.proof.answers import KINDS, SCHEMAS, TOOL_SCHEMA, begun, overlap, tokens
 from bench.proof.disturbance import gaps
 from bench.proof.scene import FULL, PROMPTS_A_ROUND, QUICK, Scene
 from bench.proof.scenes import PLACES, SCENES, digest
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.unit
 
 
 def test_the_scenes_are_still_the_frozen_ones() -> None:
-    assert (digest(FULL), digest(QUICK)) == ("669ce2c01a69", "13b8a6a873dc")
+    assert (digest(FULL), digest(QUICK)) == ("4c88bedce17c", "be5bb55aa6bc")
 
 
 @pytest.mark.parametrize("scene", SCENES, ids=lambda scene: scene.name)
@@ -48,13 +48,14 @@ def test_answers_under_the_schemas_cannot_be_longer_than_they_may_be() -> None:
 
 @pytest.mark.parametrize("number", [0, 7, 123_456])
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_passage_that_is_to_be_repeated_stands_in_the_prompt_once_and_ends_with_a_sentence(
-    kind: str, number: int,
-) -> None:
-    prompt, passage = KINDS[kind](number)
+def test_a_prompt_holds_the_passage_once_and_ends_with_its_beginning(kind: str, number: int) -> None:
+    prompt, rest = begun(kind, number)
+    passage = KINDS[kind](number)[1]
+    given = passage.removesuffix(rest).strip()
     assert prompt.count(passage) == 1
-    assert passage.endswith(".")
-    assert 24 <= tokens(passage) <= 120
+    assert prompt.endswith(given)
+    assert overlap(prompt, rest) == 1.0
+    assert 10 <= tokens(rest) <= 130
 
 
 def test_overlap_is_the_share_of_runs_of_four_words_that_the_prompt_has() -> None:
