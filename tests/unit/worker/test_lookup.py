@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edged.worker.lookup import LONGEST_GRAM, LONGEST_MATCH, SHORTEST_GRAM, Lookup, Match
+from edged.worker.lookup import CANDIDATES, LONGEST_MATCH, SHORTEST_MATCH, Lookup, Match
 
 pytestmark = pytest.mark.unit
 
@@ -16,18 +16,19 @@ pytestmark = pytest.mark.unit
 texts = st.lists(st.integers(0, 3), max_size=60)
 
 
+def same_before(tokens: list[int], place: int) -> int:
+    pairs = zip(reversed(tokens[:place]), reversed(tokens), strict=False)
+    return min(len(list(takewhile(lambda pair: pair[0] == pair[1], pairs))), LONGEST_MATCH)
+
+
 def naive(tokens: list[int]) -> Match | None:
-    for length in range(LONGEST_GRAM, SHORTEST_GRAM - 1, -1):
-        for place in range(len(tokens) - 1, length - 1, -1):
-            if len(tokens) > length and tokens[place - length:place] == tokens[-length:]:
-                pairs = zip(reversed(tokens[:place]), reversed(tokens), strict=False)
-                same = list(takewhile(lambda pair: pair[0] == pair[1], pairs))
-                return Match(place, min(len(same), LONGEST_MATCH))
-    return None
+    every = [Match(place, same_before(tokens, place)) for place in range(len(tokens) - 1, 1, -1)]
+    found = [match for match in every if match.length >= SHORTEST_MATCH][:CANDIDATES]
+    return max(found, key=lambda match: (match.length, match.start), default=None)
 
 
 @given(texts, st.lists(st.lists(st.integers(0, 3), max_size=5), max_size=12))
-def test_it_finds_the_latest_place_of_the_longest_gram_however_the_text_grew(
+def test_it_finds_the_longest_match_and_of_equal_ones_the_latest_however_the_text_grew(
     prompt: list[int], growth: list[list[int]]
 ) -> None:
     tokens = list(prompt)
