@@ -27,8 +27,8 @@ from edged.store import Store
 from edged.store.entries import Manifest, ModelEntry
 from edged.types import LoadSpec, Tuning
 
-#: Of the time that it may take, for a part of a turn: 0.25 s of 50.
-PART_SHARE = 1 / 200
+#: For a part of a turn, where the whole time allows.
+PART_S, PART_SHARE = 0.25, 1 / 200
 #: And for comparing all that was chosen with the defaults at the end, which may take a little more.
 LAST_SHARE, OVERRUN_SHARE = 0.25, 0.1
 #: Two processes are loaded at once: so many times what one has, of the memory that is free.
@@ -82,7 +82,7 @@ class Tuner:
     ) -> None:
         self._store, self._entry, self._facts, self._measured, self._open = store, entry, facts, measured, open_turns
         self._command, self._memory_bytes, self._say, self._clock = trial_command, memory_bytes, say, clock
-        self._part_s, self._seconds = seconds * PART_SHARE, seconds
+        self._part_s, self._seconds = min(PART_S, seconds * PART_SHARE), seconds
         self._until_s = 0.0
         self._tried: list[Tried] = []
 

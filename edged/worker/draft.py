@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import structlog
 
 from edged import engines
-from edged.engines.base import EngineError, Facts, Generator, RowWork, Vocab
+from edged.engines.base import EngineError, Facts, Generator, RowWork, Threads, Vocab
 from edged.errors import LoadFailed
 from edged.types import LoadSpec
 from edged.worker.acceptance import LONGEST_DRAFT
@@ -70,6 +70,12 @@ class DraftRows:
 
     def close(self) -> None:
         self._generator.close()
+
+    def set_threads(self, threads: Threads) -> None:
+        """At most so many, where the engine can set them."""
+        own = self._generator.caps.threads
+        if own is not None and self._generator.caps.sets_threads:
+            self._generator.set_threads(Threads(min(own.decode, threads.decode), min(own.batch, threads.batch)))
 
     def _propose(self, wanted: list[tuple[Sequence, int]], drafts: list[list[int]]) -> None:
         caps = self._generator.caps

@@ -20,6 +20,8 @@ from edged.worker.foreign import Machine
 
 #: For decoding, and again for prompts.
 BUDGET_S = 0.45
+#: Of prefill: a model that is slower takes more than that for its turns, and keeps the default.
+LEAST_TOKENS_PER_S = 100.0
 #: A turn is one measurement of each number of threads. With three that all agree and a margin of three times the usual
 #: scatter chance chooses in less than one of a thousand loads; a model whose turns take longer keeps the default.
 LEAST_TURNS, MOST_TURNS = 3, 8

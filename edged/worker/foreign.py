@@ -10,6 +10,7 @@ that nobody else keeps busy.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Protocol
 
 from edged.engines.base import Generator, Threads
@@ -85,9 +86,12 @@ class Foreign:
     """Looks at the machine between steps and sets the engine's threads. For engines that can change theirs while they
     serve; called from the thread that owns the engine."""
 
-    def __init__(self, generator: Generator, threads: Threads, machine: Machine) -> None:
-        """threads: on a quiet machine."""
-        self._generator, self._threads, self._machine = generator, threads, machine
+    def __init__(
+        self, generator: Generator, threads: Threads, machine: Machine, *,
+        beside: Callable[[Threads], None] = lambda threads: None,
+    ) -> None:
+        """threads: on a quiet machine. beside: told too, for what else computes in this process."""
+        self._generator, self._threads, self._machine, self._beside = generator, threads, machine, beside
         self._allowance = Allowance(max(threads.decode, threads.batch))
         self._last = machine.read()
 
@@ -109,7 +113,8 @@ class Foreign:
         had = self._allowance.threads
         lacking_cores = lacking(found, self._allowance.most)
         if (threads := self._allowance.observe(lacking_cores, seconds)) != had:
-            self._generator.set_threads(Threads(
-                decode=min(self._threads.decode, threads), batch=min(self._threads.batch, threads)))
+            now = Threads(decode=min(self._threads.decode, threads), batch=min(self._threads.batch, threads))
+            self._generator.set_threads(now)
+            self._beside(now)
             journal().info("threads", threads=threads, before=had, of=self._allowance.most,
                            foreign_cores=round(max(share.foreign for share in found), 2))

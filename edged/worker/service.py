@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from edged.engines.base import Embedder, Generator, Loaded, LoadedEmbedder, Passage, RowWork, Threads
+from edged.engines.base import Embedder, Generator, Loaded, LoadedEmbedder, Passage, RowWork
 from edged.errors import LoadFailed
-from edged.hardware.processors import Processors
 from edged.task import check_task
 from edged.types import GenerateRequest, LoadSpec, ModelInfo, Rendered, Request
 from edged.worker.embed_loop import EmbedLoop
 from edged.worker.embed_prepare import EmbedPrepare
-from edged.worker.foreign import Foreign
 from edged.worker.kv_disk import KvDisk
 from edged.worker.loop import Loop
 from edged.worker.orders import Order
@@ -24,10 +21,8 @@ from edged.worker.outbox import Outbox
 from edged.worker.prepare import Prepare, Prepared
 from edged.worker.speculation import Speculation
 from edged.worker.template import Child
+from edged.worker.threads import tuned, watched
 from edged.worker.warm import render_warm_prompts
-
-if TYPE_CHECKING:
-    from edged.worker.first_load import Found
 
 #: KV of preempted requests held outside the engine, at most.
 STASH_LIMIT_BYTES = 1 << 30
@@ -56,16 +51,11 @@ def generation(spec: LoadSpec, loaded: Loaded, outbox: Outbox, child: Child | No
     caps, vocab = generator.caps, generator.vocab
     prepare = Prepare(spec, caps, vocab, child=child)
     tokens_per_s = _warm_up(generator)
-    tuning, foreign = None, None
-    if caps.threads is not None and caps.sets_threads:
-        machine, threads = Processors(daemon=os.getppid()), caps.threads
-        if spec.try_threads:
-            found = _find_threads(generator, threads, machine)
-            threads, tuning = found.threads, found.tuning
-        foreign = Foreign(generator, threads, machine)
+    threads, tuning = tuned(spec, generator, tokens_per_s)
     speculation = speculation_for(spec, loaded, tokens_per_s=tokens_per_s)
     loop = Loop(generator, outbox, stash_limit_bytes=STASH_LIMIT_BYTES, tokens_per_s=tokens_per_s,
-                ram_bytes=spec.kv_cache.ram_bytes, disk=disk, speculation=speculation, foreign=foreign)
+                ram_bytes=spec.kv_cache.ram_bytes, disk=disk, speculation=speculation,
+                foreign=watched(generator, threads, speculation))
 
     render_warm_prompts(spec.warm_prompts, prepare, loop.inbox)
 
@@ -91,15 +81,6 @@ def generation(spec: LoadSpec, loaded: Loaded, outbox: Outbox, child: Child | No
         ),
         prepare=checked, inbox=loop.inbox, run=loop.run, close=close,
     )
-
-
-def _find_threads(generator: Generator, usual: Threads, machine: Processors) -> Found:
-    # Once for each version and machine: other loads need no facts of it.
-    from edged.hardware.probe import probe
-    from edged.hardware.tuning import thread_counts
-    from edged.worker.first_load import find_threads
-
-    return find_threads(generator, usual, thread_counts(probe().cpu), machine)
 
 
 def embedding(spec: LoadSpec, loaded: LoadedEmbedder, outbox: Outbox) -> Service:

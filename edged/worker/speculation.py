@@ -13,7 +13,7 @@ from typing import Protocol
 
 import structlog
 
-from edged.engines.base import Capabilities
+from edged.engines.base import Capabilities, Threads
 from edged.worker.acceptance import LONGEST_DRAFT, MODEL, Acceptance, StepCosts, best_lengths, kind_of
 from edged.worker.lookup import Lookup
 from edged.worker.sequence import Sequence
@@ -34,6 +34,9 @@ class DraftModel(Protocol):
     token_s: float
 
     def close(self) -> None: ...
+
+    def set_threads(self, threads: Threads) -> None:
+        """At most so many, where it can set them."""
 
     def propose(self, wanted: list[tuple[Sequence, int]]) -> list[list[int]]:
         """For each sequence so many tokens, or fewer."""
@@ -107,6 +110,11 @@ class Speculation:
     def close(self) -> None:
         if self._model is not None:
             self._model.close()
+
+    def set_threads(self, threads: Threads) -> None:
+        """Of a draft model, which computes in turn with the one that is served."""
+        if self._model is not None:
+            self._model.set_threads(threads)
 
     def give_up(self) -> None:
         """The engine could not take back what was refused, whatever it said of itself."""

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from edged.engines.base import Logits, RowWork, Threads
 from edged.engines.fake import FakeGenerator, Knobs
 from edged.hardware.processors import Limit, Reading
+from edged.worker.draft import DraftRows
 from edged.worker.foreign import LOOK_S, LOWER_AFTER_S, LOWER_CORES, MOST_PATIENCE_S, RAISE_CORES, Allowance, Foreign
 from tests.unit.worker.played import CountingGenerator, play, request, words
 
@@ -138,6 +139,18 @@ def test_threads_of_prompts_and_of_decoding_are_each_bounded() -> None:
         foreign.look(machine.now_s)
     assert engine.told == [Threads(1, 1)]
     assert foreign.threads == 1
+
+
+def test_a_draft_model_beside_it_gets_no_more_threads_than_it_has() -> None:
+    machine, draft = Machine(), Told(1)
+    rows = DraftRows(draft, draft.vocab.size, token_s=0.001)
+    foreign = Foreign(Told(4), Threads(4, 4), machine, beside=rows.set_threads)
+    for load in [3.0] * 10 + [0.0] * 10:
+        machine.passes(LOOK_S, foreign=load)
+        foreign.look(machine.now_s)
+    assert foreign.threads == 4
+    assert draft.told == [Threads(1, 1), Threads(1, 1)]
+    DraftRows(Told(0), draft.vocab.size, token_s=0.001).set_threads(Threads(1, 1))
 
 
 def test_it_looks_no_more_often_than_needed_and_forgets_what_is_long_past() -> None:
