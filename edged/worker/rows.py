@@ -162,6 +162,8 @@ class Rows:
         """What a busy row has now is kept, beside it: for engines whose KV does not go back, at a place that others may
         begin with."""
         owner = self._rows[row]
+        if is_forgotten(owner.key[0]):
+            return
         if self._kept.limit_bytes and owner.length and (state := self._read(row)) is not None:
             self._kept.put(owner.key, owner.tokens, state)
 
