@@ -3,7 +3,9 @@ that cannot be."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -62,3 +64,35 @@ def test_a_draft_model_that_is_right_spares_steps_and_one_that_is_not_there_is_n
             "model": "lost", "messages": [{"role": "user", "content": "hi"}]}, timeout=60)
         assert refused.status_code >= 500
         assert "the draft model of lost is not installed; `edged pull nowhere`" in refused.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("said", [
+    {"reasoning_budget": 12, "reasoning_effort": "high"}, {"stop": ["ARMS"]}, {"logprobs": True, "top_logprobs": 2},
+    {"n": 3, "temperature": 0.8, "seed": 5}, {"max_tokens": 23},
+    {"frequency_penalty": 1.5, "temperature": 1.2, "seed": 3},
+    {"response_format": {"type": "json_schema", "json_schema": {"name": "order", "schema": {
+        "type": "object", "properties": {"text": {"type": "string", "maxLength": 40}}, "required": ["text"]}}}},
+], ids=lambda said: next(iter(said)))
+def test_whatever_is_asked_the_answer_is_the_one_without_drafts(both: Daemon, said: dict[str, Any]) -> None:
+    content = f"{QUOTING} <think>{QUOTE}</think> say: <think>{QUOTE}</think>{QUOTE}"
+    answers = []
+    for model in ("on", "off"):
+        body = {"model": model, "messages": [{"role": "user", "content": content}], "temperature": 0, "max_tokens": 90,
+                **said}
+        answer = httpx.post(f"{both.base_url}/v1/chat/completions", json=body, timeout=60)
+        assert answer.status_code == 200, answer.text
+        answers.append([answer.json()["choices"], answer.json()["usage"]["completion_tokens"]])
+    assert answers[0] == answers[1]
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    """A model with drafts, which must have had some accepted in the end, and the same one without."""
+    with Daemon(tmp_path_factory.mktemp("both")) as daemon:
+        daemon.models_file.write_text("[models.off]\nspeculation = false\n")
+        daemon.pull_fake("on", step_ms=4)
+        daemon.pull_fake("off", step_ms=1)
+        httpx.post(f"{daemon.base_url}/edged/v1/reload").raise_for_status()
+        yield daemon
+        assert counts(daemon, "on")[1] > 100
+        assert counts(daemon, "off") == (0, 0)
