@@ -41,6 +41,7 @@ from edged.engines.llama_model import (
     last_words,
     load_model,
     precision_of,
+    rope_of,
 )
 from edged.engines.llama_vocab import LlamaVocab, metadata
 from edged.engines.machine import memory_for, threads_for
@@ -322,6 +323,7 @@ def load(spec: LoadSpec, progress: Progress) -> Loaded:
         engine_version=engine_version(), device=device_name(spec.provider, device),
         precision=precision_of(model), weights_bytes=weights_bytes,
         kv_bytes=int(per_token * caps.kv_tokens),
-        state_format=f"{engine_version()} {kv.key_type} {kv.value_type} flash={options.flash_attention}",
+        state_format=f"{engine_version()} {kv.key_type} {kv.value_type} flash={options.flash_attention}"
+                     + rope_of(meta, lib.llama_n_ctx_seq(context)),
     )
     return Loaded(LlamaGenerator(model, context, caps, vocab.result(), adapters, split=split), facts)

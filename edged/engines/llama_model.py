@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,14 @@ def begin(provider: str) -> LlamaDevice | None:
 def device_name(provider: str, device: LlamaDevice | None) -> str:
     """As `Facts.device` tells it."""
     return "cpu" if device is None else f"{provider} {device.description}"
+
+
+def rope_of(meta: Mapping[str, str], context: int) -> str:
+    """Part of a state's format: models with factors for long contexts rotate keys by other ones once the context that
+    they were loaded with is longer than the one they were first trained with (llama.cpp's `get_rope_factors`)."""
+    original = next((int(text) for key, text in meta.items() if key.endswith(".rope.scaling.original_context_length")),
+                    None)
+    return "" if original is None else f" rope={'long' if context > original else 'short'}"
 
 
 def load_model(file: Path, device: LlamaDevice | None, progress: Progress, *, mlock: bool) -> Any:

@@ -12,6 +12,7 @@ Every purge changes a nonce: what a process had before it, it does not write aft
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import secrets
 import shutil
@@ -40,6 +41,7 @@ from edged.store.kv_format import (
 from edged.store.paths import Layout, checked_digest
 from edged.types import KvCacheSpec
 
+LOCK_TIMEOUT_S = 60.0
 _SUFFIX = ".kv"
 _TEMPORARY = "write-"
 #: A time of change further in the future is of a clock that was wrong.
@@ -167,11 +169,12 @@ class KvFolder:
 
     def expire(self) -> int:
         """Takes away what nobody used for too long, what is over the bound, and what those left who died while they
-        wrote. Returns how many files. A time of use in the future begins anew now, since the clock was wrong."""
+        wrote. Returns how many files. A time of use in the future begins anew now, since the clock was wrong.
+        Raises OSError."""
         if not self._root.is_dir():
             return 0
         count = 0
-        with contextlib.suppress(OSError), self._locked():
+        with self._locked():
             for temporary in self._root.rglob(f"{_TEMPORARY}*"):
                 files.remove(temporary)
             for held in self._all():
@@ -216,7 +219,14 @@ class KvFolder:
         return self._root / checked_digest(identity.model) / f"{identity.key}{_SUFFIX}"
 
     def _locked(self) -> locks.Lock:
-        return locks.lock(self._root / "lock")
+        """Raises TimeoutError, an OSError, where a process that hangs has it."""
+        began_s = time.monotonic()
+
+        def give_up() -> None:
+            if time.monotonic() - began_s > LOCK_TIMEOUT_S:
+                raise TimeoutError(errno.ETIMEDOUT, "another process has held the lock of the KV files for a minute")
+
+        return locks.lock(self._root / "lock", waiting=give_up)
 
     def _expired(self, held: _Held) -> bool:
         return self._wall() - held.used_at > self._ttl_s

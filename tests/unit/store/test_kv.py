@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edged.store import Store, files, locks
+from edged.store import Store, files, kv, locks
 from edged.store.entries import Manifest
 from edged.store.kv import Found, KvFolder, Outcome
 from edged.store.kv_budget import WriteBudget
@@ -285,6 +285,17 @@ def test_a_file_that_was_replaced_by_a_whole_one_of_other_tokens_is_not_taken_fo
     os.replace(two.path, one.path)
     assert folder.read(one) is None
     assert found_tokens(folder) == []
+
+
+def test_nobody_waits_for_ever_for_a_process_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = folder_in(tmp_path)
+    put(folder, identity(1))
+    monkeypatch.setattr(kv, "LOCK_TIMEOUT_S", 0.0)
+    with locks.lock(tmp_path / "kv" / "lock"):
+        for act in (folder.purge, folder.expire, lambda: put(folder, identity(2))):
+            with pytest.raises(TimeoutError, match="another process has held the lock"):
+                act()
+    assert folder.purge() == 1
 
 
 def test_links_and_odd_files_are_not_followed(tmp_path: Path) -> None:
