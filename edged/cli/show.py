@@ -55,13 +55,20 @@ def show(
     if status is not None:
         _print_fields({"state": status.state.value, "device": status.device, "context": status.context,
                        "memory": size(status.resident_bytes) if status.resident_bytes else None,
-                       "kv": kv_told(status), "kept KV": _kept(status), "error": status.error,
-                       "note": "; ".join(status.notes)})
+                       "kv": kv_told(status), "kept KV": _kept(status), "drafts": _drafts(status),
+                       "error": status.error, "note": "; ".join(status.notes)})
     if entry is not None:
         _print_fields({"title": entry.title, "note": entry.note, "served with": _served_with(entry) or None,
                        "candidate": f"{entry.candidate} with {entry.share:.0%} of the requests" if entry.candidate
                        else None})
     return ExitCode.OK
+
+
+def _drafts(status: ModelStatus) -> str | None:
+    """Of tokens computed before they were chosen."""
+    if not status.speculative_proposed_tokens:
+        return None
+    return f"{status.speculative_accepted_tokens} of {status.speculative_proposed_tokens} tokens came"
 
 
 def _kept(status: ModelStatus) -> str | None:

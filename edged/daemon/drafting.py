@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from edged.daemon.footprint import WEIGHTS
-from edged.daemon.site import Site
-from edged.errors import LoadFailed, ModelNotFound
-from edged.store import Lease
+from edged.errors import EdgedError, LoadFailed, ModelNotFound
+from edged.store import Lease, Store
+from edged.store.catalog import CatalogFile
 from edged.store.entries import Manifest, ModelEntry
 from edged.types import DraftSpec
 
 
-def draft_manifest(site: Site, entry: ModelEntry) -> Manifest | None:
+def draft_manifest(store: Store, catalog: CatalogFile, entry: ModelEntry) -> Manifest | None:
     """None where no draft is named, or speculation is off. Raises LoadFailed, CorruptFile, BadReference."""
     if entry.draft is None or not entry.speculation:
         return None
-    name, _, version = site.catalog.resolve_alias(entry.draft).partition("@")
+    name, _, version = catalog.resolve_alias(entry.draft).partition("@")
     try:
-        manifest = site.store.manifest(name, version or None)
+        manifest = store.manifest(name, version or None)
     except ModelNotFound as error:
         raise LoadFailed(
             f"the draft model of {entry.name} is not installed; `edged pull {entry.draft}`, or take `draft` out of "
@@ -27,24 +27,24 @@ def draft_manifest(site: Site, entry: ModelEntry) -> Manifest | None:
     return manifest
 
 
-def draft_bytes(site: Site, entry: ModelEntry) -> int:
+def draft_bytes(store: Store, catalog: CatalogFile, entry: ModelEntry) -> int:
     """Memory that it takes beside the model, as far as its weights tell; 0 where it cannot be found: its load says so.
     """
     try:
-        manifest = draft_manifest(site, entry)
-    except LoadFailed:
+        manifest = draft_manifest(store, catalog, entry)
+    except EdgedError:
         return 0
     return 0 if manifest is None else int(manifest.size * WEIGHTS)
 
 
-def leased_draft(site: Site, entry: ModelEntry) -> tuple[Lease, DraftSpec] | None:
+def leased_draft(store: Store, catalog: CatalogFile, entry: ModelEntry) -> tuple[Lease, DraftSpec] | None:
     """Its folder, complete, and kept until the lease is released. Raises LoadFailed, ModelNotFound, CorruptFile."""
-    manifest = draft_manifest(site, entry)
+    manifest = draft_manifest(store, catalog, entry)
     if manifest is None:
         return None
-    lease = site.store.lease(manifest)
+    lease = store.lease(manifest)
     try:
-        folder = str(site.store.folder(manifest))
+        folder = str(store.folder(manifest))
     except BaseException:
         lease.release()
         raise

@@ -74,7 +74,7 @@ class Seat:
     def need_bytes(self) -> tuple[int, int]:
         """What it should be given, and the least with which there is sense in trying."""
         entry = self._entry()
-        beside_bytes = draft_bytes(self._site, entry)
+        beside_bytes = draft_bytes(self._site.store, self._site.catalog, entry)
         least_bytes = estimate(self._manifest, entry) + beside_bytes
         # What was measured may be from before it had a draft model.
         need_bytes = max(self.appetite.need_bytes(least_bytes), least_bytes if beside_bytes else 0)
@@ -139,7 +139,8 @@ class Seat:
         self._sitter.gone(ended)
 
     async def _run(self, grant_bytes: int, folder: str) -> Exit:
-        if (found := await asyncio.to_thread(leased_draft, self._site, self._entry())) is None:
+        found = await asyncio.to_thread(leased_draft, self._site.store, self._site.catalog, self._entry())
+        if found is None:
             return await self._serve(grant_bytes, folder, None)
         lease, draft = found
         with lease:
