@@ -11,10 +11,8 @@ import pytest
 
 from edged.engines import load
 from edged.engines.base import Generator, Logits, RowWork
-from edged.worker.rows import Rows
-from edged.worker.scheduler import Scheduler
-from edged.worker.sequence import Sequence
 from tests.real.conftest import spec
+from tests.real.greedy import Greedy
 from tests.real.tiny_recurrent import make_recurrent
 
 pytestmark = pytest.mark.real
@@ -49,45 +47,6 @@ def test_it_says_that_it_does_not_go_back_and_keeps_all_or_nothing(generator: Ge
     assert np.abs(last(generator, 0, SYSTEM) - whole).max() < NEAR
     assert generator.unstash(3, state) == len(SYSTEM)
     assert np.abs(last(generator, 3, [65]) - after).max() < NEAR
-
-
-class Greedy:
-    """The loop's part, with the likeliest token."""
-
-    def __init__(self, generator: Generator) -> None:
-        self.generator = generator
-        self.rows = Rows(generator, ram_bytes=1 << 20)
-        self.scheduler = Scheduler(generator.caps, self.rows, stash_limit_bytes=1 << 20)
-        self.computed = 0
-
-    def answers(self, prompts: list[list[int]], tokens: int) -> list[list[int]]:
-        """Of all prompts at once."""
-        running = [Sequence(str(index), 0, str(index), list(prompt), 500) for index, prompt in enumerate(prompts)]
-        for one in running:
-            self.scheduler.submit(one)
-        left = list(running)
-        while left:
-            self.scheduler.admit()
-            for step in self.scheduler.plan(64):
-                work = [RowWork(_row(piece.sequence), piece.sequence.tokens[piece.sequence.length:][:piece.count],
-                                piece.logits) for piece in step]
-                results = self.generator.step(work)
-                self.computed += sum(piece.count for piece in step)
-                self.scheduler.advance(step)
-                for piece, logits in zip(step, results, strict=True):
-                    if piece.logits:
-                        piece.sequence.tokens.append(int(logits[-1].argmax()))
-            for one in [one for one in left if len(one.tokens) >= one.prompt_length + tokens]:
-                self.scheduler.finish(one)
-                left.remove(one)
-        while self.rows.tend():
-            pass
-        return [one.tokens[one.prompt_length:] for one in running]
-
-
-def _row(sequence: Sequence) -> int:
-    assert sequence.row is not None
-    return sequence.row
 
 
 def test_what_is_shared_is_computed_once_and_no_text_changes(generator: Generator) -> None:
