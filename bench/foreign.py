@@ -1,12 +1,12 @@
 """What foreign processes cost edged's engines, with what edged does against it and without, in turn.
 
     python -m bench.foreign llama MODEL.gguf
-    python -m bench.foreign ort FOLDER [--busy 0 1 2] [--streams 1 8] [--rounds 5] [--seconds 3]
+    python -m bench.foreign ort FOLDER [--busy 0 1 2] [--streams 0 1 8] [--rounds 5] [--seconds 3]
 
-Decoding in one process, without scheduler and daemon. llama.cpp: threads that follow the load (edged.worker.foreign)
-against as many as the machine has. ONNX Runtime: waiting threads that spin shortly, edged's default, against the
-library's own. Rounds alternate which comes first; each sample begins with SETTLE_S that do not count. For llama-server
-beside the same load see the scene `foreign` of the proof.
+Steps in one process, without scheduler and daemon; 0 streams are prompts of 64 tokens. llama.cpp: threads that follow
+the load (edged.worker.foreign) against as many as the machine has. ONNX Runtime: waiting threads that spin shortly, edged's
+default, against the library's own. Rounds alternate which comes first; each sample begins with SETTLE_S that do not
+count. For llama-server beside the same load see the scene `foreign` of the proof.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def main() -> None:
     parser.add_argument("engine", choices=["llama", "ort"])
     parser.add_argument("model", type=Path)
     parser.add_argument("--busy", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--streams", type=int, nargs="+", default=[1, 8])
+    parser.add_argument("--streams", type=int, nargs="+", default=[0, 1, 8])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=3.0)
     said = parser.parse_args()
@@ -81,7 +81,9 @@ def _rounds(ways: Sequence[Way], streams: int, rounds: int, seconds: float) -> N
 
 
 def _decode(generator: Generator, streams: int, seconds: float, between: Callable[[], None]) -> float:
-    """Tokens a second of all streams."""
+    """Tokens a second of all streams, or of prompts."""
+    if not streams:
+        return _read(generator, seconds, between)
     for row in range(streams):
         generator.step([RowWork(row, BEGINNING[generator.trim(row, 0):], 1)])
     began_s, tokens = time.perf_counter(), 0
@@ -92,6 +94,16 @@ def _decode(generator: Generator, streams: int, seconds: float, between: Callabl
                 generator.trim(row, len(BEGINNING))
         generator.step([RowWork(row, [200], 1) for row in range(streams)])
         tokens += streams
+        between()
+    return tokens / (time.perf_counter() - began_s)
+
+
+def _read(generator: Generator, seconds: float, between: Callable[[], None]) -> float:
+    began_s, tokens = time.perf_counter(), 0
+    while time.perf_counter() < began_s + seconds:
+        generator.trim(0, 0)
+        generator.step([RowWork(0, BEGINNING, 1)])
+        tokens += len(BEGINNING)
         between()
     return tokens / (time.perf_counter() - began_s)
 
