@@ -4,9 +4,9 @@
     python -m bench.foreign ort FOLDER [--busy 0 1 2] [--streams 0 1 8] [--rounds 5] [--seconds 3]
 
 Steps in one process, without scheduler and daemon; 0 streams are prompts of 64 tokens. llama.cpp: threads that follow
-the load (edged.worker.foreign) against as many as the machine has. ONNX Runtime: waiting threads that spin shortly, edged's
-default, against the library's own. Rounds alternate which comes first; each sample begins with SETTLE_S that do not
-count. For llama-server beside the same load see the scene `foreign` of the proof.
+the load (edged.worker.foreign) against as many as the machine has. ONNX Runtime: waiting threads that spin shortly,
+edged's default, against the library's own. Rounds alternate which comes first; each sample begins with SETTLE_S that
+do not count. For llama-server beside the same load see the scene `foreign` of the proof.
 """
 
 from __future__ import annotations
