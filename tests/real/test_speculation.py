@@ -39,7 +39,7 @@ def tiny_gguf(tiny_hf: Path, tmp_path_factory: pytest.TempPathFactory) -> LoadSp
     (folder / "work").mkdir()
     unquantized(tiny_hf, folder / "model", work=folder / "work", progress=lambda done, note: None)
     [file] = (folder / "model").glob("*.gguf")
-    return msgspec.structs.replace(spec("llama", file.parent, file.name, context=256, rows=6), options=EXACT)
+    return msgspec.structs.replace(spec("llama", file.parent, file.name, context=256, rows=6), options=EXACT, threads=1)
 
 
 @pytest.fixture(params=["tiny_positions", "tiny_gguf"], ids=["ort", "llama"])
