@@ -105,16 +105,14 @@ def _copy(called: str) -> Path:
 
 
 def _need(store: Edged) -> int:
-    """What one of the models takes while it is loaded, or what edged reckons before its first load, if that is more."""
-    from edged.daemon.footprint import WEIGHTS, WORKER_BYTES
-
+    """What one of the models takes while it is loaded, as edged counts it: resident bytes of its worker after an
+    answer."""
     running = store.start()
     try:
         assert running.process is not None
         whole(running.url, "completions", _asked(name(0), 7))
         [worker] = running.process.children()
-        [size] = {file.stat().st_size for file in (store.home / "models").glob("*/*.gguf")}
-        return max(worker.memory_info().rss, WORKER_BYTES + int(size * WEIGHTS) + 1024 * 23_040)
+        return int(worker.memory_info().rss)
     finally:
         running.stop()
 
