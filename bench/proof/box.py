@@ -14,10 +14,12 @@ import psutil
 
 from bench import machine
 from bench.client import BenchError, whole
+from bench.proof.forms import folder_of
 from bench.proof.scene import Ask, Found, Scene, forced, prose
 from bench.proof.sides import MODEL, edged_of
 from bench.rounds import Side
 from bench.servers import BUILD, ROOT, Edged
+from edged.store import Store
 
 #: Models that fit into memory at once.
 _FIT = 3
@@ -89,9 +91,9 @@ def many(models: int, memory_bytes: int | None = None) -> Edged:
 
 def _copy(called: str) -> Path:
     """The pulled GGUF with another author's name of the same length in its header, or wherever its name stands."""
-    source = edged_of(_THREADS)
-    [file] = [path for path in (source.home / "models").glob("*/*.gguf") if "Q4_1" in path.name]
-    content = bytearray(file.read_bytes())
+    edged = edged_of(_THREADS)
+    [pulled] = [each for each in Store(edged.home).versions(edged.model) if each.conversion is None]
+    content = bytearray((folder_of(edged, pulled.version) / pulled.file).read_bytes())
     place = content.find(b"general.name")
     length = int.from_bytes(content[place + 16:place + 24], "little")
     written = called.encode().ljust(length)[:length]

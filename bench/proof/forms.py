@@ -12,6 +12,7 @@ from msgspec import Struct
 from bench.client import BenchError
 from bench.proof.weights import bytes_of_token
 from bench.servers import Edged
+from edged.store import Store
 
 #: Of the catalog's GGUF: its weights are brought back to 32 bits first, so all forms have lost what that one lost.
 RECIPES = ("gguf-q4_0", "gguf-q4_k_m-imatrix", "cpu-int4")
@@ -64,8 +65,9 @@ def choose(edged: Edged, say: Callable[[str], None], seconds: float, *, tune: bo
 
 def folder_of(edged: Edged, version: str) -> Path:
     """Where the version's files lie in the store."""
-    [folder] = [path for path in (edged.home / "models").iterdir() if path.name.startswith(version)]
-    return folder
+    store = Store(edged.home)
+    [manifest] = [each for each in store.versions(edged.model) if each.version == version]
+    return store.folder(manifest)
 
 
 def _forms(edged: Edged) -> list[Form]:
