@@ -23,8 +23,8 @@ MODELS = [f"model-{number:02}" for number in range(24)]
 MEMORY_BYTES = 200 << 20
 #: With what each client goes through the models.
 STRIDES = (1, 1, 5, 7)
-TURNS = 14
-AT_ONCE = 4
+TURNS = 9
+AT_ONCE = 6
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def loads(client: httpx.Client) -> dict[str, int]:
 
 def test_24_models_in_rotation_with_memory_for_three_fail_nobody(daemon: Daemon) -> None:
     """Also where a worker is killed in between: only what it was answering may fail, as documented."""
-    with httpx.Client(base_url=daemon.base_url, timeout=120) as client, ThreadPoolExecutor(24) as pool:
+    with httpx.Client(base_url=daemon.base_url, timeout=120) as client, ThreadPoolExecutor(4 * AT_ONCE) as pool:
         most_workers = 0
 
         def rotate(number: int) -> list[httpx.Response]:
