@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import time
@@ -102,7 +101,6 @@ def _copy(called: str) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     made = folder / f"{called}.gguf"
     made.write_bytes(content)
-    os.sync()
     return made
 
 
