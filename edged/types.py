@@ -213,7 +213,7 @@ class Usage(Struct, frozen=True, array_like=True):
     reasoning_tokens: int = 0
 
 
-class Started(Struct, frozen=True, tag="started", tag_field="kind"):
+class Started(Struct, frozen=True, tag="started", tag_field="kind", array_like=True):
     """The request was admitted; comes before every Delta. queued_s: time it waited in the worker."""
 
     id: str
@@ -222,7 +222,7 @@ class Started(Struct, frozen=True, tag="started", tag_field="kind"):
     queued_s: float
 
 
-class Rendered(Struct, frozen=True, tag="rendered", tag_field="kind"):
+class Rendered(Struct, frozen=True, tag="rendered", tag_field="kind", array_like=True):
     """The prompt as the model reads it, of any length. text: what the template made of messages, the text that was
     sent, or that of tokens. pieces: the bytes that each token stands for, control tokens too (`<|im_end|>`)."""
 
@@ -242,7 +242,7 @@ class CallPiece(Struct, frozen=True, array_like=True):
     name: str = ""
 
 
-class Delta(Struct, frozen=True, tag="delta", tag_field="kind"):
+class Delta(Struct, frozen=True, tag="delta", tag_field="kind", array_like=True):
     """Text that may be shown now: whole characters only, stop strings already held back. `tokens` counts the tokens
     that this event accounts for (0 to many). reasoning: text of thinking, which comes before `text`; calls: pieces of
     tool calls, after it."""
@@ -256,14 +256,14 @@ class Delta(Struct, frozen=True, tag="delta", tag_field="kind"):
     calls: list[CallPiece] = []
 
 
-class ChoiceEnd(Struct, frozen=True, tag="choice_end", tag_field="kind"):
+class ChoiceEnd(Struct, frozen=True, tag="choice_end", tag_field="kind", array_like=True):
     id: str
     index: int
     reason: FinishReason
     stop: str | None = None
 
 
-class Embedded(Struct, frozen=True, tag="embedded", tag_field="kind"):
+class Embedded(Struct, frozen=True, tag="embedded", tag_field="kind", array_like=True):
     """Vectors of some of a request's inputs, whose numbers are `indexes`; each input comes once, in any order. data:
     the vectors one after another, float32, little-endian; of a reranker one score each."""
 
@@ -272,7 +272,7 @@ class Embedded(Struct, frozen=True, tag="embedded", tag_field="kind"):
     data: bytes
 
 
-class Finished(Struct, frozen=True, tag="finished", tag_field="kind"):
+class Finished(Struct, frozen=True, tag="finished", tag_field="kind", array_like=True):
     """Last event of a request that went well. prompt_s: from its start to its first token; answer_s: from then to its
     end; both as the worker measured them, 0 of vectors."""
 
@@ -282,7 +282,7 @@ class Finished(Struct, frozen=True, tag="finished", tag_field="kind"):
     answer_s: float = 0.0
 
 
-class Failed(Struct, frozen=True, tag="failed", tag_field="kind"):
+class Failed(Struct, frozen=True, tag="failed", tag_field="kind", array_like=True):
     """Last event of a request that did not. The fields are those of `edged.errors.EdgedError`."""
 
     id: str

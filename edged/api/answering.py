@@ -64,10 +64,11 @@ async def _collect(call: Call, exchange: Exchange, services: Services, send: Sen
     told: Headers = []
     async with generating(call, exchange, services) as (served, events):
         collected = call.collected(served)
-        async for prompt, event in events:
-            if isinstance(event, Started | Rendered):
-                told = told or _told(served, exchange)
-            collected.add(prompt, event)
+        async for prompt, together in events:
+            for event in together:
+                if isinstance(event, Started | Rendered):
+                    told = told or _told(served, exchange)
+                collected.add(prompt, event)
     if call.ended is not None:
         await call.ended()
     await send_json(send, collected.answer(), [*ignored_header(call.ignored), *told])
@@ -82,11 +83,14 @@ async def _stream(call: Call, exchange: Exchange, services: Services, send: Send
         async with generating(call, exchange, services) as (served, events):
             assert call.streamed is not None
             streamed = call.streamed(served)
-            async for prompt, event in events:
-                if isinstance(event, Started):
-                    await stream.open(_told(served, exchange))
-                if chunk := sse.framed(wire, streamed.chunks(prompt, event)):
-                    await stream.write(chunk)
+            async for prompt, together in events:
+                body = b""
+                for event in together:
+                    if isinstance(event, Started):
+                        await stream.open(_told(served, exchange))
+                    body += sse.framed(wire, streamed.chunks(prompt, event))
+                if body:
+                    await stream.write(body)
         if call.ended is not None:
             await call.ended()
         last = sse.framed(wire, streamed.closing()) + wire.done
@@ -107,8 +111,9 @@ async def _stream(call: Call, exchange: Exchange, services: Services, send: Send
 @asynccontextmanager
 async def generating(
     call: Call, exchange: Exchange, services: Services
-) -> AsyncIterator[tuple[Served, AsyncIterator[tuple[int, Event]]]]:
-    """The events of all prompts with the prompt's number, ended in every case. Raises DeadlineExceeded."""
+) -> AsyncIterator[tuple[Served, AsyncIterator[tuple[int, list[Event]]]]]:
+    """The events of all prompts with the prompt's number, those together that are there at once; ended in every case.
+    Raises DeadlineExceeded."""
     try:
         async with asyncio.timeout(call.timeout_s) as deadline:
             generations: list[Generation] = []
@@ -162,18 +167,18 @@ def _scoped(request: Request, scope: str) -> Request:
     return msgspec.structs.replace(request, cache_scope=scope)
 
 
-async def _merged(generations: list[Generation]) -> AsyncGenerator[tuple[int, Event]]:
+async def _merged(generations: list[Generation]) -> AsyncGenerator[tuple[int, list[Event]]]:
     """Each generation's events in its order. The queue is short: back-pressure reaches every generation."""
     if len(generations) == 1:
         async for event in generations[0]:
-            yield 0, event
+            yield 0, [event, *generations[0].more()]
         return
-    queue: asyncio.Queue[tuple[int, Event | Exception | None]] = asyncio.Queue(maxsize=1)
+    queue: asyncio.Queue[tuple[int, list[Event] | Exception | None]] = asyncio.Queue(maxsize=1)
 
     async def pump(prompt: int, generation: Generation) -> None:
         try:
             async for event in generation:
-                await queue.put((prompt, event))
+                await queue.put((prompt, [event, *generation.more()]))
         except EdgedError as error:
             await queue.put((prompt, error))
         else:

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
-from msgspec import UNSET, Struct, UnsetType
+from msgspec import UNSET, Struct, UnsetType, json
 
 from edged.api.logprobs import ChatToken, chat_tokens
 from edged.api.usage import UsageBody, fingerprint, usage_body
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from edged.daemon.status import Served
 
 Head = tuple[str, int]
+_encoder = json.Encoder()
+#: Stands for a text in a frame of which the rest is wanted; nothing else in a chunk can hold control characters.
+_TEXT = "\x00text\x00"
 
 
 class Wanted(NamedTuple):
@@ -85,14 +88,25 @@ class ChatStream:
         self._usage: Usage | None = None
         self._model = served.name
         self._fingerprint = fingerprint(served)
+        self._around_text: dict[int, tuple[bytes, bytes]] = {}
+
+    def _text_frame(self, index: int, text: str) -> bytes:
+        """The frame of a chunk with text alone, as nearly all are: what is around the text is written once."""
+        if (around := self._around_text.get(index)) is None:
+            before, after = OPENAI.frame(self._chunk(index, DeltaBody(content=_TEXT))).split(_encoder.encode(_TEXT))
+            around = self._around_text[index] = before, after
+        return around[0] + _encoder.encode(text) + around[1]
 
     def _chunk(self, index: int, delta: DeltaBody, logprobs: LogprobsBody | None = None,
                finish_reason: str | None = None) -> Chunk:
         return Chunk(*self._head, self._model, self._fingerprint,
                      [ChunkChoice(index, delta, logprobs, finish_reason)], usage=self._no_usage)
 
-    def chunks(self, prompt: int, event: Event) -> Iterable[Struct]:
+    def chunks(self, prompt: int, event: Event) -> Iterable[Struct | bytes]:
         match event:
+            case Delta(index=index, text=text) if text and not (
+                    self._wanted.logprobs or event.reasoning or event.calls):
+                yield self._text_frame(index, text)
             case Delta(index=index):
                 logprobs = LogprobsBody(chat_tokens(event.logprobs)) if self._wanted.logprobs else None
                 for delta in _deltas(event):

@@ -21,7 +21,9 @@ _HEADERS: Headers = [(b"cache-control", b"no-cache"), (b"x-accel-buffering", b"n
 class Streamed(Protocol):
     """`prompt` is the number of the prompt within the request; chat has one."""
 
-    def chunks(self, prompt: int, event: Event) -> Iterable[msgspec.Struct]: ...
+    def chunks(self, prompt: int, event: Event) -> Iterable[msgspec.Struct | bytes]:
+        """bytes: a chunk that is framed already, for the one wire that it is for."""
+        ...
 
     def closing(self) -> Iterable[msgspec.Struct]: ...
 
@@ -36,14 +38,15 @@ class Collected(Protocol):
     def answer(self) -> msgspec.Struct: ...
 
 
-def framed(wire: Wire, chunks: Iterable[msgspec.Struct]) -> bytes:
-    return b"".join(map(wire.frame, chunks))
+def framed(wire: Wire, chunks: Iterable[msgspec.Struct | bytes]) -> bytes:
+    return b"".join([chunk if isinstance(chunk, bytes) else wire.frame(chunk) for chunk in chunks])
 
 
 class EventStream:
     """A 200 whose headers are held until there is something to tell, and heartbeats while there is nothing.
 
-    `beat` runs beside the writer; the lock keeps the headers before everything else.
+    `beat` runs beside the writer; the lock keeps the headers before everything else. A body goes out whole, so what
+    comes after the headers needs no lock.
     """
 
     def __init__(self, send: Send, wire: Wire, heartbeat_s: float, headers: Headers) -> None:
@@ -53,23 +56,23 @@ class EventStream:
         self._headers = headers
         self._lock = asyncio.Lock()
         self._silent = True
+        self._opened = False
         self.started = False
 
     async def open(self, headers: Headers = []) -> None:  # noqa: B006
-        if self.started:
-            return
         async with self._lock:
             if not self.started:
                 self.started = True
                 told = [(b"content-type", self._wire.content_type), *_HEADERS, *self._headers, *headers]
                 await self._send({"type": "http.response.start", "status": 200, "headers": told})
+                self._opened = True
 
     async def write(self, body: bytes, *, more: bool = True) -> None:
         """Returns when the transport wants more: a client that reads slowly holds its writer here."""
         self._silent = False
-        await self.open()
-        async with self._lock:
-            await self._send({"type": "http.response.body", "body": body, "more_body": more})
+        if not self._opened:
+            await self.open()
+        await self._send({"type": "http.response.body", "body": body, "more_body": more})
 
     async def beat(self) -> None:
         """For ever: a heartbeat after each heartbeat_s in which nothing was written."""

@@ -55,7 +55,7 @@ def content_hash(request: Request) -> bytes:
 
 class Generation:
     """Iterate for its events: Started, Delta…, one ChoiceEnd a choice, Finished; of embeddings Started, Embedded…,
-    Finished. Raises EdgedError where it failed.
+    Finished. Raises EdgedError where it failed. `more` gives those that came together with the last one.
 
     One consumer. Whoever stops reading early calls `cancel`; after that the iterator ends.
     """
@@ -110,11 +110,18 @@ class Generation:
                 raise StopAsyncIteration
             self._arrived.clear()
             await self._arrived.wait()
-        event = self._events.popleft()
+        return self._taken(1)[0]
+
+    def more(self) -> list[Event]:
+        """What is there already, at most LOW_MARK events, without waiting."""
+        return self._taken(min(len(self._events), LOW_MARK))
+
+    def _taken(self, count: int) -> list[Event]:
+        taken = [self._events.popleft() for _ in range(count)]
         if self._paused and len(self._events) <= LOW_MARK and self.phase is not Phase.ENDED:
             self._paused = False
             self._runner.resume(self)
-        return event
+        return taken
 
     async def taken(self) -> Generation:
         """Itself, once a worker has it. Cancel the call to take the request back. Raises why none will."""

@@ -317,10 +317,11 @@ class Model:
         self._site.changed()
 
     def events(self, events: list[Event]) -> None:
+        now = self._site.clock()
         for event in events:
             # None: its client cancelled while this was under way.
             if (generation := self.requests.active.get(event.id)) is not None:
-                self._traffic.saw(generation, event, self._site.clock())
+                self._traffic.saw(generation, event, now)
                 self._event(generation, event)
 
     def _event(self, generation: Generation, event: Event) -> None:

@@ -65,7 +65,8 @@ _SCRIPTED_LOGIT = 100.0
 _FIRST_SPLIT = len(_PIECES) - 2 * len(_SPLIT)
 _TOKENS_BY_PIECE = {piece: token for token, piece in enumerate(_PIECES) if piece}
 _LONGEST_PIECE = max(map(len, _PIECES))
-#: One word after another, by the count of tokens before it.
+#: Words by the count of tokens before them, without a pattern that a draft could be taken from.
+_ORDER = np.random.Generator(np.random.Philox(1)).integers(0, len(_WORDS), 4096)
 _WORD_BY_WORD = np.full((len(_WORDS), len(_PIECES)), -30.0, np.float32)
 _WORD_BY_WORD[range(len(_WORDS)), range(_FIRST_WORD, _FIRST_WORD + len(_WORDS))] = 10.0
 _SPECIAL_PATTERN = re.compile("(" + "|".join(re.escape(text) for text in _SPECIAL) + ")")
@@ -311,7 +312,7 @@ class FakeGenerator:
 
 
 def _cheap_logits(ends: range) -> Logits:
-    return np.take(_WORD_BY_WORD, ends, axis=0, mode="wrap")
+    return _WORD_BY_WORD[[_ORDER[end % len(_ORDER)] for end in ends]]
 
 
 def _scripted(row: list[int]) -> int | None:

@@ -56,8 +56,9 @@ class Making:
         try:
             async with generating(self._call, own, self._services) as (served, events):
                 stream.serve(served)
-                async for prompt, event in events:
-                    self._tell(stream.chunks(prompt, event))
+                async for prompt, together in events:
+                    for event in together:
+                        self._tell(stream.chunks(prompt, event))
             run.ending = True
             await self._ended()
             last = stream.closing()

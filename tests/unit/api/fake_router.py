@@ -54,6 +54,9 @@ class FakeGeneration:
         self.cancelled = asyncio.Event()
         self._router = router
 
+    def more(self) -> list[Event]:
+        return []
+
     async def __aiter__(self) -> AsyncIterator[Event]:
         for item in self._router.script(self.request):
             if isinstance(item, float):

@@ -154,3 +154,20 @@ async def test_only_older_requests_are_taken_while_a_model_leaves() -> None:
     assert requests.drop(old) is True
     assert requests.drop(new_one) is False
     assert len(requests) == 0
+
+
+async def test_what_came_together_is_taken_together_and_a_paused_row_goes_on() -> None:
+    runner = Runner()
+    generation = new(runner=runner)
+    generation.begin(SERVED)
+    for number in range(HIGH_MARK):
+        generation.feed(Delta("r1", 0, str(number)))
+    assert runner.asked == ["pause"]
+    taken = [await anext(generation)]
+    while more := generation.more():
+        assert len(more) <= LOW_MARK
+        taken += more
+    assert [event.text for event in taken if isinstance(event, Delta)] == [str(number) for number in range(HIGH_MARK)]
+    assert runner.asked == ["pause", "resume"]
+    generation.end()
+    assert await rest(generation) == []
