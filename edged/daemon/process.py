@@ -203,6 +203,12 @@ class WorkerProcess:
             self._heard = self._clock()
             self._owes_a_frame = False
             match frame:
+                case Events(events=events):
+                    for event in events:
+                        if isinstance(event, (Finished, Failed)):
+                            self._running.discard(event.id)
+                            self._paused.discard(event.id)
+                    self._listener.events(events)
                 case Loading(fraction=fraction):
                     if fraction > self._fraction:
                         self._fraction, self._progressed = fraction, self._heard
@@ -213,12 +219,6 @@ class WorkerProcess:
                     self._refused = revive(frame)
                 case Lost(reason=reason):
                     self._lost = reason
-                case Events(events=events):
-                    for event in events:
-                        if isinstance(event, Finished | Failed):
-                            self._running.discard(event.id)
-                            self._paused.discard(event.id)
-                    self._listener.events(events)
                 case Stats(stats=stats):
                     self._listener.stats(stats)
 
