@@ -12,7 +12,7 @@ from bench import machine, servers
 from bench.proof.record import Record, Sample, SceneRecord
 from bench.proof.scene import Found, Scene, Sizes
 from bench.proof.scenes import PLACES
-from bench.proof.sides import Sides
+from bench.proof.sides import RESTLESS, Sides
 from bench.rounds import FOREIGN_CORES, rotated
 
 #: A side that failed so often in one scene is not asked any more.
@@ -61,6 +61,8 @@ class Performance:
             clock = machine.CpuClock(process, [])
             found = scene.measure(side, scene.ask(self.sizes, turn, PLACES[scene.name]))
             used = clock.read()
+            if name in RESTLESS:
+                side.down()
         except Exception as error:
             kept.failed[name] = f"{type(error).__name__}: {str(error)[:300]}"
             self.say(f"  {name}: FAILED: {kept.failed[name]}")

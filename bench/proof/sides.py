@@ -23,6 +23,8 @@ HOME = "proof-home"
 ROWS = 8
 CONTEXT = 4096
 
+#: Ended after each measurement: it holds gigabytes, and what its threads do while nobody asks is not ours to trust.
+RESTLESS = ("foundry",)
 #: For llama-server: the model's own template knows no tools, and without that its calls are not held to anything. What
 #: it makes of chats without tools is the same.
 TEMPLATE = "chatml_with_tools.jinja"

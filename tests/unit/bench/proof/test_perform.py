@@ -76,6 +76,17 @@ def test_sides_that_a_scene_does_not_ask_are_ended_and_all_are_at_the_end(tmp_pa
     assert stage.up == set()
 
 
+def test_a_side_that_may_not_rest_is_ended_after_each_measurement(tmp_path: Path) -> None:
+    stage, seen = Stage(), []
+
+    def look(side: Side, ask: Ask) -> Found:
+        seen.append(set(stage.up))
+        return Found({})
+
+    performance(tmp_path, stage).run([Scene("streams", "", ("foundry", "a"), look, lambda ask: [], rounds=1)])
+    assert seen == [{"foundry"}, {"a"}]
+
+
 def test_a_side_that_fails_is_told_and_the_rest_goes_on(tmp_path: Path) -> None:
     stage = Stage()
     stage.broken = {"a"}
