@@ -66,7 +66,7 @@ async def _collect(call: Call, exchange: Exchange, services: Services, send: Sen
         collected = call.collected(served)
         async for prompt, together in events:
             for event in together:
-                if isinstance(event, Started | Rendered):
+                if isinstance(event, (Started, Rendered)):
                     told = told or _told(served, exchange)
                 collected.add(prompt, event)
     if call.ended is not None:

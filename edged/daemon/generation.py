@@ -110,18 +110,24 @@ class Generation:
                 raise StopAsyncIteration
             self._arrived.clear()
             await self._arrived.wait()
-        return self._taken(1)[0]
+        event = self._events.popleft()
+        if self._paused:
+            self._resume_if_low()
+        return event
 
     def more(self) -> list[Event]:
         """What is there already, at most LOW_MARK events, without waiting."""
-        return self._taken(min(len(self._events), LOW_MARK))
+        if not self._events:
+            return []
+        taken = [self._events.popleft() for _ in range(min(len(self._events), LOW_MARK))]
+        if self._paused:
+            self._resume_if_low()
+        return taken
 
-    def _taken(self, count: int) -> list[Event]:
-        taken = [self._events.popleft() for _ in range(count)]
-        if self._paused and len(self._events) <= LOW_MARK and self.phase is not Phase.ENDED:
+    def _resume_if_low(self) -> None:
+        if len(self._events) <= LOW_MARK and self.phase is not Phase.ENDED:
             self._paused = False
             self._runner.resume(self)
-        return taken
 
     async def taken(self) -> Generation:
         """Itself, once a worker has it. Cancel the call to take the request back. Raises why none will."""
