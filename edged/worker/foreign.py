@@ -17,9 +17,12 @@ from edged.engines.base import Generator, Threads
 from edged.hardware.processors import Reading, lacking, shares
 from edged.worker.journal import journal
 
-#: Between two looks while steps run; while there are none it looks as often as the loop wakes.
+#: Between two looks. It looks while steps run only: what others do meanwhile is no matter.
 LOOK_S = 0.3
-#: Readings further apart than that say nothing of now: the machine slept, or a step took minutes.
+#: After a pause of so long the next answer begins with all threads: beside a load that stays that costs LOWER_AFTER_S,
+#: and to begin with too few would cost a part of the speed until RAISE_AFTER_S.
+REST_S = 2.0
+#: Readings further apart than that say nothing of now: a step took minutes.
 STALE_S = 10.0
 #: A busy process beside as many threads of ours as there are processors gets at least two thirds of one (of two), so
 #: more than half of one is a process that means it; less is what clients and services of the machine take in passing.
@@ -29,10 +32,10 @@ RAISE_CORES = 0.3
 #: For how long it has to be so. Lowering late costs most of the speed, raising late a part of it; a compiler is many
 #: processes with pauses between them.
 LOWER_AFTER_S = 0.5
-RAISE_AFTER_S = 1.5
+RAISE_AFTER_S = 1.0
 #: Raised and lowered again within this time, raising takes twice as long the next time, up to MOST_PATIENCE_S.
 RELAPSE_S = 5.0
-MOST_PATIENCE_S = 30.0
+MOST_PATIENCE_S = 8.0
 
 
 class Allowance:
@@ -84,7 +87,7 @@ class Machine(Protocol):
 
 class Foreign:
     """Looks at the machine between steps and sets the engine's threads. For engines that can change theirs while they
-    serve; called from the thread that owns the engine."""
+    serve; called from the thread that owns the engine: `look` after steps, `rest` when there are none."""
 
     def __init__(
         self, generator: Generator, threads: Threads, machine: Machine, *,
@@ -94,14 +97,23 @@ class Foreign:
         self._generator, self._threads, self._machine, self._beside = generator, threads, machine, beside
         self._allowance = Allowance(max(threads.decode, threads.batch))
         self._last = machine.read()
+        self._resting_since_s: float | None = None
 
     @property
     def threads(self) -> int:
         """Of decoding, now."""
         return min(self._threads.decode, self._allowance.threads)
 
+    def rest(self, now_s: float) -> None:
+        """There is nothing to compute."""
+        if self._resting_since_s is None:
+            self._resting_since_s = now_s
+
     def look(self, now_s: float) -> None:
         """now_s: monotonic. Mostly returns at once."""
+        if self._resting_since_s is not None:
+            self._begin_again(now_s - self._resting_since_s)
+            return
         if now_s - self._last.at_s < LOOK_S:
             return
         before, after = self._last, self._machine.read()
@@ -111,10 +123,20 @@ class Foreign:
         if not found or seconds > STALE_S:
             return
         had = self._allowance.threads
-        lacking_cores = lacking(found, self._allowance.most)
-        if (threads := self._allowance.observe(lacking_cores, seconds)) != had:
-            now = Threads(decode=min(self._threads.decode, threads), batch=min(self._threads.batch, threads))
-            self._generator.set_threads(now)
-            self._beside(now)
-            journal().info("threads", threads=threads, before=had, of=self._allowance.most,
-                           foreign_cores=round(max(share.foreign for share in found), 2))
+        if self._allowance.observe(lacking(found, self._allowance.most), seconds) != had:
+            self._set(had, round(max(share.foreign for share in found), 2))
+
+    def _begin_again(self, rested_s: float) -> None:
+        self._resting_since_s = None
+        self._last = self._machine.read()
+        if rested_s >= REST_S:
+            had, self._allowance = self._allowance.threads, Allowance(self._allowance.most)
+            if had != self._allowance.threads:
+                self._set(had, None)
+
+    def _set(self, had: int, foreign_cores: float | None) -> None:
+        threads = self._allowance.threads
+        now = Threads(decode=min(self._threads.decode, threads), batch=min(self._threads.batch, threads))
+        self._generator.set_threads(now)
+        self._beside(now)
+        journal().info("threads", threads=threads, before=had, of=self._allowance.most, foreign_cores=foreign_cores)

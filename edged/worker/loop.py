@@ -90,7 +90,8 @@ class Loop:
                 self._run_step(step)
             self._send_events()
             self._send_stats()
-            self._look_around()
+            if self._foreign is not None:
+                self._foreign.look(time.monotonic())
 
     def _take_orders(self) -> bool:
         """Waits for an order only when there is nothing to compute. False at the end."""
@@ -125,6 +126,8 @@ class Loop:
 
     def _wait(self) -> Order[Prepared]:
         self._send_stats(idle=True)
+        if self._foreign is not None:
+            self._foreign.rest(time.monotonic())
         while True:
             while self.inbox.empty() and self._rows.tend():
                 pass
@@ -132,11 +135,6 @@ class Loop:
                 return self.inbox.get(timeout=STATS_INTERVAL_S)
             except queue.Empty:
                 self._send_stats()
-                self._look_around()
-
-    def _look_around(self) -> None:
-        if self._foreign is not None:
-            self._foreign.look(time.monotonic())
 
     def _forget(self) -> None:
         self._give_up_warming()

@@ -14,7 +14,16 @@ from edged.engines.base import Logits, RowWork, Threads
 from edged.engines.fake import FakeGenerator, Knobs
 from edged.hardware.processors import Limit, Reading
 from edged.worker.draft import DraftRows
-from edged.worker.foreign import LOOK_S, LOWER_AFTER_S, LOWER_CORES, MOST_PATIENCE_S, RAISE_CORES, Allowance, Foreign
+from edged.worker.foreign import (
+    LOOK_S,
+    LOWER_AFTER_S,
+    LOWER_CORES,
+    MOST_PATIENCE_S,
+    RAISE_CORES,
+    REST_S,
+    Allowance,
+    Foreign,
+)
 from tests.unit.worker.played import CountingGenerator, play, request, words
 
 pytestmark = pytest.mark.unit
@@ -165,6 +174,37 @@ def test_it_looks_no_more_often_than_needed_and_forgets_what_is_long_past() -> N
     machine.passes(LOWER_AFTER_S, foreign=1.0)
     foreign.look(machine.now_s)
     assert engine.told == [Threads(1, 1)]
+
+
+def test_what_others_did_while_nothing_was_computed_is_no_matter() -> None:
+    machine, engine = Machine(), Told(2)
+    foreign = Foreign(engine, Threads(2, 2), machine)
+    for pause_s in (0.5, 60.0):
+        foreign.rest(machine.now_s)
+        machine.passes(pause_s, foreign=2.0)
+        foreign.look(machine.now_s)
+        machine.passes(LOOK_S, foreign=0.0)
+        foreign.look(machine.now_s)
+    assert engine.told == []
+
+
+def test_after_a_pause_an_answer_begins_with_all_threads_and_after_a_short_one_with_what_there_was() -> None:
+    machine, engine = Machine(), Told(2)
+    foreign = Foreign(engine, Threads(2, 2), machine)
+
+    def busy() -> None:
+        for _ in range(5):
+            machine.passes(LOOK_S, foreign=1.0)
+            foreign.look(machine.now_s)
+
+    busy()
+    for pause_s, threads in ((REST_S / 2, 1), (REST_S + 0.1, 2)):
+        foreign.rest(machine.now_s)
+        machine.passes(pause_s, foreign=1.0)
+        foreign.look(machine.now_s)
+        assert foreign.threads == threads
+        busy()
+        assert foreign.threads == 1
 
 
 def test_the_loop_looks_between_steps_and_tells_the_threads_in_force(monkeypatch: pytest.MonkeyPatch) -> None:
