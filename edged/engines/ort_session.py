@@ -9,8 +9,8 @@ import onnxruntime
 
 from edged.errors import LoadFailed
 
-#: Microseconds that a waiting thread looks for work before it sleeps. ONNX Runtime's own, a thousand, costs a third of
-#: the speed beside a busy process; none at all costs a fifth on a quiet machine.
+#: Microseconds that a waiting thread looks for work before it sleeps. ONNX Runtime's own, a thousand, is faster by a
+#: twentieth on a quiet machine, and slower by a sixth beside a busy process (bench/LOG.md).
 SPIN_US = 20
 
 

@@ -1,7 +1,9 @@
 """How likely the tokens of a draft are what comes, and what computing them takes: both as measured, both pure.
 
-A draft is worth its length by the tokens a second that it gives all rows together (Leviathan et al. 2023, "Fast
-Inference from Transformers via Speculative Decoding", section 3.5, with measured figures instead of a model's).
+A draft is worth its length by the tokens a second that it gives (Leviathan et al. 2023, "Fast Inference from
+Transformers via Speculative Decoding", section 3.5, with measured figures instead of a model's), to all rows together
+by the harmonic mean of their rates: who drafts must not hold up the others. By the sum one stream ended early and
+seven late, and eight together took longer than without (bench/LOG.md).
 """
 
 from __future__ import annotations
@@ -158,8 +160,8 @@ class StepCosts:
 
 
 
-#: A smaller gain is within what the figures are off.
-LEAST_GAIN = 1.03
+#: A smaller gain is within what the figures are off, the more so as the best of many is taken.
+LEAST_GAIN = 1.1
 #: Tokens of all drafts of a tick at most.
 MOST_DRAFTED = 64
 
@@ -167,26 +169,33 @@ MOST_DRAFTED = 64
 def best_lengths(
     rows: int, survivals: Sequence[Sequence[float]], costs: StepCosts, *, token_s: Sequence[float],
 ) -> list[int]:
-    """How many tokens of each draft to verify in this tick, so that all rows together have the most tokens a second.
+    """How many tokens of each draft to verify in this tick, so that all rows have the most tokens a second, see
+    `fair_rate`.
 
     rows: that answer. survivals: of the drafts that there are, one for a row, see `Acceptance.survival`. token_s: what
     it takes to draft one token of each. Counts along a whole path are weighed, since a second token can cost much and
     the next seven little.
     """
     best = [0] * len(survivals)
-    best_rate = LEAST_GAIN * rows / costs.tick_s(rows, [])
+    best_rate = LEAST_GAIN * fair_rate([1.0] * rows, costs.tick_s(rows, []))
+    others = [1.0] * (rows - len(survivals))
     for path in _paths(survivals, costs.mixed_step):
         lengths = list(best)
         for draft in path[:MOST_DRAFTED]:
             lengths[draft] += 1
             if not costs.mixed_step and lengths[draft] not in SHAPES:
                 continue
-            gained = sum(sum(chances[:length]) for chances, length in zip(survivals, lengths, strict=True))
+            gained = [1 + sum(chances[:length]) for chances, length in zip(survivals, lengths, strict=True)]
             drafting_s = sum(each_s * length for each_s, length in zip(token_s, lengths, strict=True))
             took_s = drafting_s + costs.tick_s(rows, [length for length in lengths if length])
-            if (rate := (rows + gained) / took_s) > best_rate:
+            if (rate := fair_rate([*gained, *others], took_s)) > best_rate:
                 best, best_rate = list(lengths), rate
     return best
+
+
+def fair_rate(tokens: Sequence[float], seconds: float) -> float:
+    """Harmonic mean of the rates of rows that got so many tokens each in one tick."""
+    return len(tokens) / (seconds * sum(1 / each for each in tokens))
 
 
 def _paths(survivals: Sequence[Sequence[float]], mixed_step: bool) -> list[list[int]]:

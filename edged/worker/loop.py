@@ -84,10 +84,13 @@ class Loop:
                 self._admitted(sequence)
             # Before the engine runs: a request that crashes it must be known to have been running.
             self._send_events()
+            began_s = time.monotonic()
             if self._speculation is not None:
                 self._speculation.propose(self._scheduler.active)
             for step in self._scheduler.plan(self._pace.piece_tokens):
                 self._run_step(step)
+            if self._speculation is not None:
+                self._speculation.ticked(time.monotonic() - began_s)
             self._send_events()
             self._send_stats()
             if self._foreign is not None:

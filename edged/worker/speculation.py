@@ -16,14 +16,17 @@ import structlog
 from edged.engines.base import Capabilities, Threads
 from edged.worker.acceptance import LONGEST_DRAFT, MODEL, Acceptance, StepCosts, best_lengths, kind_of
 from edged.worker.lookup import Lookup
+from edged.worker.payoff import Payoff
 from edged.worker.sequence import Sequence
 
 #: Of one sequence taken in by its index in one tick, under a millisecond.
 INDEX_TOKENS = 1024
 #: Tokens of a draft that is tried though it does not seem to pay; and after how many ticks that had one to offer, at
-#: first and at most: each trial in vain doubles the wait.
+#: first and at most: each trial after which it still does not seem to doubles the wait.
 TRIAL_TOKENS = 3
 FIRST_PATIENCE, LONGEST_PATIENCE = 4, 256
+#: The part of the time that trials may take, and what they may take before any time has passed.
+TRIAL_SHARE, FIRST_TRIALS_S = 0.02, 0.03
 
 log = structlog.get_logger("worker")
 
@@ -45,7 +48,8 @@ class DraftModel(Protocol):
 
 @dataclass(slots=True)
 class Guesses:
-    """What is known of one sequence. kind: of the draft that is being verified. declined: ticks since one was."""
+    """What is known of one sequence. kind: of the draft that is being verified. declined: ticks since one was.
+    patience: of them before the next trial."""
 
     lookup: Lookup
     acceptance: Acceptance
@@ -76,23 +80,44 @@ class Speculation:
         self._prior = Acceptance()
         self._model = model
         self._on = caps.all_logits and caps.trims
+        self._payoff = Payoff()
+        #: What trials may still take.
+        self._trials_s = FIRST_TRIALS_S
+        self._trying = False
+        #: Who answers in this tick, with how many tokens there were; nobody where a prompt is computed too.
+        self._answering: list[tuple[Sequence, int]] = []
         self.proposed_tokens = 0
         self.accepted_tokens = 0
 
     def propose(self, sequences: Iterable[Sequence]) -> None:
         """sequences: all that run and are not paused. Sets the draft of those that are to verify one."""
+        self._trying = False
         answering: dict[str | None, list[Sequence]] = {}
-        for sequence in sequences if self._on else ():
+        everyone = list(sequences) if self._on else []
+        for sequence in everyone:
             sequence.draft = []
             if sequence.guesses is None:
                 sequence.guesses = Guesses(Lookup(sequence.tokens), Acceptance(self._prior))
+                self._payoff.renew()
             sequence.guesses.lookup.index(INDEX_TOKENS)
             if sequence.answering:
                 answering.setdefault(sequence.adapter, []).append(sequence)
-        if self._costs.known:
+        rows = sum(map(len, answering.values()))
+        self._answering = [(sequence, len(sequence.tokens)) for sequence in everyone if rows == len(everyone)]
+        if self._costs.known and self._payoff.pays(rows):
             # Those of an adapter share their steps.
             for group in answering.values():
                 self._propose(group)
+
+    def ticked(self, seconds: float) -> None:
+        """All steps of the tick that `propose` was for were computed, and their tokens chosen."""
+        tokens = [len(sequence.tokens) - before for sequence, before in self._answering]
+        # None where one failed, or lost its row.
+        if tokens and all(tokens):
+            self._payoff.observe(tokens, seconds, drafted=any(sequence.draft for sequence, _ in self._answering))
+            self._trials_s = min(FIRST_TRIALS_S, self._trials_s + TRIAL_SHARE * seconds)
+            if self._trying:
+                self._trials_s -= max(0.0, seconds - self._costs.tick_s(len(tokens), []))
 
     def verified(self, sequence: Sequence, proposed: int, accepted: int, *, refused: bool) -> None:
         """refused: another token came than the one after the accepted ones."""
@@ -101,7 +126,6 @@ class Speculation:
         self.proposed_tokens += proposed
         self.accepted_tokens += accepted
         guesses.acceptance.observe(guesses.kind, accepted, refused=refused)
-        guesses.patience = FIRST_PATIENCE if accepted else min(2 * guesses.patience, LONGEST_PATIENCE)
 
     def observe(self, rows: int, tokens: int, seconds: float) -> None:
         """A step was computed: of so many rows and tokens, drafts among them."""
@@ -129,6 +153,9 @@ class Speculation:
         lengths = best_lengths(
             len(group), [offer.guesses.acceptance.survival(offer.kind, offer.most) for offer in offers], self._costs,
             token_s=[0.0 if offer.tokens or self._model is None else self._model.token_s for offer in offers])
+        for offer, length in zip(offers, lengths, strict=True):
+            if length:
+                offer.guesses.patience = FIRST_PATIENCE
         wanted = [(offer, length or self._trial(offer)) for offer, length in zip(offers, lengths, strict=True)]
         asked = [(offer.sequence, length) for offer, length in wanted if length and not offer.tokens]
         drafted = dict(zip((sequence for sequence, _ in asked), self._model.propose(asked), strict=True)) if (
@@ -151,7 +178,12 @@ class Speculation:
         return None if self._model is None else _Offer(sequence, guesses, MODEL, [], most)
 
     def _trial(self, offer: _Offer) -> int:
-        return min(TRIAL_TOKENS, offer.most) if offer.guesses.declined >= offer.guesses.patience else 0
+        guesses = offer.guesses
+        if guesses.declined < guesses.patience or self._trying or self._trials_s <= 0:
+            return 0
+        self._trying = True
+        guesses.patience = min(2 * guesses.patience, LONGEST_PATIENCE)
+        return min(TRIAL_TOKENS, offer.most)
 
     def _whole(self, draft: list[int]) -> list[int]:
         """Nothing comes after an end."""
