@@ -270,17 +270,22 @@ class Rows:
         return gain >= MIN_PREFIX_TOKENS and self._worth.pays(_source(holder), holder.size_bytes, gain)
 
     def _copy(self, shared: Shared[Held]) -> State | None:
-        """KV of just these tokens. None where nobody in memory has it, or an empty row and room would be needed."""
-        length, room = len(shared.tokens), self._store.caps.kv_tokens - self.used_tokens
+        """KV of just these tokens. None where nobody in memory has it, or all rows are busy. It takes a row to cut in:
+        an empty one, else the idle one that was used least recently, which goes to RAM."""
+        length = len(shared.tokens)
         holders = [holder for holder in shared.holders if holder.length >= length and not isinstance(holder, OnDisk)]
         for holder in holders:
             if holder.length == length and isinstance(holder, Snapshot):
                 return holder.state
             if holder.length == length and isinstance(holder, Row):
                 return self._read(holder.number)
-        row = self._empty(sparing=None)
-        if row is None or not self._trims:
+        if not self._trims or not holders:
             return None
+        first = holders[0]
+        row = self._vacate(sparing=first if isinstance(first, Row) else None)
+        if row is None:
+            return None
+        room = self._store.caps.kv_tokens - self.used_tokens
         for holder in holders:
             if isinstance(holder, Row) and length <= room:
                 self._store.fork(holder.number, row, length)

@@ -219,6 +219,17 @@ def test_only_the_shared_beginning_is_copied_and_no_row_is_lost_by_it(opened: Op
     assert worker.engine.kv_used_tokens == worker.rows.used_tokens == held
 
 
+def test_the_shared_beginning_gets_its_file_also_where_every_row_holds_something(opened: Opened) -> None:
+    worker = Worker(disk=opened(), rows=3)
+    for seed in (2, 3, 4):
+        worker.run([*SYSTEM, *words(20, seed=seed)])
+    assert all(row.length for row in worker.rows._rows)
+    worker.idle(files=1)
+    [file] = worker.rows._files._files
+    assert file.prefix.tokens == SYSTEM
+    assert worker.engine.kv_used_tokens == worker.rows.used_tokens
+
+
 def test_what_came_once_gets_no_file_and_what_counts_as_many_does_at_once(opened: Opened) -> None:
     disk = opened()
     worker = Worker(disk=disk, rows=4)
