@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import mmap
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,19 +35,30 @@ class Layer:
         return int(self.heads * self.size * np.dtype(self.kind).itemsize)
 
 
+#: Fewer bytes are copied sooner by one thread.
+_PARALLEL_BYTES = 4 << 20
+
+
 class KvBuffers:
-    """Sole owner of the memory. Slots are the engine's business; nothing here knows rows or lengths."""
+    """Sole owner of the memory. Slots are the engine's business; nothing here knows rows or lengths.
+
+    Two threads copy: most of it is the system's first touch of pages that no token was in."""
 
     def __init__(self, layers: list[Layer], slots: int, context: int) -> None:
         self.layers = layers
+        self._threads = ThreadPoolExecutor(2, thread_name_prefix="kv")
+        self._token_bytes = sum(layer.bytes_per_token for layer in layers)
         self._memory = [mmap_of(slots * context * layer.bytes_per_token) for layer in layers]
         self.arrays = [
             np.frombuffer(memory, layer.kind).reshape(slots, layer.heads, context, layer.size)
             for memory, layer in zip(self._memory, layers, strict=True)]
 
     def copy(self, source: int, target: int, length: int) -> None:
-        for array in self.arrays:
+        def one(number: int) -> None:
+            array = self.arrays[number]
             array[target, :, :length] = array[source, :, :length]
+
+        self._each(one, length)
 
     def swap(self, one: int, length: int, other: int, other_length: int) -> None:
         """Slot `one` holds `length` tokens before, slot `other` `other_length`; the other way round after."""
@@ -60,8 +72,25 @@ class KvBuffers:
 
     def write(self, slot: int, length: int, parts: Sequence[Array]) -> None:
         """parts: the memory of what `read` gave."""
-        for layer, array, part in zip(self.layers, self.arrays, parts, strict=True):
-            array[slot, :, :length] = part.reshape(-1).view(layer.kind).reshape(layer.heads, length, layer.size)
+        def one(number: int) -> None:
+            layer = self.layers[number]
+            part = parts[number].reshape(-1).view(layer.kind)
+            self.arrays[number][slot, :, :length] = part.reshape(layer.heads, length, layer.size)
+
+        if len(parts) != len(self.arrays):
+            raise ValueError(f"{len(parts)} parts of KV for {len(self.arrays)} buffers")
+        self._each(one, length)
+
+    def _each(self, do: Callable[[int], None], length: int) -> None:
+        """For the number of each buffer, of which `length` tokens are moved."""
+        numbers = range(len(self.arrays))
+        if length * self._token_bytes < _PARALLEL_BYTES:
+            for number in numbers:
+                do(number)
+        else:
+            half = len(numbers) // 2
+            for done in [self._threads.submit(list, map(do, part)) for part in (numbers[:half], numbers[half:])]:
+                done.result()
 
     def forget(self, slot: int, keep: int, length: int) -> None:
         """The slot's tokens from `keep` up to `length` are not wanted any more: the pages that hold nothing else go
@@ -78,6 +107,7 @@ class KvBuffers:
                     memory.madvise(mmap.MADV_DONTNEED, start, end - start)
 
     def release(self) -> None:
+        self._threads.shutdown()
         self.arrays.clear()
         self._memory.clear()
 

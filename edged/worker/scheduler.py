@@ -35,6 +35,9 @@ class Piece:
 #: Positions of a prompt whose logits one piece asks for: each is a vocabulary of floats, and work for one thread.
 LOGITS_TOKENS = 64
 
+#: Moving the KV of fewer takes no time that shows.
+LONG_COPY_TOKENS = 256
+
 #: What one call of the engine computes.
 Step = list[Piece]
 
@@ -120,12 +123,17 @@ class Scheduler:
             self._rows.discard(row)
 
     def admit(self) -> list[Sequence]:
-        """Give rows to those who wait, stashed ones first, then fairly between clients. Returns who came in new."""
+        """Give rows to those who wait, stashed ones first, then fairly between clients. Returns who came in new.
+
+        Where a tick computes a piece of one prompt only, one long beginning is copied a tick: to copy those of all who
+        wait first would hold up the first of them."""
         admitted = []
         while (sequence := self._next()) is not None and self._place(sequence):
             if not sequence.admitted:
                 sequence.admitted = True
                 admitted.append(sequence)
+            if not self._caps.mixed_step and sequence.length >= LONG_COPY_TOKENS:
+                break
         return admitted
 
     def plan(self, piece_tokens: int) -> list[Step]:
