@@ -27,7 +27,7 @@ from edged.errors import Conflict, DeviceUnavailable, ModelNotFound, Unsupported
 from edged.hardware.fingerprint import fingerprint
 from edged.hardware.place import Place
 from edged.hardware.processors import Processors, shares
-from edged.hardware.tuning import Part
+from edged.hardware.tuning import UNSETTLING, Part
 from edged.store.entries import Manifest
 from edged.types import Tuning
 
@@ -140,7 +140,9 @@ def _print(report: Report) -> None:
 def _outcome(report: Report) -> str:
     if not report.tuning.chosen:
         return "the engine's own options are the fastest here, as far as it was measured"
-    return f"kept: {report.tuning.words()}"
+    price = ", at which greedy text may depend on the requests beside it at near-ties" if any(
+        name in UNSETTLING for name in report.tuning.chosen) else ""
+    return f"kept: {report.tuning.words()}{price}"
 
 
 def _loaded(target: Target, manifest: Manifest) -> str:

@@ -31,6 +31,9 @@ MARGIN = 1.05
 #: Slower than that in one turn is no noise.
 HOPELESS = 0.85
 
+#: Options whose other value makes a text depend on what else is computed, where two tokens are nearly as likely.
+UNSETTLING = frozenset({"key_type", "kv_unified"})
+
 
 @dataclass(frozen=True, slots=True)
 class Option:

@@ -124,13 +124,15 @@ def test_a_model_that_drafts_for_itself_is_always_right_and_spares_steps(mixed_s
         speculation._model._clock = lambda: 0.0
         return speculation
 
-    crowd = [request(words(20, seed=number), max_tokens=100, id=f"r{number}") for number in range(2)]
+    # Where a verification is a step of its own, it would hold up the other.
+    rows = 2 if mixed_step else 1
+    crowd = [request(words(20, seed=number), max_tokens=100, id=f"r{number}") for number in range(rows)]
     plain, drafted = play(crowd, knobs), play(crowd, knobs, speculation=with_model)
     for one in crowd:
         assert drafted[one.id].text == plain[one.id].text
     stats = drafted.stats
     # The rest was found by lookup, which goes first: words by chance may begin like earlier ones.
-    assert stats.speculative_accepted_tokens >= 0.95 * stats.speculative_proposed_tokens > 100
+    assert stats.speculative_accepted_tokens >= 0.95 * stats.speculative_proposed_tokens > 40 * rows
     assert len(drafted.generator.steps) < len(plain.generator.steps) / (2 if mixed_step else 1.2)
 
 

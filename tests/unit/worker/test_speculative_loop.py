@@ -128,12 +128,13 @@ def _spoken(text: str) -> list[int]:
 
 
 def speculating(generator: FakeGenerator) -> Speculation:
-    """That has seen what steps take: the first token ten times as much as each further one."""
+    """That has seen what steps take, and holds to it: the first token ten times as much as each further one."""
     speculation = Speculation(generator.caps, generator.vocab.end, tokens_per_s=1000.0)
     for count in range(1, 40):
         for rows in {1, count}:
             speculation.observe(rows, count, 0.010 + 0.001 * count)
     speculation.observe = lambda rows, tokens, seconds: None  # type: ignore[method-assign]
+    speculation.ticked = lambda seconds: None  # type: ignore[method-assign]
     return speculation
 
 
