@@ -21,6 +21,10 @@ from enum import Enum, auto
 from msgspec import Struct
 
 
+#: Worths less than this apart are alike: what a load took differs from one time to the next.
+ALIKE = 2.0
+
+
 class Phase(Enum):
     LOADING = auto()
     READY = auto()
@@ -120,11 +124,9 @@ def decide(want: Want, live: Sequence[Live], budget_bytes: int, *, leaving: froz
 def choose_victims(want: Want, staying: Iterable[Live], short_bytes: int) -> list[Live]:
     """The fewest needed of those that may go, idle before busy and each least worth first; [] where all of them
     together are not enough."""
-    candidates = sorted(
-        (model for model in staying if model.phase is Phase.READY and not model.pinned
-         and (model.ticket is None or model.ticket > want.ticket)),
-        key=lambda model: (model.busy, model.worth, model.used, model.key),
-    )
+    candidates = least_worth_first(
+        model for model in staying if model.phase is Phase.READY and not model.pinned
+        and (model.ticket is None or model.ticket > want.ticket))
     victims: list[Live] = []
     freed_bytes = 0
     for model in candidates:
@@ -139,6 +141,18 @@ def choose_victims(want: Want, staying: Iterable[Live], short_bytes: int) -> lis
             victims.remove(model)
             freed_bytes -= model.held_bytes
     return victims
+
+
+def least_worth_first(models: Iterable[Live]) -> list[Live]:
+    """Idle ones before busy ones; of those that are worth about as little as the least, who was not used for longest."""
+    left, order = list(models), []
+    while left:
+        group = [model for model in left if not model.busy] or left
+        least = min(model.worth for model in group)
+        order.append(min((model for model in group if model.worth <= ALIKE * least),
+                         key=lambda model: (model.used, model.key)))
+        left.remove(order[-1])
+    return order
 
 
 def plan(wants: Iterable[Want], live: Iterable[Live], budget_bytes: int) -> list[Decision]:
@@ -173,7 +187,7 @@ def trim(live: Iterable[Live], budget_bytes: int) -> Trim:
     over_bytes = sum(model.held_bytes for model in staying) - budget_bytes
     victims: list[str] = []
     yielding: list[str] = []
-    for model in sorted(staying[:-1], key=lambda model: (model.busy, model.worth, model.used)):
+    for model in least_worth_first(staying[:-1]):
         if over_bytes <= 0:
             break
         if model.phase is Phase.READY and not model.pinned:

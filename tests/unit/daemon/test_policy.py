@@ -8,7 +8,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edged.daemon.policy import Decision, Evict, Live, Load, Phase, Shed, Trim, Wait, Want, expires_at, plan, trim
+from edged.daemon.policy import (
+    Decision,
+    Evict,
+    Live,
+    Load,
+    Phase,
+    Shed,
+    Trim,
+    Wait,
+    Want,
+    expires_at,
+    least_worth_first,
+    plan,
+    trim,
+)
 
 pytestmark = pytest.mark.unit
 
@@ -238,3 +252,11 @@ def test_model_under_constant_load_does_not_starve_another(arrivals: list[str], 
             for key in world.models:
                 getattr(world, event)(key)
     assert wanted <= set(world.served)
+
+
+def test_of_models_that_are_worth_about_the_same_the_least_recently_used_goes() -> None:
+    """What their loads took differs by chance."""
+    now = Live(key="now", held_bytes=100, phase=Phase.READY, used=9.0, rate=1.0, load_s=0.4)
+    before = Live(key="before", held_bytes=100, phase=Phase.READY, used=1.0, rate=1.0, load_s=0.7)
+    often = Live(key="often", held_bytes=100, phase=Phase.READY, used=0.0, rate=5.0, load_s=0.7)
+    assert [model.key for model in least_worth_first([now, often, before])] == ["before", "now", "often"]
