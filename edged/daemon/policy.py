@@ -20,7 +20,6 @@ from enum import Enum, auto
 
 from msgspec import Struct
 
-
 #: Worths less than this apart are alike: what a load took differs from one time to the next.
 ALIKE = 2.0
 
