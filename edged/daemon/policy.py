@@ -143,7 +143,7 @@ def choose_victims(want: Want, staying: Iterable[Live], short_bytes: int) -> lis
 
 
 def least_worth_first(models: Iterable[Live]) -> list[Live]:
-    """Idle ones before busy ones; of those that are worth about as little as the least, who was not used for longest."""
+    """Idle ones before busy ones; of those worth about as little as the least, who was not used for longest."""
     left, order = list(models), []
     while left:
         group = [model for model in left if not model.busy] or left
