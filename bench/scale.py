@@ -156,8 +156,8 @@ def page(record: Record, measured: Measured) -> str:
         f"| load and first answer | {measured.load_ms:.0f} ms |", "",
         f"`step(n) = max(bytes / bandwidth, n / computed) + rest`. For eight rows here it says "
         f"{rate(measured, here, small, 8):.0f} tokens/s, measured {measured.eight_s:.0f} with their prefill: "
-        "trust the table no further than that. One stream is measured with drafts, of which several share one reading of "
-        "the weights.", "",
+        "trust the table no further than that. One stream is measured with drafts, of which several share one "
+        "reading of the weights.", "",
         "## A box", "",
         "| model | box (assumed bandwidth) | 1 stream | 8 | 64 | cores are the limit from | rows of 4,096 by KV | "
         "what gives first |", "|---|---|---|---|---|---|---|---|",
