@@ -100,3 +100,22 @@ def test_a_row_that_was_dropped_gives_its_memory_back() -> None:
 
 def resident_bytes() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+
+def test_two_threads_move_what_one_moves(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edged.engines.kv_buffers._PARALLEL_BYTES", 0)
+    kv, before = filled(), filled().arrays
+    kv.copy(0, 1, 7)
+    kv.write(2, 5, kv.read(3, 5))
+    for array, old in zip(kv.arrays, before, strict=True):
+        expected = old.copy()
+        expected[1, :, :7] = old[0, :, :7]
+        expected[2, :, :5] = old[3, :, :5]
+        assert np.array_equal(array, expected)
+    kv.release()
+
+
+def test_kv_of_another_graph_is_refused() -> None:
+    kv = filled()
+    with pytest.raises(ValueError, match="1 parts of KV for 2 buffers"):
+        kv.write(0, 3, kv.read(0, 3)[:1])

@@ -56,6 +56,17 @@ def test_once_the_beginning_is_there_all_go_on_together(mixed_step: bool) -> Non
 
 
 @mixed
+def test_long_beginnings_are_copied_one_a_tick_where_prompts_go_one_by_one(mixed_step: bool) -> None:
+    """So that the first of those who waited need not wait for the copies of all."""
+    bench = Bench(context=2000, rows=8, mixed_step=mixed_step, piece_tokens=150)
+    leader = bench.submit("leader", [*SYSTEM, *question(9)])[0]
+    others = [bench.submit(f"c{number}", [*SYSTEM, *question(number)])[0] for number in range(4)]
+    bench.until(lambda: leader.length >= 1000)
+    bench.tick()
+    assert sum(one.row is not None for one in others) == (4 if mixed_step else 1)
+
+
+@mixed
 def test_others_pass_those_who_wait(mixed_step: bool) -> None:
     bench = Bench(context=2000, rows=3, mixed_step=mixed_step, piece_tokens=50)
     bench.submit("leader", [*SYSTEM, *question(1)])

@@ -16,7 +16,7 @@ from edged.types import Regex
 from edged.worker.acceptance import Acceptance
 from edged.worker.lookup import Lookup
 from edged.worker.sequence import Sequence
-from edged.worker.speculation import Guesses, Speculation
+from edged.worker.speculation import FIRST_PATIENCE, FIRST_TRIALS_S, TRIAL_SHARE, Guesses, Speculation
 from tests.unit.worker.played import LARGE_STASH_BYTES, CountingGenerator, Played, Timed, play, request, words
 from tests.unit.worker.test_constrained_loop import SCHEMA
 from tests.unit.worker.test_loop import CONTEXT, Case, check_cases, drawn, engines, plays
@@ -195,3 +195,25 @@ def test_an_engine_that_cannot_take_back_what_was_refused_is_spared_and_the_text
     assert played["r"].text == plain["r"].text
     assert played.stats.speculative_proposed_tokens > played.stats.speculative_accepted_tokens
     assert [max(step) for step in played.generator.steps].count(1) > 90
+
+
+def test_trials_take_a_fiftieth_of_the_time_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of eight texts that always have a draft to offer, where a draft costs as much as its tokens one by one."""
+    monkeypatch.setattr("edged.worker.speculation.LONGEST_PATIENCE", FIRST_PATIENCE)
+    generator = FakeGenerator(Knobs())
+    speculation = Speculation(generator.caps, generator.vocab.end, tokens_per_s=100.0)
+    for count in range(1, 40):
+        speculation.observe(count, count, 0.010 * count)
+    crowd = [Sequence(f"r{number}", 0, "", [300, 301, 302, 303] * 10, 10_000) for number in range(8)]
+    for sequence in crowd:
+        sequence.prompt_length = sequence.length = 20
+    spent_s = tried_s = 0.0
+    for _ in range(1000):
+        speculation.propose(crowd)
+        more_s = 0.010 * sum(len(sequence.draft) for sequence in crowd)
+        for sequence in crowd:
+            sequence.tokens.append(300 + len(sequence.tokens) % 4)
+        speculation.ticked(0.080 + more_s)
+        spent_s += 0.080 + more_s
+        tried_s += more_s
+    assert 0 < tried_s < TRIAL_SHARE * spent_s + 2 * FIRST_TRIALS_S
