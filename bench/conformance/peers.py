@@ -12,13 +12,13 @@ from pathlib import Path
 from bench import pipes, servers
 from bench.client import BenchError
 from bench.conformance.server import Server
+from bench.engines_ort import FOUNDRY_PACKAGE
 
 MODEL = "smollm2-135m"
 CONTEXT = 1024
 ROWS = 4
 THREADS = 2
 LLAMA_CPP_PYTHON = "llama-cpp-python==0.3.36"
-FOUNDRY = "foundry-local-sdk==2.2.1"
 #: A folder that Foundry Local can load: the same model, made by `edged convert … --recipe cpu-int4` and exported.
 ONNX_FOLDER = "EDGED_BENCH_ONNX"
 
@@ -75,7 +75,7 @@ def foundry() -> Iterator[tuple[Server, str]]:
     folder = os.environ.get(ONNX_FOLDER)
     if folder is None:
         raise BenchError(f"foundry-local needs an ONNX folder of the model: set {ONNX_FOLDER} to one")
-    python = servers.peer_python("foundry-venv", FOUNDRY)
+    python = servers.peer_python("foundry-venv", FOUNDRY_PACKAGE)
     script = Path(servers.__file__).parent / "peers" / "foundry_server.py"
     config = {"path": str(Path(folder).resolve()), "port": servers.free_port()}
     # What the model was trained for: the service knows no setting for it.
