@@ -21,7 +21,6 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta, Struct
 
-from edged.errors import ConfigError
 from edged.store.catalog_errors import explain
 from edged.toml_file import KeyPath, TomlFile, read_toml
 
@@ -34,11 +33,7 @@ Text = Annotated[str, Meta(min_length=1)]
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
 
 
-class _Table(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    pass
-
-
-class Data(_Table):
+class Data(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """train, validation, test: files (JSONL, CSV, Parquet), folders of `datasets`, or `captured:NAME`, answers that
     edged kept of a model. form: how a row tells prompt and answer; auto looks at its columns. prompt, answer, rejected,
     system: Jinja templates over a row's columns. stratum: a column, or a template. Shares are of `train` where
@@ -63,7 +58,7 @@ class Data(_Table):
     max_invalid_share: Share = 0.0
 
 
-class Teacher(_Table):
+class Teacher(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Who answers: an OpenAI-compatible `endpoint` (`http://127.0.0.1:8343/v1`) with `model`, or a local `model`
     (folder, GGUF, installed name) where there is no endpoint. api_key_env: the name of the variable that holds its key.
     prices: for a million tokens, in any currency. weight: of its answers, and of its soft targets, among several."""
@@ -85,7 +80,7 @@ class Teacher(_Table):
         return self.name or self.model.rstrip("/").rpartition("/")[2]
 
 
-class Filters(_Table):
+class Filters(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What an answer must be, to be learned from. pattern: a regular expression found in it. schema: path of a JSON
     Schema that it must satisfy. agreement: the share of a prompt's samples that must say the same (after blanks and,
     for JSON, its spelling are set aside). validator: `file.py:function`, called with prompt and answer, which returns
@@ -101,7 +96,7 @@ class Filters(_Table):
     finished_only: bool = True
 
 
-class Answers(_Table):
+class Answers(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Stage one of distillation: teachers answer prompts. prompts: as `data.train`; none: the prompts of the training
     split. samples: answers a prompt and teacher. logprobs: alternatives kept a token, where the teacher gives them.
     keep_data: learn from the original answers too."""
@@ -115,7 +110,7 @@ class Answers(_Table):
     max_cost: AboveZero | None = None
 
 
-class Fit(_Table):
+class Fit(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """How weights are fitted. batch_size: examples a step and device; accumulation: such batches before the weights
     change. evaluations: times that the validation loss is taken, and a checkpoint written, in the whole run. patience:
     evaluations without a better loss before it ends early; 0 never does. precision: of the arithmetic; auto is bf16 or
@@ -140,7 +135,7 @@ class Fit(_Table):
     devices: Positive = 1
 
 
-class Preferences(_Table):
+class Preferences(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Direct preference optimisation behind the first training. data: as `data.train`, of form preferences; none: the
     rows of the training split that have a rejected answer."""
 
@@ -150,7 +145,7 @@ class Preferences(_Table):
     epochs: AboveZero = 1.0
 
 
-class Finetune(Fit):
+class Finetune(Fit, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """targets: names of the modules that get an adapter, or all linear layers."""
 
     method: Literal["full", "lora", "qlora", "dora"] = "lora"
@@ -162,7 +157,7 @@ class Finetune(Fit):
     preferences: Preferences | None = None
 
 
-class Architecture(_Table):
+class Architecture(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A llama that is trained from scratch. vocabulary: of a tokenizer of its own."""
 
     hidden: Positive = 256
@@ -174,7 +169,7 @@ class Architecture(_Table):
     vocabulary: Positive = 4096
 
 
-class Soft(_Table):
+class Soft(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Soft targets: KL(teacher ‖ student) of distributions at `temperature`, times its square (Hinton et al. 2015).
     share: of the loss; the rest is that of the text. teachers: local models with the student's tokenizer; none: the
     recipe's base."""
@@ -184,7 +179,7 @@ class Soft(_Table):
     teachers: tuple[Teacher, ...] = ()
 
 
-class Match(_Table):
+class Match(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Matching within: mean squared error between hidden states (through a learned map where widths differ), KL between
     attention maps. Layers of the student are spread evenly over the teacher's."""
 
@@ -192,7 +187,7 @@ class Match(_Table):
     attention: NotNegative = 0.0
 
 
-class Student(Fit):
+class Student(Fit, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Stage two of distillation. init: scratch, or a model to start from. tokenizer: the base's, or one trained on the
     data (only from scratch; soft targets need the teacher's)."""
 
@@ -205,12 +200,12 @@ class Student(Fit):
     batch_size: Positive = 16
 
 
-class Distil(_Table):
+class Distil(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     answers: Answers | None = None
     student: Student | None = None
 
 
-class Judge(_Table):
+class Judge(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """criteria: what the judge is asked to grade by, in words."""
 
     model: Text
@@ -223,7 +218,7 @@ class Judge(_Table):
 Metric = Literal["perplexity", "exact_match", "accuracy", "f1", "bleu", "rouge", "json_valid", "json_match", "judge"]
 
 
-class Evaluate(_Table):
+class Evaluate(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """metrics: auto takes those that fit the answers. primary: what stages are compared by. limit: test items. labels:
     for accuracy and F1, the answers that are classes; none: those of the training split. resamples: of the paired
     bootstrap. performance: latency, throughput and memory too. tolerance: points that a step may lose before the chain
@@ -241,7 +236,7 @@ class Evaluate(_Table):
     tolerance: NotNegative = 2.0
 
 
-class Range(_Table):
+class Range(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Of one key of `finetune` or `distil.student`: numbers between low and high, or one of the choices."""
 
     low: float | None = None
@@ -251,7 +246,7 @@ class Range(_Table):
     choices: tuple[str | float | int | bool, ...] = ()
 
 
-class Search(_Table):
+class Search(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """ranges: by key, `finetune.learning_rate`. share: of the training examples that a trial sees. jobs: trials at
     once. objective: validation_loss is least, a metric is most."""
 
@@ -264,13 +259,13 @@ class Search(_Table):
     prune: bool = True
 
 
-class Export(_Table):
+class Export(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """adapter: merged into the base, or kept beside it."""
 
     adapter: Literal["merge", "keep"] = "merge"
 
 
-class Deploy(_Table):
+class Deploy(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """conversion: names or paths of conversion recipes; the first serves. adapter_of: the installed model that a kept
     adapter is for; none: the base. accept_loss: as `edged convert --accept-loss`. activate: serve it."""
 
@@ -280,7 +275,7 @@ class Deploy(_Table):
     activate: bool = True
 
 
-class Recipe(_Table):
+class Recipe(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """folder: where runs are kept; none: `runs/<file name>` beside the recipe. members: recipes of other adapters over
     the same base, trained and deployed with it; such a recipe has no data of its own."""
 
@@ -340,6 +335,3 @@ def _contradictions(recipe: Recipe) -> list[tuple[KeyPath, str]]:
                 found.append((("search", "ranges", key), "must be a key of finetune or distil.student, as in "
                                                          "\"finetune.learning_rate\""))
     return found
-
-
-__all__ = ["ConfigError", "Recipe", "decoded", "load_recipe"]
