@@ -1,0 +1,32 @@
+"""What a model said to one prompt, wherever it runs: behind an endpoint (`training.endpoint`) or here
+(`training.local_model`)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from msgspec import Struct
+
+from training.examples import Message
+
+
+class TokenChoice(Struct, frozen=True, omit_defaults=True):
+    """One token of an answer with its log-probability (natural), and the likeliest alternatives by text."""
+
+    token: str
+    logprob: float
+    top: tuple[tuple[str, float], ...] = ()
+
+
+class Reply(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """message: the assistant's, its calls as OpenAI writes them. seconds: from the request to the last token; of a
+    batch, the whole batch's time shared out equally. first_token_s: None where nobody waited for it. logprobs: where
+    they were asked for and given."""
+
+    message: Message
+    finish_reason: Literal["stop", "length", "tool_calls"]
+    prompt_tokens: int
+    completion_tokens: int
+    seconds: float
+    first_token_s: float | None = None
+    logprobs: tuple[TokenChoice, ...] | None = None
