@@ -54,7 +54,7 @@ class Data(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     test_share: Annotated[float, Meta(ge=0, le=0.5)] = 0.0
     max_tokens: Positive = 1024
     limit: Positive | None = None
-    near_duplicates: Share | None = None
+    near_duplicates: Annotated[float, Meta(gt=0, le=1)] | None = None
     max_invalid_share: Share = 0.0
 
 

@@ -1,0 +1,169 @@
+"""What is learned of an example, token by token, with a tokenizer of characters and small chat templates."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import jinja2
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edged.errors import InvalidRequest
+from training.encode import NO_LOSS, encoded, prompt_ids, token_counts
+from training.examples import Example, Message, identity
+
+pytestmark = pytest.mark.unit
+
+CHATML = (
+    "{% for tool in tools or [] %}[{{ tool.function.name }}]{% endfor %}"
+    "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}"
+    "{% for call in message.tool_calls or [] %}<call>{{ call.function.name }}({{ call.function.arguments.room }})"
+    "{% endfor %}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+PLAIN = "{% for message in messages %}{{ message.content }}{% endfor %}{% if add_generation_prompt %}>{% endif %}"
+TOOL = {"type": "function", "function": {"name": "light", "parameters": {"type": "object", "properties": {}}}}
+CALL = {"id": "1", "type": "function", "function": {"name": "light", "arguments": json.dumps({"room": "hall"})}}
+
+
+class Characters:
+    """A token is a character or a special token; merged: pairs that are one token, as BPE makes them."""
+
+    eos_token_id = 1
+
+    def __init__(self, template: str | None = CHATML, merged: Sequence[str] = (), special: bool = True) -> None:
+        self.chat_template = template
+        self._texts = ["<|im_start|>", "<|im_end|>"] if special else ["<unused>", "</s>"]
+        self.all_special_ids = [0, 1]
+        self._pattern = re.compile("|".join(map(re.escape, [*self._texts, *merged])) + "|.", re.DOTALL)
+
+    def __call__(self, text: str, add_special_tokens: bool) -> dict[str, list[int]]:
+        assert not add_special_tokens
+        return {"input_ids": [self._id(piece) for piece in self._pattern.findall(text)]}
+
+    def decode(self, ids: list[int]) -> str:
+        return "".join(self._texts[each] for each in ids)
+
+    def apply_chat_template(self, messages: Any, tools: Any, add_generation_prompt: bool, tokenize: bool) -> str:
+        assert not tokenize
+        return jinja2.Environment().from_string(self.chat_template or "").render(
+            messages=messages, tools=tools, add_generation_prompt=add_generation_prompt)
+
+    def _id(self, piece: str) -> int:
+        if piece not in self._texts:
+            self._texts.append(piece)
+        return self._texts.index(piece)
+
+
+def example(*prompt: Message, answer: Message | None = None, **more: Any) -> Example:
+    return Example(id=identity(prompt), prompt=prompt, answer=answer, **more)
+
+
+def learned(tokenizer: Characters, labels: list[int]) -> str:
+    return tokenizer.decode([label for label in labels if label != NO_LOSS])
+
+
+HELLO = example(Message("user", "Hello"), answer=Message("assistant", "Hi!"))
+
+
+def test_the_answer_is_learned_to_its_end_of_turn_and_nothing_else() -> None:
+    tokenizer = Characters()
+    found = encoded(tokenizer, HELLO, completion_only=True)
+    assert tokenizer.decode(found.input_ids) == (
+        "<|im_start|>user\nHello<|im_end|>\n<|im_start|>assistant\nHi!<|im_end|>")
+    assert learned(tokenizer, found.labels) == "Hi!<|im_end|>"
+    assert len(found.labels) == len(found.input_ids)
+
+
+def test_without_completion_only_all_of_it_is_learned() -> None:
+    found = encoded(Characters(), HELLO, completion_only=False)
+    assert found.labels == found.input_ids
+
+
+def test_the_prompt_is_what_a_served_model_gets_and_the_beginning_of_what_is_learned() -> None:
+    tokenizer = Characters()
+    prompt = prompt_ids(tokenizer, HELLO)
+    assert tokenizer.decode(prompt).endswith("<|im_start|>assistant\n")
+    assert encoded(tokenizer, HELLO, completion_only=True).input_ids[:len(prompt)] == prompt
+
+
+@given(st.text(max_size=30), st.text(max_size=30))
+def test_any_prompt_and_answer(prompt: str, answer: str) -> None:
+    tokenizer = Characters(merged=("\n\n", "ab", " a"))
+    said = example(Message("user", prompt), answer=Message("assistant", answer))
+    found = encoded(tokenizer, said, completion_only=True)
+    begin = prompt_ids(tokenizer, said)
+    assert found.input_ids[:len(begin)] == begin
+    assert found.labels == [NO_LOSS] * len(begin) + found.input_ids[len(begin):]
+    assert learned(tokenizer, found.labels) == answer + "<|im_end|>"
+
+
+def test_a_merge_across_the_border_leaves_the_prompt_as_it_is() -> None:
+    tokenizer = Characters(merged=("\n\n",))
+    said = example(Message("user", "x"), answer=Message("assistant", "\nyes"))
+    found = encoded(tokenizer, said, completion_only=True)
+    assert learned(tokenizer, found.labels) == "\nyes<|im_end|>"
+
+
+def test_a_template_without_an_end_of_turn_gets_the_tokenizers() -> None:
+    tokenizer = Characters(
+        "{% for message in messages %}{% if message.role == 'assistant' %}>{% endif %}{{ message.content }}{% endfor %}"
+        "{% if add_generation_prompt %}>{% endif %}", special=False)
+    assert learned(tokenizer, encoded(tokenizer, HELLO, completion_only=True).labels) == "Hi!</s>"
+
+
+def test_a_template_whose_prompt_is_no_beginning_is_refused_with_the_place() -> None:
+    with pytest.raises(InvalidRequest, match=r"not the beginning.*'>'"):
+        encoded(Characters(PLAIN), HELLO, completion_only=True)
+
+
+def test_a_base_without_a_template_is_refused() -> None:
+    with pytest.raises(InvalidRequest, match="no chat template"):
+        prompt_ids(Characters(None), HELLO)
+
+
+def test_what_the_template_says_against_the_messages_is_told() -> None:
+    with pytest.raises(InvalidRequest, match="refuses the messages"):
+        prompt_ids(Characters("{{ messages[5].content.none }}"), HELLO)
+
+
+def test_calls_are_learned_with_arguments_as_objects() -> None:
+    tokenizer = Characters()
+    said = example(Message("user", "Light!"), answer=Message("assistant", tool_calls=(CALL,)), tools=(TOOL,))
+    assert "<call>light(hall)" in learned(tokenizer, encoded(tokenizer, said, completion_only=True).labels)
+
+
+def test_a_template_that_writes_calls_only_without_content_writes_them() -> None:
+    tokenizer = Characters(CHATML.replace(
+        "in message.tool_calls or []", "in (message.tool_calls if message.content is none else none) or []"))
+    said = example(Message("user", "Light!"), answer=Message("assistant", tool_calls=(CALL,)))
+    assert "light(hall)" in learned(tokenizer, encoded(tokenizer, said, completion_only=True).labels)
+
+
+def test_tools_that_the_template_drops_are_refused() -> None:
+    tokenizer = Characters(CHATML.partition("{% endfor %}")[2])
+    with pytest.raises(InvalidRequest, match="shows no tools"):
+        prompt_ids(tokenizer, example(Message("user", "x"), tools=(TOOL,)))
+
+
+def test_calls_that_the_template_drops_are_refused() -> None:
+    tokenizer = Characters(PLAIN)
+    with pytest.raises(InvalidRequest, match="writes no calls"):
+        encoded(tokenizer, example(Message("user", "x"), answer=Message("assistant", tool_calls=(CALL,))),
+                completion_only=True)
+
+
+def test_an_example_without_an_answer_is_no_training_example() -> None:
+    with pytest.raises(InvalidRequest, match="no answer to learn"):
+        encoded(Characters(), example(Message("user", "x")), completion_only=True)
+
+
+def test_lengths_are_of_the_prompt_and_the_longer_answer() -> None:
+    said = example(Message("user", "x"), answer=Message("assistant", "ab"), rejected=Message("assistant", "abcd"))
+    prompt, answer = token_counts(Characters(), said)
+    assert prompt == len(prompt_ids(Characters(), said))
+    assert answer == len("abcd") + 1

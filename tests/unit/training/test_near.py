@@ -1,0 +1,50 @@
+"""Nearly the same prompts are found, all of them and no others."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from training.data.near import Near, similarity, words_of
+from training.examples import Example, Message, identity
+
+pytestmark = pytest.mark.unit
+
+SETS = st.lists(st.frozensets(st.tuples(st.sampled_from("abcdefgh")), min_size=1), min_size=2, max_size=12)
+
+
+def prompt(*messages: Message) -> Example:
+    return Example(id=identity(messages), prompt=messages)
+
+
+@given(SETS, st.floats(0.01, 1.0))
+def test_no_pair_above_the_threshold_is_missed_and_none_below_it_found(
+    sets: list[frozenset[tuple[str, ...]]], threshold: float,
+) -> None:
+    near = Near(sets, threshold)
+    for number in range(len(sets) - 1):
+        near.add(number)
+    last = len(sets) - 1
+    brute = [number for number in range(last)
+             if similarity(sets[last], sets[number]) >= Fraction(str(threshold))]
+    assert near.like(last) == (brute[0] if brute else None)
+
+
+def test_case_and_white_space_make_no_difference() -> None:
+    one, other = (words_of(prompt(Message("user", text))) for text in ("Turn on\n THE lamp", "turn on the lamp"))
+    assert one == other
+
+
+def test_the_system_message_that_all_share_does_not_make_prompts_alike() -> None:
+    system = Message("system", "You are a home assistant that answers in JSON and in nothing else, whatever is asked.")
+    lamp, door = (prompt(system, Message("user", text)) for text in ("switch the lamp on", "is the door locked"))
+    assert similarity(words_of(lamp), words_of(door)) == 0
+
+
+def test_a_prompt_of_one_word_is_like_itself_only() -> None:
+    one, other = (words_of(prompt(Message("user", text))) for text in ("Hello", "Bye"))
+    assert similarity(one, one) == 1
+    assert similarity(one, other) == 0
