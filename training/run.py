@@ -8,6 +8,7 @@
     <folder>/evaluate/               <subject>/: every item; report.html
     <folder>/export/                 model/ or adapter/: what goes to a box
     <folder>/deploy/                 what is served
+    <folder>/served/                 whether it answers as it did before
 
 `<stage>/done.json` is written last, by rename; it holds a digest of all that the stage depended on, so a stage is done
 again when the recipe or what came before it changed, and is passed over when not.
@@ -29,7 +30,7 @@ from edged.store import files
 from edged.toml_file import TomlFile
 from training.recipe import Recipe
 
-StageName = Literal["data", "search", "answers", "student", "finetune", "evaluate", "export", "deploy"]
+StageName = Literal["data", "search", "answers", "student", "finetune", "evaluate", "export", "deploy", "served"]
 Value = TypeVar("Value")
 
 DONE_FILE = "done.json"

@@ -30,6 +30,7 @@ COMMANDS: tuple[tuple[str, str, Group], ...] = (
     ("models", "edged.cli.catalog:models", MODELS),
     ("pull", "edged.cli.pull:pull", MODELS),
     ("convert", "edged.cli.convert:convert", MODELS),
+    ("train", "edged.cli.train:train", MODELS),
     ("list", "edged.cli.installed:list_models", MODELS),
     ("show", "edged.cli.show:show", MODELS),
     ("quality", "edged.cli.quality:quality", MODELS),

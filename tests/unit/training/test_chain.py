@@ -1,0 +1,155 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from edged.errors import Conflict, InsufficientMemory, InsufficientStorage, InvalidRequest
+from training import chain, opened
+from training.run import Moment, Run, StageName, Tell, digest
+from training.stage import StageKind
+
+pytestmark = pytest.mark.unit
+
+RECIPE = (
+    'name = "home"\nbase = "./base"\nseed = {seed}\n[data]\ntrain = ["a.jsonl"]\n[finetune]\nlearning_rate = {rate}\n')
+
+
+class Stages:
+    """Stages that note that they ran. data depends on the seed, finetune on its table, and each on those before."""
+
+    def __init__(self) -> None:
+        self.ran: list[str] = []
+        self.fails: dict[str, Exception] = {}
+
+    def find(self, name: StageName) -> StageKind:
+        wanted = name in ("data", "finetune", "export")
+
+        def key(run: Run) -> str:
+            before = {"finetune": ["data"], "export": ["finetune"]}.get(name, [])
+            own = {"data": run.recipe.seed, "finetune": run.recipe.finetune}.get(name)
+            return digest(name, own, [run.key(each) for each in before])  # type: ignore[arg-type]
+
+        def work(run: Run, tell: Tell) -> dict[str, int]:
+            self.ran.append(name)
+            if (error := self.fails.pop(name, None)) is not None:
+                raise error
+            (run.path(name) / "made").write_text("x")
+            return {"count": len(self.ran)}
+
+        return StageKind(name, lambda recipe: wanted, key, work)
+
+
+@pytest.fixture
+def stages() -> Stages:
+    return Stages()
+
+
+@pytest.fixture
+def opens(tmp_path: Path) -> Callable[..., Run]:
+    def run(seed: int = 0, rate: float = 0.1) -> Run:
+        (tmp_path / "home.toml").write_text(RECIPE.format(seed=seed, rate=rate))
+        return opened.open_run(tmp_path / "home.toml")
+
+    return run
+
+
+def quiet(moment: Moment) -> None:
+    pass
+
+
+def test_a_chain_runs_its_stages_in_order_and_passes_over_them_the_next_time(
+    stages: Stages, opens: Callable[..., Run],
+) -> None:
+    chain.run_stages(opens(), quiet, find=stages.find)
+    chain.run_stages(opens(), quiet, find=stages.find)
+    assert stages.ran == ["data", "finetune", "export"]
+
+
+def test_a_change_runs_what_depends_on_it_and_nothing_else(stages: Stages, opens: Callable[..., Run]) -> None:
+    chain.run_stages(opens(), quiet, find=stages.find)
+    stages.ran.clear()
+    chain.run_stages(opens(rate=0.2), quiet, find=stages.find)
+    assert stages.ran == ["finetune", "export"]
+    stages.ran.clear()
+    chain.run_stages(opens(seed=1, rate=0.2), quiet, find=stages.find)
+    assert stages.ran == ["data", "finetune", "export"]
+
+
+def test_a_stage_that_failed_runs_again_with_what_it_left_and_those_before_it_do_not(
+    stages: Stages, opens: Callable[..., Run],
+) -> None:
+    stages.fails["finetune"] = Conflict("not now")
+    with pytest.raises(Conflict, match="not now"):
+        chain.run_stages(opens(), quiet, find=stages.find)
+    (opens().path("finetune") / "checkpoint").write_text("half")
+    chain.run_stages(opens(), quiet, find=stages.find)
+    assert stages.ran == ["data", "finetune", "finetune", "export"]
+    assert (opens().path("finetune") / "checkpoint").exists()
+
+
+def test_again_begins_with_nothing_of_the_earlier_run(stages: Stages, opens: Callable[..., Run]) -> None:
+    run = opens()
+    chain.run_stages(run, quiet, find=stages.find)
+    (run.path("finetune") / "checkpoint").write_text("old")
+    chain.run_stage(run, "finetune", quiet, again=True, find=stages.find)
+    assert stages.ran == ["data", "finetune", "export", "finetune"]
+    assert not (run.path("finetune") / "checkpoint").exists()
+
+
+def test_a_stage_alone_says_which_one_comes_before_it(stages: Stages, opens: Callable[..., Run]) -> None:
+    with pytest.raises(InvalidRequest, match=r"stage data .*has not ended.*python -m training data --recipe"):
+        chain.run_stage(opens(), "finetune", quiet, find=stages.find)
+    chain.run_stage(opens(), "data", quiet, find=stages.find)
+    with pytest.raises(InvalidRequest, match=r"stage data .*has changed"):
+        chain.run_stage(opens(seed=5), "finetune", quiet, find=stages.find)
+    chain.run_stage(opens(), "finetune", quiet, find=stages.find)
+    assert stages.ran == ["data", "finetune"]
+
+
+def test_a_stage_that_the_recipe_does_without_names_the_table_it_lacks(
+    stages: Stages, opens: Callable[..., Run],
+) -> None:
+    with pytest.raises(InvalidRequest, match=r"no \[search\]"):
+        chain.run_stage(opens(), "search", quiet, find=stages.find)
+
+
+def test_the_plan_tells_what_has_ended_what_changed_and_what_waits(
+    stages: Stages, opens: Callable[..., Run],
+) -> None:
+    def told(run: Run) -> dict[str, str]:
+        return {each.name: each.state for each in chain.standings(run, find=stages.find) if each.state != "unwanted"}
+
+    assert told(opens()) == {"data": "new", "finetune": "unknown", "export": "unknown"}
+    chain.run_stages(opens(), quiet, find=stages.find)
+    assert told(opens()) == {"data": "done", "finetune": "done", "export": "done"}
+    assert told(opens(rate=0.3)) == {"data": "done", "finetune": "changed", "export": "unknown"}
+
+
+@pytest.mark.parametrize(("error", "kind"), [
+    (MemoryError(), InsufficientMemory),
+    (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"), InsufficientMemory),
+    (OSError(28, "No space left on device"), InsufficientStorage),
+])
+def test_what_libraries_say_of_memory_and_disk_is_told_with_what_to_do(error: Exception, kind: type) -> None:
+    known = chain.explained("finetune", error)
+    assert isinstance(known, kind)
+    assert "goes on where it was" in str(known)
+
+
+def test_an_exception_that_nobody_foresaw_stays_what_it_is() -> None:
+    error = KeyError("x")
+    assert chain.explained("finetune", error) is error
+
+
+def test_one_process_at_a_time_has_a_run_folder(opens: Callable[..., Run]) -> None:
+    run = opens()
+    with opened.held(run), pytest.raises(Conflict, match="another process"):
+        opened.held(run)
+    opened.held(run).release()
+    assert (run.folder / "recipe.toml").read_text() == run.file.text
+
+
+def test_every_stage_but_those_of_a_group_is_one_of_its_members() -> None:
+    assert {*chain.OF_MEMBERS, *chain.OF_GROUPS} == set(chain.PLACES)

@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from edged.cli.exit_codes import ExitCode, NoDaemon
+from edged.cli.exit_codes import code_of as code_of_commands
+from edged.errors import EdgedError
+from training import endings
+from training.__main__ import main
+
+pytestmark = pytest.mark.unit
+
+HEAVY = ("torch", "transformers", "trl", "peft", "datasets", "optuna", "sklearn", "matplotlib", "numpy",
+         "pyarrow", "safetensors")
+
+
+def classes(root: type[EdgedError] = EdgedError) -> Iterator[type[EdgedError]]:
+    yield root
+    for child in root.__subclasses__():
+        yield from classes(child)
+
+
+def test_a_training_ends_with_the_exit_codes_of_edged() -> None:
+    for kind in classes():
+        if kind is not NoDaemon and not kind.__init__.__qualname__.startswith("AdapterNotFound"):
+            assert endings.code_of(kind("x")) == code_of_commands(kind("x"))
+    assert endings.NOT_GOOD_ENOUGH == ExitCode.NOT_GOOD_ENOUGH
+    assert endings.INTERRUPTED == ExitCode.INTERRUPTED
+
+
+def test_a_mistake_in_the_recipe_is_told_with_its_place(
+    tmp_path: Path, capsysbinary: pytest.CaptureFixture[bytes],
+) -> None:
+    (tmp_path / "r.toml").write_text('name = "home"\nbase = "x"\n[data]\ntrain = ["a"]\nformm = "chat"\n')
+    assert main(["run", "--recipe", str(tmp_path / "r.toml"), "--json"]) == ExitCode.USAGE
+    error = json.loads(capsysbinary.readouterr().out)["error"]
+    assert f"{tmp_path / 'r.toml'}:5" in error["message"]
+    assert "form" in error["message"]
+
+
+MEMBER = 'name = "lights"\nbase = "smollm2-135m"\n[data]\ntrain = ["a"]\n[finetune]\n[export]\nadapter = "keep"\n'
+
+
+@pytest.mark.parametrize(("change", "words"), [
+    (('"keep"', '"merge"'), "merges its adapter"),
+    (("smollm2-135m", "./other"), "has the base ./other"),
+    (("[finetune]\n", ""), "trains no adapter"),
+    (("[finetune]\n", '[finetune]\nmethod = "full"\n'), "trains no adapter"),
+])
+def test_a_member_that_is_no_adapter_of_the_same_base_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], change: tuple[str, str], words: str,
+) -> None:
+    (tmp_path / "lights.toml").write_text(MEMBER.replace(*change))
+    (tmp_path / "all.toml").write_text('name = "all"\nbase = "smollm2-135m"\nmembers = ["lights.toml"]\n[deploy]\n')
+    assert main(["run", "--recipe", str(tmp_path / "all.toml")]) == ExitCode.USAGE
+    told = capsys.readouterr().err
+    assert "lights.toml" in told
+    assert words in told
+
+
+def test_help_loads_no_heavy_library() -> None:
+    code = ("import sys\nimport training.recipe, training.chain, training.show, training.plan\n"
+            "from training.__main__ import main\n"
+            "try:\n    main(['--help'])\nexcept SystemExit:\n    pass\n"
+            f"print(sorted(set({HEAVY!r}) & set(sys.modules)))")
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "finetune" in ran.stdout
+    assert ran.stdout.splitlines()[-1] == "[]"

@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edged.errors import Conflict
+from training.run import Moment
+from training.show import JsonLines, Lines, curve, of_member
+
+pytestmark = pytest.mark.unit
+
+
+def test_a_curve_goes_from_the_greatest_to_the_least_loss() -> None:
+    assert curve([4.0, 3.0, 2.0, 1.0]) == "█▆▃▁"
+
+
+@given(st.lists(st.floats(), max_size=300), st.integers(1, 40))
+def test_a_curve_takes_any_losses_and_keeps_its_width(values: list[float], width: int) -> None:
+    drawn = curve(values, width)
+    known = [value for value in values if math.isfinite(value)]
+    assert len(drawn) == (min(width, len(known)) if len(known) > 1 else 0)
+
+
+def test_without_a_terminal_there_is_a_line_for_each_thing_done_and_one_now_and_then(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    now = 0.0
+    show = Lines(interval_s=5, clock=lambda: now)
+    for number in range(21):
+        now = number * 0.5
+        show(Moment(stage="finetune", what="training", fraction=number / 20, figures={"loss": 2.0}))
+    show(Moment(stage="finetune", note="bf16 is slow here"))
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err.splitlines() == [
+        "finetune training, loss 2", "finetune training: 50%, loss 2", "finetune training: 100%, loss 2",
+        "finetune: note: bf16 is slow here"]
+
+
+def test_for_scripts_every_moment_is_a_line_and_the_last_one_is_the_error(
+    capsysbinary: pytest.CaptureFixture[bytes],
+) -> None:
+    show = JsonLines()
+    of_member("lights", show)(Moment(stage="data", fraction=0.5))
+    show.failed(Conflict("another process works there"))
+    first, last = map(json.loads, capsysbinary.readouterr().out.splitlines())
+    assert first == {"progress": {"stage": "lights/data", "fraction": 0.5}}
+    assert last["error"]["message"] == "another process works there"
+    assert last["error"]["retry"] is False

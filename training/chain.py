@@ -1,0 +1,151 @@
+"""The stages in their order, and which of them a recipe still needs.
+
+A stage is passed over where it has ended with just the key that it would end with now. Keys hold those of the stages
+before, so a change runs what depends on it and nothing else.
+"""
+
+from __future__ import annotations
+
+import importlib
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from converters import child
+from edged.errors import EdgedError, InsufficientMemory, InsufficientStorage, Internal, InvalidRequest
+from edged.store import files
+from training.run import Moment, Run, StageName, Tell
+from training.stage import StageKind
+
+#: Of a recipe with members: they have the stages before in runs of their own.
+OF_GROUPS: tuple[StageName, ...] = ("deploy", "served")
+#: Where each stage is, in the order in which they run. Loading one imports no heavy library.
+PLACES: dict[StageName, str] = {
+    "data": "training.data.stage:DATA",
+    "answers": "training.answers.stage:ANSWERS",
+    "search": "training.search.stage:SEARCH",
+    "student": "training.student.stage:STUDENT",
+    "finetune": "training.finetune.stage:FINETUNE",
+    "evaluate": "training.evaluate.stage:EVALUATE",
+    "export": "training.export.stage:EXPORT",
+    "deploy": "training.deploy.stage:DEPLOY",
+    "served": "training.deploy.served_stage:SERVED",
+}
+#: How a recipe asks for a stage that it does without.
+_TABLES: dict[StageName, str] = {
+    "data": "[data]", "answers": "[distil.answers]", "search": "[search]", "student": "[distil.student]",
+    "finetune": "[finetune]", "evaluate": "[evaluate]", "export": "[export]", "deploy": "[deploy]",
+    "served": "[deploy]",
+}
+
+OF_MEMBERS: tuple[StageName, ...] = tuple(name for name in PLACES if name not in OF_GROUPS)
+
+Find = Callable[[StageName], StageKind]
+#: changed: it has ended, with another key. unknown: its key depends on a stage that is still to run.
+State = Literal["unwanted", "done", "changed", "new", "unknown"]
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How one stage of a run stands. ended: whether it has ended before, with whatever key."""
+
+    name: StageName
+    state: State
+
+
+def stage(name: StageName) -> StageKind:
+    module, _, constant = PLACES[name].partition(":")
+    kind: StageKind = getattr(importlib.import_module(module), constant)
+    return kind
+
+
+def wanted(run: Run, kind: StageKind) -> bool:
+    if run.recipe.members and kind.name not in OF_GROUPS:
+        return False
+    return kind.wanted(run.recipe)
+
+
+def standings(run: Run, *, find: Find = stage) -> list[Standing]:
+    """Of every stage, in order. Raises EdgedError of a key that cannot be told, such as a data file that is not
+    there."""
+    found: list[Standing] = []
+    waits = False
+    for name in PLACES:
+        kind = find(name)
+        if not wanted(run, kind):
+            found.append(Standing(name, "unwanted"))
+        elif waits:
+            found.append(Standing(name, "unknown"))
+        elif run.is_done(name, kind.key(run)):
+            found.append(Standing(name, "done"))
+        else:
+            found.append(Standing(name, "changed" if run.ended(name) else "new"))
+            waits = True
+    return found
+
+
+def run_stage(run: Run, name: StageName, tell: Tell, *, again: bool = False, find: Find = stage) -> None:
+    """One stage alone. Raises InvalidRequest where the recipe does without it, or where an earlier one has to run
+    first; what the stage raises."""
+    if not wanted(run, find(name)):
+        raise InvalidRequest(f"{run.file.path} has no {_TABLES[name]}, so there is nothing for stage {name} to do")
+    for earlier in PLACES:
+        if earlier == name:
+            break
+        kind = find(earlier)
+        if wanted(run, kind) and not run.is_done(earlier, kind.key(run)):
+            why = "has changed since it ended" if run.ended(earlier) else "has not ended"
+            raise InvalidRequest(
+                f"stage {earlier} comes before {name} and {why}; run it: python -m training {earlier} --recipe "
+                f"{run.file.path}")
+    _bring_up(run, find(name), tell, again=again)
+
+
+def run_stages(
+    run: Run, tell: Tell, *, names: Sequence[StageName] = tuple(PLACES), again: bool = False, find: Find = stage,
+) -> None:
+    """Those of the named stages that the recipe wants and that have not ended as they would now, in the chain's order.
+    Raises what a stage raises."""
+    for name in PLACES:
+        if name in names and wanted(run, kind := find(name)):
+            _bring_up(run, kind, tell, again=again)
+
+
+def _bring_up(run: Run, kind: StageKind, tell: Tell, *, again: bool) -> None:
+    key = kind.key(run)
+    if again:
+        _forget(run, kind.name)
+    elif run.is_done(kind.name, key):
+        tell(Moment(stage=kind.name, what="done before", fraction=1.0))
+        return
+    run.begin(kind.name)
+    tell(Moment(stage=kind.name, fraction=0.0))
+    began_s = time.monotonic()
+    try:
+        value = kind.run(run, tell)
+    except Exception as error:
+        raise explained(kind.name, error) from error
+    run.mark(kind.name, key, time.monotonic() - began_s, value)
+    tell(Moment(stage=kind.name, what="done", fraction=1.0))
+
+
+def _forget(run: Run, name: StageName) -> None:
+    """The marker goes first, so that it never says that something is there which is not."""
+    if run.path(name).exists():
+        run.begin(name)
+        files.remove_tree(run.path(name))
+
+
+def explained(name: StageName, error: Exception) -> Exception:
+    """What to tell of an exception of a stage: libraries wrap a full disk and a lack of memory in exceptions of their
+    own. Others are returned as they are."""
+    known = child.explained(name, error)
+    if isinstance(known, InsufficientMemory) and known is not error:
+        return InsufficientMemory(
+            f"memory ran out in stage {name}; a smaller batch_size (with more accumulation), checkpointing = true or a "
+            "smaller data.max_tokens need less. Run the same command again: it goes on where it was")
+    if isinstance(known, InsufficientStorage) and known is not error:
+        return InsufficientStorage(f"the disk became full in stage {name}; free some room on it and run the same "
+                                   "command again: it goes on where it was")
+    return known if isinstance(known, EdgedError) and not isinstance(known, Internal) else error

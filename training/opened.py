@@ -1,0 +1,67 @@
+"""A recipe and its run folder, opened by the one process that works in it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from edged.errors import ConfigError, Conflict
+from edged.store import files, locks
+from edged.store.locks import Lock
+from training.recipe import load_recipe
+from training.run import Run
+
+RECIPE_FILE = "recipe.toml"
+_LOCK_FILE = "lock"
+
+
+def open_run(recipe: Path, folder: Path | None = None) -> Run:
+    """The run folder is made where there is none. folder: instead of the one that the recipe names. Raises
+    ConfigError."""
+    loaded, file = load_recipe(recipe.expanduser().absolute())
+    beside = file.path.parent
+    where = folder.expanduser().absolute() if folder is not None else (
+        beside / Path(loaded.folder).expanduser() if loaded.folder is not None else beside / "runs" / file.path.stem)
+    try:
+        where.mkdir(mode=files.FOLDER_MODE, parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"the run folder {where} cannot be made ({error.strerror}); name another one with --folder",
+                          file=str(file.path)) from None
+    run = Run(where, loaded, file)
+    for member in members(run):
+        _check_member(run, member)
+    return run
+
+
+def members(run: Run) -> tuple[Run, ...]:
+    """The runs of a group, each in the folder that its own recipe names. Raises ConfigError."""
+    return tuple(open_run(run.at(said)) for said in run.recipe.members)
+
+
+def held(run: Run) -> Lock:
+    """Until it is released. Notes the recipe as it was read. Raises Conflict where another process has the folder."""
+    lock = locks.try_lock(run.folder / _LOCK_FILE)
+    if lock is None:
+        raise Conflict(f"another process works in {run.folder}; wait for it, or name another folder with --folder")
+    files.publish_bytes(run.folder / RECIPE_FILE, run.file.text.encode(), run.folder)
+    return lock
+
+
+def _check_member(group: Run, member: Run) -> None:
+    def mistake(message: str) -> ConfigError:
+        return group.file.mistake(("members",), f"{member.file.path.name} {message}")
+
+    if member.recipe.members:
+        raise mistake("has members itself; name them here")
+    if _base(member) != _base(group):
+        raise mistake(f"has the base {member.recipe.base}, and this recipe {group.recipe.base}; adapters are for one "
+                      "base")
+    if member.recipe.finetune is None or member.recipe.finetune.method == "full":
+        raise mistake("trains no adapter; a member needs [finetune] with method lora, qlora or dora")
+    if member.recipe.export.adapter != "keep":
+        raise mistake('merges its adapter into the base; it needs [export] with adapter = "keep"')
+
+
+def _base(run: Run) -> str:
+    """One that is a path, wherever the recipe lies."""
+    said = run.recipe.base
+    return str(run.at(said).resolve()) if said.startswith((".", "/", "~")) else said
