@@ -27,7 +27,7 @@ from converters.child import failed_by
 from converters.quiet import quietly
 from edged.errors import BadReference, Conflict, EdgedError, InvalidRequest, RefusedFile
 from edged.settings import load_settings
-from edged.store import Store, adapters, clone, refs, space
+from edged.store import Store, adapters, clone, refs, space, trained
 from edged.store.blobs import PIECE_BYTES, Part, Receiver, key_of
 from edged.store.catalog import CatalogFile, load_catalog
 from edged.store.entries import Adapter, FileEntry, JobLine, JobProgress, Manifest
@@ -43,7 +43,8 @@ _PACKAGES = {"gguf": "gguf", "safetensors": "safetensors", "onnx": "onnx"}
 
 @dataclass(frozen=True, slots=True)
 class _Source:
-    """An adapter that was brought: what peft saved, or one GGUF. folder: holds it and nothing else. reference: with the
+    """An adapter that was brought: what peft saved, or one GGUF. folder: holds that, what it says of its training, and
+    nothing else. reference: with the
     revision of a repository pinned."""
 
     folder: Path
@@ -75,7 +76,8 @@ def install(
         with store.receiver() as receiver:
             entries = [_received(base, path, real, receiver) for path, real in made.items()]
             adapter = Adapter(name=called, file=next(iter(made)), reference=source.reference, sha256=source.sha256,
-                              graph=ADAPTERS_GRAPH if ADAPTERS_GRAPH in made else None)
+                              graph=ADAPTERS_GRAPH if ADAPTERS_GRAPH in made else None,
+                              training=trained.read(source.folder))
             manifest = adapters.as_known(store, adapters.with_one(base, adapter, entries))
             store.publish(manifest)
     tell(JobProgress(stage="done", fraction=1.0))
@@ -111,11 +113,11 @@ def _brought(reference: str, out: Path, store: Store, hub: HubSettings, tell: Te
                 raise RefusedFile(f"{path.name} is no adapter: name the folder that peft saved, or a .gguf")
             listing = bring.list_folder(path.parent if single else path,
                                         (lambda names: [path.name]) if single else _files)
-            brought = bring.bring_folder(listing, out, refuse.check_adapter_config, tell)
+            brought = bring.bring_folder(listing, out, refuse.check_adapter_json, tell)
         case refs.HubReference(repo=repo, quant=None, revision=revision):
             with open_client(hub) as client:
                 listing = bring.list_repository(repo, revision, _files, client, hub)
-                brought = bring.bring_repository(listing, out, refuse.check_adapter_config, tell, client=client,
+                brought = bring.bring_repository(listing, out, refuse.check_adapter_json, tell, client=client,
                                                  settings=hub, layout=store.layout)
         case _:
             raise BadReference(f"{reference} is no adapter: right are ./folder, ./file.gguf and org/repo")

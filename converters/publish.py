@@ -17,7 +17,7 @@ from edged.errors import ConversionFailed
 from edged.store import clone, kinds, onnx_paths
 from edged.store.blobs import PIECE_BYTES, Part, Receiver, key_of
 from edged.store.entries import FileEntry, Manifest
-from edged.store.lineage import Conversion, ConvertedSource, Stage
+from edged.store.lineage import Conversion, ConvertedSource, Stage, Training
 from edged.store.manifests import digest_of
 from edged.store.report import Report
 from edged.types import Task
@@ -28,6 +28,7 @@ STAGE = "publish"
 def publish(
     work: Work, tell: Tell, *, source: ConvertedSource, stages: Sequence[Stage], made: Path, licences: Path,
     parameters: int, license: str | None, never_run: bool, task: Task,
+    training: Training | None,
 ) -> str:
     """Returns the version. made: the folder of the converted files. licences: a folder whose licences go along."""
     report = Report(lambda moment: tell(msgspec.structs.replace(moment, stage=STAGE)))
@@ -45,7 +46,7 @@ def publish(
             precision=work.recipe.precision, file=file, files=entries, source=source,
             reference=" + ".join((source.base, *(adapter.reference for adapter in source.adapters))),
             created=time.time(), parameters=parameters, license=license, target=work.recipe.target, never_run=never_run,
-            task=task,
+            task=task, training=training,
             conversion=Conversion(
                 recipe=work.recipe.name, settings=settings_of(work.recipe, work.spec), tools=tools_of(work.recipe),
                 stages=tuple(stages), base_bytes=4 * parameters),

@@ -14,6 +14,7 @@ from typing import Any
 from converters.tensors import INDEX, WHOLE, TensorInfo
 from edged.errors import RefusedFile
 from edged.store import kinds
+from edged.store.select import TRAINING_FILE
 
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
@@ -59,7 +60,7 @@ def adapter_files(names: Collection[str]) -> list[str]:
         raise RefusedFile(
             f"{pickle} is a pickle, which can run code; save the adapter as safetensors "
             "(`save_pretrained(…)` of a current peft does)" if pickle else f"there is no {ADAPTER_WEIGHTS}")
-    return sorted(name for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS, TEMPLATE) if name in names)
+    return sorted(name for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS, TEMPLATE, TRAINING_FILE) if name in names)
 
 
 def check_config(path: str, data: bytes) -> dict[str, Any]:
@@ -101,6 +102,12 @@ def check_adapter_config(path: str, data: bytes) -> None:
         raise RefusedFile(f"{path} names a module to import ({named[:80]}); code that comes with a model is never run")
     if value.get("alora_invocation_tokens"):
         raise RefusedFile(f"{path}: an activated LoRA works after its invocation only, so it cannot be merged")
+
+
+def check_adapter_json(path: str, data: bytes) -> None:
+    """Any JSON file of those that `adapter_files` chose. Raises RefusedFile."""
+    if path == ADAPTER_CONFIG:
+        check_adapter_config(path, data)
 
 
 def check_fits(adapter: Mapping[str, TensorInfo], base: Mapping[str, TensorInfo], title: str) -> None:

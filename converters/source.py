@@ -39,10 +39,10 @@ from converters.work import Work
 from edged.errors import Conflict, InvalidRequest, ModelNotFound, RefusedFile
 from edged.hardware.facts import Facts
 from edged.hardware.probe import probe
-from edged.store import refs
+from edged.store import refs, trained
 from edged.store.blobs import hash_file
 from edged.store.entries import FileEntry, JobProgress, Manifest
-from edged.store.lineage import AdapterSource, ConvertedSource
+from edged.store.lineage import AdapterSource, ConvertedSource, Training
 from edged.store.manifests import digest_of
 from edged.store.paths import segment_of
 from edged.store.sources.hub import open_client
@@ -60,7 +60,8 @@ class Sourced(Struct, frozen=True, kw_only=True):
     """What the later stages know of it. source: for the manifest. context: tokens that it was trained for, where its
     configuration says so. task: what it is for. origin: what the weights have been through, in words. linked: files
     that are used where they lie. made: the version that this conversion has made before, with the same tools; then
-    there is nothing left to do but to activate it."""
+    there is nothing left to do but to activate it. training: how the weights came to be, where they or the last adapter
+    say."""
 
     source: ConvertedSource
     parameters: int
@@ -70,6 +71,7 @@ class Sourced(Struct, frozen=True, kw_only=True):
     license: str | None = None
     linked: tuple[Linked, ...] = ()
     made: str | None = None
+    training: Training | None = None
 
 
 def model_folder(work: Work) -> Path:
@@ -95,11 +97,15 @@ def run(work: Work, tell: Tell) -> Sourced:
         work.out(STAGE).mkdir()
         merged: list[AdapterSource] = []
         linked: list[Linked] = []
+        training: Training | None = None
         for number, (reference, adapter) in enumerate(zip(work.spec.adapters, adapters, strict=True)):
-            brought = adapter.bring(adapter_folder(work, number), _check_adapter, tell)
+            brought = adapter.bring(adapter_folder(work, number), refuse.check_adapter_json, tell)
             merged.append(AdapterSource(reference=reference, sha256=brought.sha256_of(refuse.ADAPTER_WEIGHTS)))
             linked.extend(brought.linked)
+            training = trained.read(adapter_folder(work, number)) or training
         sourced = original.bring(work, tuple(merged), tuple(linked), tell)
+        if training is not None:
+            sourced = msgspec.structs.replace(sourced, training=training)
         if size.guessed and sourced.made is None:
             known = msgspec.structs.replace(size, parameters=sourced.parameters, brought_bytes=0, guessed=False)
             _estimate(work, known, facts, tell)
@@ -184,7 +190,8 @@ class _HuggingFace:
         source = ConvertedSource(base=self.base, base_digest=digest_of(brought.files), adapters=adapters)
         return Sourced(
             source=source, linked=(*linked, *brought.linked), made=already_made(work, source),
-            context=trained_context(model_folder(work)), parameters=parameters, task=task)
+            context=trained_context(model_folder(work)), parameters=parameters, task=task,
+            training=trained.read(model_folder(work)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,6 +203,7 @@ class _Gguf:
     base: str
     digest: str | None = None
     license: str | None = None
+    training: Training | None = None
 
     def size(self, adapters: int) -> estimate.Size:
         return estimate.Size(parameters=self.facts.parameters, stored_bytes=self.file.stat().st_size, dequantized=True,
@@ -218,7 +226,7 @@ class _Gguf:
                 tell(JobProgress(stage=STAGE, note=note))
         return Sourced(source=source, parameters=self.facts.parameters, origin=self.facts.origin, made=made,
                        context=trained_context(model_folder(work)) if made is None else None,
-                       license=self.license or self.facts.license, linked=linked)
+                       license=self.license or self.facts.license, linked=linked, training=self.training)
 
 
 def _original(work: Work, held: contextlib.ExitStack) -> _Original:
@@ -262,7 +270,8 @@ def _of_installed(work: Work, manifest: Manifest, held: contextlib.ExitStack) ->
             "hf.co/org/repo), or an installed GGUF")
     held.enter_context(work.store.lease(manifest))
     file = work.store.folder(manifest) / manifest.file
-    return _Gguf(file, read_facts(file), base=named, digest=manifest.digest, license=manifest.license)
+    return _Gguf(file, read_facts(file), base=named, digest=manifest.digest, license=manifest.license,
+                 training=manifest.training)
 
 
 def _listed(work: Work, said: str, choose: Choose, held: contextlib.ExitStack) -> _Listed:
@@ -292,8 +301,3 @@ def trained_context(folder: Path) -> int | None:
         if isinstance(found := table.get("max_position_embeddings"), int) and found > 0:
             return found
     return None
-
-
-def _check_adapter(name: str, data: bytes) -> None:
-    if name == refuse.ADAPTER_CONFIG:
-        refuse.check_adapter_config(name, data)

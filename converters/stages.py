@@ -97,7 +97,7 @@ def publish_it(work: Work, tell: Tell) -> Published:
     version = publish(
         work, tell, source=sourced.source, stages=ended, made=work.out("convert"), licences=_weights(work),
         parameters=sourced.parameters, license=sourced.license, never_run=not _runs_here(work),
-        task=sourced.task)
+        task=sourced.task, training=sourced.training)
     return Published(version=version)
 
 

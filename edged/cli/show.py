@@ -16,8 +16,9 @@ from edged.cli.options import Home, Json
 from edged.cli.output import answer, answer_json, size
 from edged.cli.target import Target, store_of
 from edged.daemon.status import ModelStatus
+from edged.store import trained
 from edged.store.entries import Activation, Manifest, ModelEntry
-from edged.store.lineage import Agreement, Quality, agreement_words
+from edged.store.lineage import Agreement, Quality, Training, agreement_words
 from edged.types import Tuning
 
 #: Of the history; `--json` has all.
@@ -124,10 +125,17 @@ def _print_version(manifest: Manifest, *, active: bool) -> None:
         "pulled as": manifest.reference, "from": source.pop("from") + " " + _source(source),
         "made": _moment(manifest.created), "quality": _quality(manifest.quality) or _agreement(manifest.agreement),
     })
+    _print_training(manifest.training)
     for adapter in manifest.adapters:
         answer(f"  adapter      {adapter.name}  from {adapter.reference}")
+        _print_training(adapter.training)
     for entry in manifest.files:
         answer(f"  file         {entry.path}  {size(entry.size)}  sha256:{entry.sha256}")
+
+
+def _print_training(training: Training | None) -> None:
+    for line in trained.words(training) if training is not None else ():
+        answer(f"  trained      {line}")
 
 
 def _print_history(history: list[Activation]) -> None:

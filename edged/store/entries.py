@@ -8,7 +8,7 @@ from typing import Any, Literal
 import msgspec
 from msgspec import Struct
 
-from edged.store.lineage import Agreement, Conversion, ConvertedSource, Quality, Target, Verdict
+from edged.store.lineage import Agreement, Conversion, ConvertedSource, Quality, Target, Training, Verdict
 from edged.types import EngineName, SamplingParams, Task
 
 #: Raised together with a step in `edged.store.schema`.
@@ -121,13 +121,15 @@ class FileEntry(Struct, frozen=True, kw_only=True):
 class Adapter(Struct, frozen=True, kw_only=True):
     """A LoRA that requests may name, made for the model it stands beside. file: of the version's files, in the engine's
     own form; graph: another of them, the graph that takes adapters, for engines whose model must be made for that.
-    reference: as the user named it; sha256: of the weights it was made from, by which the same one is known again."""
+    reference: as the user named it; sha256: of the weights it was made from, by which the same one is known again.
+    training: how those came to be, where they say."""
 
     name: str
     file: str
     reference: str
     sha256: str
     graph: str | None = None
+    training: Training | None = None
 
 
 class Manifest(Struct, frozen=True, kw_only=True):
@@ -135,7 +137,8 @@ class Manifest(Struct, frozen=True, kw_only=True):
     version: its first 12 digits. file: the engine's entry file, one of `files`. source: where it came from, revision
     pinned. created: seconds since 1970, for people to read only. target: the device it was built for. task: what it is
     for, as its files tell. never_run: it was built for a device that is not here, and nothing has run it yet. adapters:
-    what was added to the model's own files, which makes another version of it. conversion: how it was made, where it
+    what was added to the model's own files, which makes another version of it. training: how its weights came to be,
+    where edged trained them. conversion: how it was made, where it
     was made on this machine; quality, and agreement of an encoder: what its gate measured. Speeds belong to a machine,
     not to a model: `edged.hardware.measured` keeps them."""
 
@@ -155,6 +158,7 @@ class Manifest(Struct, frozen=True, kw_only=True):
     task: Task = "generate"
     never_run: bool = False
     adapters: tuple[Adapter, ...] = ()
+    training: Training | None = None
     conversion: Conversion | None = None
     quality: Quality | None = None
     agreement: Agreement | None = None

@@ -18,10 +18,10 @@ from pathlib import Path
 import msgspec
 
 from edged.errors import Conflict, InsufficientStorage, RefusedFile
-from edged.store import clone, files, locks, space
+from edged.store import clone, files, locks, space, trained
 from edged.store.entries import JobProgress, Manifest
 from edged.store.lineage import Target
-from edged.store.select import FOUNDRY_FILE
+from edged.store.select import FOUNDRY_FILE, TRAINING_FILE
 from edged.store.store import Store
 
 #: The engine's entry file of a folder that onnxruntime-genai loads.
@@ -78,6 +78,8 @@ def _fill(making: Path, source: Path, manifest: Manifest, progress: Callable[[Jo
         done = before + entry.size
         target.chmod(0o644)
         files.sync_file(target)
+    if manifest.training is not None:
+        (making / TRAINING_FILE).write_bytes(trained.encode(manifest.training))
     # Foundry Local's cache lists a folder only with this file; without a template in it, the folder's own is taken.
     if (name := foundry_id(manifest)) is not None:
         (making / FOUNDRY_FILE).write_bytes(msgspec.json.encode({"Name": name}))

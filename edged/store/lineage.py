@@ -1,5 +1,5 @@
-"""What a converted version came from and how good it is: frozen structs, no I/O. Manifests hold them, `converters`
-writes them, everyone may read them."""
+"""What a trained or converted version came from and how good it is: frozen structs, no I/O. Manifests hold them,
+`training` and `converters` write them, everyone may read them."""
 
 from __future__ import annotations
 
@@ -64,6 +64,34 @@ class Conversion(Struct, frozen=True, kw_only=True):
     tools: dict[str, str] = {}
     stages: tuple[Stage, ...] = ()
     base_bytes: int | None = None
+
+
+class Training(Struct, frozen=True, kw_only=True):
+    """How weights came to be, of a model or an adapter that edged's training companion made.
+
+    recipe: its name; recipe_digest: sha256 of its text. base: as the recipe says, or None from scratch; base_digest: of
+    its files, as `edged.store.manifests.digest_of` counts them. method: in words (`lora of rank 16`). data_digest: of
+    all examples and how they were split; train, validation, test: how many there are of each. parents: teachers whose
+    answers or distributions it learned from. metrics: by name, as measured before it was converted. packages: versions
+    by distribution. at: seconds since 1970, for people to read only.
+    """
+
+    recipe: str
+    recipe_digest: str
+    base: str | None
+    base_digest: str | None = None
+    method: str
+    seed: int
+    data_digest: str
+    train: int
+    validation: int = 0
+    test: int = 0
+    parents: tuple[str, ...] = ()
+    steps: int = 0
+    seconds: float = 0.0
+    metrics: dict[str, float] = {}
+    packages: dict[str, str] = {}
+    at: float = 0.0
 
 
 class QualityLimits(Struct, frozen=True, kw_only=True):

@@ -213,7 +213,7 @@ def _manifest(store: Store, target: Target, fetched: Fetched, reference: str, re
             file=fetched.file, files=fetched.files, source=fetched.source, reference=reference, created=time.time(),
             parameters=target.entry.parameters if target.entry is not None else None,
             license=target.entry.license if target.entry is not None else None, target=_built_for(store, fetched),
-            task=task_of(fetched.engine, fetched.file, partial(_blob_of, store, fetched)),
+            task=task_of(fetched.engine, fetched.file, partial(_blob_of, store, fetched)), training=fetched.training,
         )
 
 

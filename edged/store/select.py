@@ -27,6 +27,8 @@ _CONFIG = "genai_config.json"
 #: By which Foundry Local's cache knows a folder. No part of the model, so that an export that is pulled again, perhaps
 #: on another machine, is the version that it was.
 FOUNDRY_FILE = "inference_model.json"
+#: How a folder says what its weights were trained from (`edged.store.trained`). No part of the model either.
+TRAINING_FILE = "edged-training.json"
 _FAKE = "fake.json"
 #: Where the adapters of a version are, and its graph that takes them: no part of the model, so that an export that is
 #: pulled again is the model alone.
@@ -54,7 +56,8 @@ def quant_of(path: str) -> str | None:
 
 def choose(paths: Iterable[str], quant: str | None = None) -> Choice:
     """The model that these files make up. Raises RefusedFile, which lists what is there."""
-    everything = sorted(path for path in paths if path != ADAPTERS_GRAPH and not path.startswith(ADAPTERS_FOLDER))
+    everything = sorted(path for path in paths if path != ADAPTERS_GRAPH and not path.startswith(ADAPTERS_FOLDER)
+                        and path.rpartition("/")[2] != TRAINING_FILE)
     ggufs = _gguf_sets([path for path in everything if path.lower().endswith(".gguf") and not _is_projector(path)])
     onnx = _genai_folders(everything)
     if quant is not None:

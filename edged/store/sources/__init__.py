@@ -6,6 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from edged.store.entries import FileEntry, Source
+from edged.store.lineage import Training
 from edged.types import EngineName
 
 
@@ -23,10 +24,12 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """source: with its revision pinned. file: the engine's entry file, one of `files`."""
+    """source: with its revision pinned. file: the engine's entry file, one of `files`. training: what a local folder
+    says of it."""
 
     source: Source
     engine: EngineName
     precision: str
     file: str
     files: tuple[FileEntry, ...]
+    training: Training | None = None

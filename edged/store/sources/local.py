@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import BinaryIO
 
 from edged.errors import RefusedFile
-from edged.store import clone, kinds, onnx_paths, select, space
+from edged.store import clone, kinds, onnx_paths, select, space, trained
 from edged.store.blobs import PIECE_BYTES, Part, Receiver, key_of
 from edged.store.entries import FileEntry, LocalSource
+from edged.store.lineage import Training
 from edged.store.paths import checked_relative
 from edged.store.report import Report
 from edged.store.sources import Fetched, Wanted
@@ -49,8 +50,17 @@ def fetch(source: LocalSource, wanted: Wanted, receiver: Receiver, report: Repor
         files.append(_copied(path.removeprefix(chosen.root), listed[path], sizes[path], receiver, report))
     return Fetched(
         LocalSource(path=str(root)), wanted.engine or chosen.engine, wanted.precision or chosen.precision,
-        chosen.file.removeprefix(chosen.root), tuple(files),
+        chosen.file.removeprefix(chosen.root), tuple(files), _training(listed, chosen.root),
     )
+
+
+def _training(listed: dict[str, Path], root: str) -> Training | None:
+    """Raises RefusedFile where what the folder says of it is nothing of the kind."""
+    real = listed.get(root + select.TRAINING_FILE)
+    if real is None:
+        return None
+    with _opened(real, select.TRAINING_FILE) as stream:
+        return trained.decode(stream.read(trained.MOST_BYTES + 1))
 
 
 def _listed(root: Path, report: Report) -> dict[str, Path]:
