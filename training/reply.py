@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from msgspec import Struct
 
 from training.examples import Message
@@ -19,14 +17,15 @@ class TokenChoice(Struct, frozen=True, omit_defaults=True):
 
 
 class Reply(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """message: the assistant's, its calls as OpenAI writes them. seconds: from the request to the last token; of a
-    batch, the whole batch's time shared out equally. first_token_s: None where nobody waited for it. logprobs: where
-    they were asked for and given."""
+    """message: the assistant's, its calls as OpenAI writes them. finish_reason: stop, length or tool_calls; endpoints
+    have others, or none. Counts of tokens are None where an endpoint does not tell them. seconds: from the request to
+    the last token; of a batch, the whole batch's time shared out equally. first_token_s: None where nobody waited for
+    it. logprobs: where they were asked for and given."""
 
     message: Message
-    finish_reason: Literal["stop", "length", "tool_calls"]
-    prompt_tokens: int
-    completion_tokens: int
-    seconds: float
+    finish_reason: str | None = None
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    seconds: float = 0.0
     first_token_s: float | None = None
     logprobs: tuple[TokenChoice, ...] | None = None

@@ -1,0 +1,249 @@
+"""A client of OpenAI-compatible endpoints: teachers, judges, and what is served in the end.
+
+    with Endpoint("http://127.0.0.1:8343/v1", "home") as endpoint:
+        reply = endpoint.ask(Ask(messages=(Message("user", "Hello"),), max_tokens=32))
+        for key, reply in endpoint.ask_all((example.id, ask(example)) for example in examples):
+            ...
+
+Failures that another attempt may mend (no connection, 408, 409, 425, 429, 5xx, a stream that breaks off) are tried
+again with back-off, not before the time that `Retry-After` names, which then holds for all requests. The key goes into
+the Authorization header of requests to the endpoint's own address and nowhere else: redirects are not followed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import email.utils
+import ipaddress
+import itertools
+import os
+import random
+import time
+from collections.abc import Coroutine, Hashable, Iterable, Iterator
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import Any, TypeVar
+
+import httpx
+
+from edged.errors import ConfigError, EdgedError, InvalidApiKey, InvalidRequest, ModelNotFound, SourceUnavailable
+from training.chat_wire import (
+    Ask,
+    Joined,
+    NotAnAnswer,
+    StreamError,
+    body_of,
+    error_in,
+    reply_of,
+    wants_other_limit,
+)
+from training.reply import Reply
+
+ATTEMPTS = 6
+_LONGEST_BACKOFF_S = 30.0
+#: Asked to wait for longer than this, it gives up and says so: a quota of a day is not waited for.
+LONGEST_WAIT_S = 300.0
+_AGAIN = (408, 409, 425, 429)
+#: The request itself is refused, which others need not be.
+_REFUSED = (400, 413, 422)
+
+Key = TypeVar("Key", bound=Hashable)
+Result = TypeVar("Result")
+
+
+class _Again(Exception):
+    """This attempt failed in a way that another may not. wait_s: what the endpoint asked for."""
+
+    def __init__(self, why: str, wait_s: float = 0.0) -> None:
+        super().__init__(why)
+        self.wait_s = wait_s
+
+
+class Endpoint:
+    """Context manager; one thread, which has no running event loop. concurrency: requests at once of `ask_all`.
+    timeout_s: without a byte of an answer; an answer that is not streamed comes all at its end. backoff_s: the first
+    wait after a failure, each further one is twice as long."""
+
+    def __init__(
+        self, base_url: str, model: str, *, api_key_env: str | None = None, concurrency: int = 4,
+        timeout_s: float = 600.0, attempts: int = ATTEMPTS, backoff_s: float = 0.5,
+    ) -> None:
+        """Raises ConfigError: an address that is none, a variable that is not set."""
+        self.base_url = base_url.rstrip("/")
+        self.model = model
+        self._concurrency = concurrency
+        self._attempts = attempts
+        self._backoff_s = backoff_s
+        self._key_name = api_key_env
+        self._limit_key = "max_tokens"
+        self._not_before_s = 0.0
+        self._runner = asyncio.Runner()
+        self._client = httpx.AsyncClient(
+            headers=_key_header(api_key_env), timeout=httpx.Timeout(timeout_s, connect=15.0, pool=None),
+            limits=httpx.Limits(max_connections=None), follow_redirects=False,
+            trust_env=not _on_this_machine(checked_url(self.base_url)))
+
+    def __enter__(self) -> Endpoint:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 trace: TracebackType | None) -> None:
+        self._runner.run(self._client.aclose())
+        self._runner.close()
+
+    def ask(self, ask: Ask) -> Reply:
+        """Raises InvalidRequest: this request is refused; InvalidApiKey; ModelNotFound; SourceUnavailable: no answer
+        after all attempts, or none of OpenAI's form."""
+        return self._run(self._reply(ask))
+
+    def ask_all(self, asks: Iterable[tuple[Key, Ask]]) -> Iterator[tuple[Key, Reply | InvalidRequest]]:
+        """Replies under their keys in the order in which they come; an InvalidRequest where that one was refused.
+        `asks` is read no further than there are free places, so whoever writes it can end it early. Other errors end
+        it, as those of `ask`; requests that are under way when it is closed are broken off."""
+        waiting = iter(asks)
+        running: dict[asyncio.Task[Reply | InvalidRequest], Key] = {}
+        loop = self._runner.get_loop()
+        try:
+            while True:
+                for key, ask in itertools.islice(waiting, self._concurrency - len(running)):
+                    running[loop.create_task(self._reply_or_refusal(ask))] = key
+                if not running:
+                    return
+                done, _ = self._run(asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED))
+                # What came is handed on, and paid for, though another one ends it all.
+                for task in sorted(done, key=lambda task: task.exception() is not None):
+                    yield running.pop(task), task.result()
+        finally:
+            for task in running:
+                task.cancel()
+            self._run(_ended(running))
+
+    def _run(self, coroutine: Coroutine[Any, Any, Result]) -> Result:
+        return self._runner.run(coroutine)
+
+    async def _reply_or_refusal(self, ask: Ask) -> Reply | InvalidRequest:
+        try:
+            return await self._reply(ask)
+        except (InvalidApiKey, ModelNotFound):
+            raise
+        except InvalidRequest as refused:
+            return refused
+
+    async def _reply(self, ask: Ask) -> Reply:
+        for attempt in itertools.count(1):
+            await self._until_allowed()
+            try:
+                return await self._once(ask)
+            except (_Again, StreamError, httpx.RequestError) as error:
+                why = str(error) or type(error).__name__
+                if attempt >= self._attempts:
+                    raise SourceUnavailable(
+                        f"{self.base_url} does not answer ({why}), after {attempt} attempts; see that it runs and that "
+                        "the address is right, then run this again") from None
+                wait_s = error.wait_s if isinstance(error, _Again) else 0.0
+                if wait_s:
+                    self._not_before_s = max(self._not_before_s, time.monotonic() + wait_s)
+                backoff_s = min(self._backoff_s * 2 ** (attempt - 1), _LONGEST_BACKOFF_S)
+                await asyncio.sleep(backoff_s * random.uniform(0.5, 1.0))
+            except NotAnAnswer as error:
+                raise SourceUnavailable(f"{self.base_url}: {error}; is it an OpenAI-compatible address, as in "
+                                        "http://127.0.0.1:8343/v1?") from None
+        raise AssertionError("unreachable")
+
+    async def _until_allowed(self) -> None:
+        # Another request may have put it off meanwhile: no event says so.
+        while (left_s := self._not_before_s - time.monotonic()) > 0:  # noqa: ASYNC110
+            await asyncio.sleep(left_s)
+
+    async def _once(self, ask: Ask) -> Reply:
+        sent_key = self._limit_key
+        body = body_of(ask, self.model, limit_key=sent_key)
+        began_s = time.monotonic()
+        async with self._client.stream("POST", f"{self.base_url}/chat/completions", json=body) as response:
+            if response.status_code == 200:
+                if ask.stream:
+                    return await _streamed(response, began_s)
+                return reply_of(await response.aread(), time.monotonic() - began_s)
+            said = error_in(await response.aread())
+            if wants_other_limit(response.status_code, said, sent_key):
+                self._limit_key = "max_completion_tokens"
+                raise _Again(said)
+            raise self._failure(response, said)
+
+    def _failure(self, response: httpx.Response, said: str) -> EdgedError | _Again:
+        status, where = response.status_code, f"{self.base_url} says {response.status_code}: {said}"
+        if (status in _AGAIN or status >= 500) and response.headers.get("x-should-retry") != "false":
+            wait_s = retry_after_s(response.headers.get("retry-after"))
+            if wait_s > LONGEST_WAIT_S:
+                return SourceUnavailable(f"{where}. It asks to be left alone for {wait_s:.0f} s; run this again then")
+            return _Again(f"{status}: {said}", wait_s)
+        if status in _REFUSED:
+            return InvalidRequest(where)
+        if status in (401, 403):
+            mend = f"see the key in the variable {self._key_name}" if self._key_name else \
+                "name the variable that holds the key, as in api_key_env = \"TEACHER_KEY\""
+            return InvalidApiKey(f"{where}; {mend}")
+        if status == 404:
+            return ModelNotFound(f"{where}; see the endpoint's address and that it serves {self.model!r}")
+        return SourceUnavailable(where)
+
+
+async def _ended(tasks: Iterable[asyncio.Task[Any]]) -> None:
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _streamed(response: httpx.Response, began_s: float) -> Reply:
+    joined, first_token_s = Joined(), None
+    async for line in response.aiter_lines():
+        if joined.take(line) and first_token_s is None:
+            first_token_s = time.monotonic() - began_s
+    return joined.reply(time.monotonic() - began_s, first_token_s)
+
+
+def checked_url(base_url: str) -> httpx.URL:
+    """Raises ConfigError."""
+    try:
+        url = httpx.URL(base_url)
+    except httpx.InvalidURL as error:
+        raise ConfigError(f"{base_url!r} is no address ({error}); it looks like http://127.0.0.1:8343/v1") from None
+    if url.userinfo:
+        raise ConfigError("an endpoint's address has no user name and no password in it; the key goes into a variable "
+                          "of the environment, which api_key_env names")
+    if url.scheme not in ("http", "https") or not url.host:
+        raise ConfigError(f"{base_url!r} is no address of an endpoint; it looks like http://127.0.0.1:8343/v1")
+    return url
+
+
+def retry_after_s(said: str | None) -> float:
+    """Seconds or an HTTP date (RFC 9110, 10.2.3); 0 for none and for one that is neither."""
+    if not said:
+        return 0.0
+    try:
+        return max(0.0, float(said)) if said.strip().lower() not in ("nan", "inf", "infinity") else 0.0
+    except ValueError:
+        pass
+    try:
+        when = email.utils.parsedate_to_datetime(said)
+    except ValueError:
+        return 0.0
+    return max(0.0, (when.replace(tzinfo=when.tzinfo or UTC) - datetime.now(UTC)).total_seconds())
+
+
+def _key_header(variable: str | None) -> dict[str, str]:
+    if variable is None:
+        return {}
+    key = os.environ.get(variable, "").strip()
+    if not key:
+        raise ConfigError(f"the variable {variable} is not set, which the recipe names as the holder of a key; "
+                          f"export {variable}=…")
+    return {"authorization": f"Bearer {key}"}
+
+
+def _on_this_machine(url: httpx.URL) -> bool:
+    """Then no proxy of the environment is asked."""
+    if url.host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(url.host).is_loopback
+    except ValueError:
+        return False
