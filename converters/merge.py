@@ -35,7 +35,6 @@ def _merge(
     base: Path, adapters: Sequence[tuple[str, Path]], out: Path, progress: Callable[[float, str | None], None],
 ) -> None:
     import torch
-    from peft import PeftConfig, PeftModel
     from transformers import AutoModelForCausalLM
 
     try:
@@ -44,20 +43,32 @@ def _merge(
         raise ConversionFailed(f"transformers cannot load the base model: {str(error)[:300]}") from error
     for number, (title, folder) in enumerate(adapters):
         progress((number + 0.5) / (len(adapters) + 1), title)
+        wrapped = attach(model, folder, title)
         try:
-            config = PeftConfig.from_pretrained(str(folder))
-            config.inference_mode = True
-            wrapped: Any = PeftModel(model, config)
-            # What `PeftModel.from_pretrained` does, which hides what did not fit.
-            loaded = wrapped.load_adapter(folder, "default", is_trainable=False)
-            if loaded.missing_keys or loaded.unexpected_keys:
-                raise RefusedFile(
-                    f"the adapter {title} was trained for another model: {len(loaded.unexpected_keys)} of its weights "
-                    f"have no place in this base, and {len(loaded.missing_keys)} places are left empty")
             model = wrapped.merge_and_unload(progressbar=False, safe_merge=True)
         except (ValueError, KeyError, NotImplementedError, RuntimeError, TypeError) as error:
             raise ConversionFailed(f"peft cannot merge the adapter {title}: {str(error)[:300]}") from error
     model.save_pretrained(out)
+
+
+def attach(model: Any, folder: Path, title: str) -> Any:
+    """The model with the adapter beside its weights, as a PeftModel. Raises RefusedFile where the adapter was trained
+    for another model, ConversionFailed where peft cannot load it."""
+    from peft import PeftConfig, PeftModel
+
+    try:
+        config = PeftConfig.from_pretrained(str(folder))
+        config.inference_mode = True
+        wrapped: Any = PeftModel(model, config)
+        # What `PeftModel.from_pretrained` does, which hides what did not fit.
+        loaded = wrapped.load_adapter(folder, "default", is_trainable=False)
+    except (ValueError, KeyError, NotImplementedError, RuntimeError, TypeError) as error:
+        raise ConversionFailed(f"peft cannot load the adapter {title}: {str(error)[:300]}") from error
+    if loaded.missing_keys or loaded.unexpected_keys:
+        raise RefusedFile(
+            f"the adapter {title} was trained for another model: {len(loaded.unexpected_keys)} of its weights "
+            f"have no place in this base, and {len(loaded.missing_keys)} places are left empty")
+    return wrapped
 
 
 def _unheard(line: str) -> None:
