@@ -129,6 +129,7 @@ def _found(run: Run, said: str, held: contextlib.ExitStack) -> _Found:
 
 def _installed(said: str, held: contextlib.ExitStack) -> _Found | None:
     from edged.settings import load_settings
+    from edged.store.manifests import digest_of
     from edged.store.store import Store
 
     home = load_settings()[0].home
@@ -145,15 +146,20 @@ def _installed(said: str, held: contextlib.ExitStack) -> _Found | None:
             "original (./folder or org/repo), or an installed GGUF")
     held.enter_context(store.lease(manifest))
     # The folder is asked for only when it is brought: it may have to be made anew.
-    return _Found(digest("installed", manifest.digest)[:16], partial(_from_manifest, store.folder, manifest))
+    # Adapters that were put beside it change nothing of what is trained.
+    of_base = digest_of(manifest.base_files)
+    return _Found(digest("installed", of_base)[:16], partial(_from_manifest, store.folder, manifest))
 
 
 def _from_manifest(
     folder_of: Callable[[Manifest], Path], manifest: Manifest, out: Path, scratch: Path, tell: Tell,
 ) -> Base:
+    from edged.store.manifests import digest_of
+
     reference = f"{manifest.name}@{manifest.version}"
     made = _dequantized(folder_of(manifest) / manifest.file, reference, out, scratch, tell)
-    return msgspec.structs.replace(made, digest=manifest.digest, license=manifest.license or made.license)
+    return msgspec.structs.replace(
+        made, digest=digest_of(manifest.base_files), license=manifest.license or made.license)
 
 
 def _gguf_file(file: Path, said: str) -> _Found:

@@ -1,0 +1,67 @@
+"""A daemon for as long as something is measured: the one that runs, or one of our own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from edged.errors import Conflict
+from edged.store import Store
+from tests.daemon import Daemon
+from tests.models import fake_folder, install
+from training.served import serving
+
+pytestmark = pytest.mark.http
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name in ("EDGED_API_KEYS", "EDGED_SOCKET", "EDGED_CONFIG"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("EDGED_HOME", str(tmp_path / "home"))
+    install(Store(tmp_path / "home"), str(fake_folder(tmp_path / "tiny")))
+    return tmp_path / "home"
+
+
+def say(url: str) -> int:
+    return httpx.post(f"{url}/chat/completions", json={
+        "model": "tiny", "max_tokens": 4, "messages": [{"role": "user", "content": "hello"}]}).status_code
+
+
+def test_one_of_our_own_serves_for_the_time_and_leaves_nothing_running(home: Path, tmp_path: Path) -> None:
+    with serving(tmp_path / "daemon.log") as server:
+        assert server.own
+        loaded = server.load("tiny")
+        assert say(server.base_url) == 200
+        assert loaded.pid is not None
+        assert psutil.Process(loaded.pid).parent() == psutil.Process(server.pid)
+        assert server.status("tiny").version == loaded.version
+        with pytest.raises(Conflict, match="does not exist"):
+            server.load("nobody")
+        children = psutil.Process(server.pid).children(recursive=True)
+    assert not psutil.pid_exists(server.pid)
+    assert not any(child.is_running() and child.status() != psutil.STATUS_ZOMBIE for child in children)
+
+
+def test_the_one_that_runs_is_used_and_goes_on(home: Path, tmp_path: Path) -> None:
+    with Daemon(tmp_path) as daemon:
+        with serving(tmp_path / "daemon.log") as server:
+            assert not server.own
+            assert server.base_url == f"{daemon.base_url}/v1"
+            assert server.load("tiny").pid in {worker.pid for worker in daemon.workers()}
+        assert say(f"{daemon.base_url}/v1") == 200
+
+
+def test_beside_one_that_asks_for_keys_there_is_one_of_our_own(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with Daemon(tmp_path, api_keys="secret") as daemon:
+        assert say(f"{daemon.base_url}/v1") == 401
+        monkeypatch.setenv("EDGED_API_KEYS", "secret")
+        with serving(tmp_path / "daemon.log") as server:
+            assert server.own
+            server.load("tiny")
+            assert say(server.base_url) == 200

@@ -1,0 +1,178 @@
+"""A daemon that serves what was deployed, for as long as it is measured: the one that runs on the store of the
+settings, or one of our own on a free port, which ends with the measurement.
+
+A running daemon is used over TCP, as its clients do, unless it asks them for keys, which it keeps hashed: then one of
+our own is started beside it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote
+
+import httpx
+import msgspec
+import psutil
+from msgspec import Struct
+
+from edged.errors import Conflict, Internal
+from edged.settings import Settings, load_settings
+from training.deploy.command import EDGED
+
+START_LIMIT_S = 60.0
+STOP_LIMIT_S = 30.0
+CONNECT_LIMIT_S = 5.0
+_WORKER = "edged.worker"
+
+
+class _Status(Struct, frozen=True):
+    pid: int
+    home: str
+    addresses: tuple[str, ...]
+
+
+class _Model(Struct, frozen=True):
+    """Of `edged.daemon.status.ModelStatus`."""
+
+    version: str
+    device: str | None = None
+    context: int | None = None
+    size: int = 0
+    resident_bytes: int = 0
+    kv_bytes_per_token: float = 0.0
+
+
+class _Failed(Struct, frozen=True):
+    class Error(Struct, frozen=True):
+        message: str
+
+    error: Error
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A model that serves. pid: of the worker that computes, None where several run and which is not known."""
+
+    version: str
+    device: str | None
+    context: int | None
+    pid: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """base_url: with /v1, for any client. own: it was started for this."""
+
+    base_url: str
+    pid: int
+    own: bool
+
+    def load(self, model: str) -> Loaded:
+        """Returns once it answers. Raises Conflict with the daemon's reason where it cannot."""
+        before = self._workers()
+        # No limit: a load takes as long as it takes.
+        response = httpx.post(self._url("load"), json={"model": model}, timeout=None, trust_env=False)
+        status = _decoded(response, model)
+        new = self._workers() - before
+        known = new or self._workers()
+        return Loaded(status.version, status.device, status.context, next(iter(known)) if len(known) == 1 else None)
+
+    def unload(self, model: str) -> None:
+        with contextlib.suppress(httpx.HTTPError):
+            httpx.post(self._url("unload"), json={"model": model}, timeout=None, trust_env=False)
+
+    def status(self, model: str) -> _Model:
+        return _decoded(httpx.get(self._url(f"models/{quote(model)}"), timeout=CONNECT_LIMIT_S, trust_env=False), model)
+
+    def _url(self, path: str) -> str:
+        return f"{self.base_url.removesuffix('/v1')}/edged/v1/{path}"
+
+    def _workers(self) -> set[int]:
+        found = set()
+        with contextlib.suppress(psutil.NoSuchProcess):
+            for child in psutil.Process(self.pid).children(recursive=True):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    if _WORKER in child.cmdline():
+                        found.add(child.pid)
+        return found
+
+
+@contextlib.contextmanager
+def serving(log: Path) -> Iterator[Server]:
+    """log: where a daemon of our own writes. Raises Internal where it does not start, with its last words."""
+    settings, _ = load_settings()
+    running = _running(settings)
+    if running is not None and running.addresses and not settings.api_keys and _open(running.addresses[0]):
+        yield Server(f"{running.addresses[0].rstrip('/')}/v1", running.pid, own=False)
+        return
+    with _started(settings, log) as server:
+        yield server
+
+
+def _running(settings: Settings) -> _Status | None:
+    """At the socket of the settings, on their store."""
+    if settings.socket is None or not settings.socket.exists():
+        return None
+    with httpx.Client(transport=httpx.HTTPTransport(uds=str(settings.socket)), base_url="http://edged",
+                      timeout=CONNECT_LIMIT_S, trust_env=False) as client:
+        try:
+            status = msgspec.json.decode(client.get("/edged/v1/status").content, type=_Status)
+        except (httpx.HTTPError, msgspec.MsgspecError):
+            return None
+    return status if os.path.realpath(status.home) == os.path.realpath(settings.home) else None
+
+
+def _open(address: str) -> bool:
+    """It answers clients without a key."""
+    try:
+        return httpx.get(f"{address.rstrip('/')}/v1/models", timeout=CONNECT_LIMIT_S, trust_env=False).is_success
+    except httpx.HTTPError:
+        return False
+
+
+@contextlib.contextmanager
+def _started(settings: Settings, log: Path) -> Iterator[Server]:
+    command = [*EDGED, "serve", "--host", "127.0.0.1", "--port", "0", "--socket", "off", "--log-format", "json",
+               "--api-keys="]
+    environment = {**os.environ, "EDGED_HOME": str(settings.home)}
+    with log.open("wb") as out, subprocess.Popen(
+            command, env=environment, stdin=subprocess.DEVNULL, stdout=out, stderr=out) as process:
+        try:
+            yield Server(f"{_listening(process, log)}/v1", process.pid, own=True)
+        finally:
+            process.terminate()
+            try:
+                process.wait(STOP_LIMIT_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+
+
+def _listening(process: subprocess.Popen[bytes], log: Path) -> str:
+    """Its address, once it says it. Raises Internal."""
+    ends_s = time.monotonic() + START_LIMIT_S
+    while time.monotonic() < ends_s and process.poll() is None:
+        for line in log.read_bytes().splitlines():
+            with contextlib.suppress(ValueError):
+                entry = json.loads(line)
+                if isinstance(entry, dict) and entry.get("event") == "listening":
+                    return str(entry["url"]).rstrip("/")
+        time.sleep(0.05)
+    words = log.read_text(errors="replace").strip().splitlines() or ["it said nothing"]
+    raise Internal(f"`edged serve` did not start for the measurement: {words[-1][:300]}; {log} tells more")
+
+
+def _decoded(response: httpx.Response, model: str) -> _Model:
+    if response.is_error:
+        try:
+            why = msgspec.json.decode(response.content, type=_Failed).error.message
+        except msgspec.MsgspecError:
+            why = f"the daemon answered {response.status_code}"
+        raise Conflict(f"{model} cannot be measured as it is served: {why}")
+    return msgspec.json.decode(response.content, type=_Model)
