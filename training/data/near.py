@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from fractions import Fraction
 from math import ceil
 
-from training.examples import Example
+from training.examples import Example, Message, identity
 
 Shingles = frozenset[tuple[str, ...]]
 _WORDS = 3
@@ -20,12 +20,14 @@ _WORDS = 3
 
 def words_of(example: Example) -> Shingles:
     """Word trigrams of what the prompt's messages say, whatever the case and the white space; of a prompt of fewer
-    words, these words. The system message counts only where there is nothing else: it is often the same for all."""
-    spoken = [message for message in example.prompt if message.role != "system"] or example.prompt
-    words = " ".join(message.content for message in spoken).casefold().split()
+    words, these words. Prompts with different system messages or tools have none in common: they ask for something
+    else, whatever the words."""
+    system = " ".join(message.content for message in example.prompt if message.role == "system")
+    asked = identity((Message("system", system),), example.tools)
+    words = " ".join(message.content for message in example.prompt if message.role != "system").casefold().split()
     if len(words) < _WORDS:
-        return frozenset({tuple(words)})
-    return frozenset(tuple(words[index:index + _WORDS]) for index in range(len(words) - _WORDS + 1))
+        return frozenset({(asked, *words)})
+    return frozenset((asked, *words[index:index + _WORDS]) for index in range(len(words) - _WORDS + 1))
 
 
 def similarity(one: Shingles, other: Shingles) -> Fraction:

@@ -44,6 +44,12 @@ def test_the_system_message_that_all_share_does_not_make_prompts_alike() -> None
     assert similarity(words_of(lamp), words_of(door)) == 0
 
 
+def test_the_same_words_under_another_system_message_ask_for_something_else() -> None:
+    one, other = (words_of(prompt(Message("system", system), Message("user", "the cat sat on the mat")))
+                  for system in ("Translate.", "Summarize."))
+    assert similarity(one, other) == 0
+
+
 def test_a_prompt_of_one_word_is_like_itself_only() -> None:
     one, other = (words_of(prompt(Message("user", text))) for text in ("Hello", "Bye"))
     assert similarity(one, one) == 1

@@ -1,0 +1,81 @@
+"""Files that a recipe names become examples. All that is wrong with them is told at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from edged.errors import ConfigError
+from edged.toml_file import KeyPath
+from training.data.files import Role, Row, Source, read_rows, sources
+from training.data.forms import ANSWERS, CHAT, CHOSEN, PROMPTS, REJECTED, Form, detect, example_of
+from training.data.mistakes import Mistakes, Place, WrongRow
+from training.data.templates import Templates, templates
+from training.examples import Example
+from training.recipe import Data
+from training.run import Run
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """An example and where it is from. tokens: of prompt and answer, once they are counted."""
+
+    example: Example
+    place: Place
+    tokens: tuple[int, int] = (0, 0)
+
+
+def examples_of(
+    run: Run, named: tuple[str, ...], key: KeyPath, form: Literal["auto"] | Form = "auto",
+) -> list[Example]:
+    """What other tables of the recipe name as `data.train` does (`distil.answers.prompts`,
+    `finetune.preferences.data`), with the templates of [data]; key: where. Doubles are left in.
+
+    Raises ConfigError with place and reason of everything that is wrong, CorruptFile."""
+    mistakes = Mistakes()
+    found = read(run, sources(run, named, key, "train"), form, mistakes)
+    mistakes.require(run.recipe.data.max_invalid_share if run.recipe.data is not None else 0.0)
+    if not found:
+        raise run.file.mistake(key, "holds no row")
+    return [each.example for each in found]
+
+
+def read_split(run: Run, named: tuple[str, ...], role: Role, mistakes: Mistakes) -> list[Read]:
+    """Raises ConfigError, CorruptFile for files that cannot be read; what is wrong with rows goes to mistakes."""
+    assert run.recipe.data is not None
+    return read(run, sources(run, named, ("data", role), role), run.recipe.data.form, mistakes)
+
+
+def read(run: Run, files: Sequence[Source], form: Literal["auto"] | Form, mistakes: Mistakes) -> list[Read]:
+    own = templates(run.recipe.data or Data(train=("",)), run.file)
+    return [each for source in files for each in _file(source, form, own, mistakes)]
+
+
+def _file(source: Source, said: Literal["auto"] | Form, own: Templates, mistakes: Mistakes) -> list[Read]:
+    """A captured answer is a conversation, whatever other files are."""
+    rows = list(read_rows(source, mistakes))
+    form = "chat" if source.kind == "captured" and said == "auto" else said
+    if form == "auto":
+        form = _detected(source, rows, own)
+    found = []
+    for row in rows:
+        try:
+            found.append(Read(example_of(row.values, form, own), row.place))
+        except WrongRow as error:
+            mistakes.add(row.place, str(error))
+    return found
+
+
+def _detected(source: Source, rows: list[Row], own: Templates) -> Form:
+    if not rows:
+        return "pairs"
+    named = {name: None for row in rows for name in row.values}
+    values: list[dict[str, Any]] = [row.values for row in rows]
+    if (form := detect(named, values, own)) is None:
+        raise ConfigError(
+            f"nobody can tell prompt and answer by its columns ({', '.join(list(named)[:20])}); known are "
+            f"{' or '.join(CHAT[:2])}; one of {', '.join(PROMPTS)} with one of {', '.join(ANSWERS)}; or {CHOSEN} and "
+            f"{REJECTED}. Templates in [data] make them of any columns, as in prompt = \"{{{{ text }}}}\"",
+            file=source.title)
+    return form
