@@ -131,6 +131,9 @@ class Settings(Struct, frozen=True, kw_only=True):
         int | None, kinds.SIZE,
         "memory for all loaded models together; by default a share of what the machine has free"] = None
     keep_alive_s: Annotated[float, number(least=-1), "an idle model is unloaded after this time; -1 never"] = 300.0
+    reload_models: Annotated[
+        bool, kinds.BOOLEAN,
+        "models that were in memory are loaded again when the daemon starts, as far as there is room"] = True
     grace_s: Annotated[float, number(above=0), "on stop, requests in flight may end within this time"] = 30.0
     heartbeat_s: Annotated[float, number(above=0), "while a model loads, a stream gets a comment this often"] = 15.0
     load_timeout_s: Annotated[float, number(above=0), "a model that loads longer is given up"] = 600.0

@@ -92,7 +92,8 @@ def refuse_while_busy(target: Target) -> None:
         raise Conflict(f"the daemon has {status.running + status.waiting} requests: they would get slower, and the "
                        "figures wrong; try again when they have ended, or say --busy")
     if status.loaded:
-        say(f"{status.loaded} models are loaded in the daemon; a request for one of them meanwhile makes figures worse")
+        loaded, asked = ("1 model is", "it") if status.loaded == 1 else (f"{status.loaded} models are", "one of them")
+        say(f"{loaded} loaded in the daemon; a request for {asked} meanwhile makes figures worse")
 
 
 async def _measure(found: Subject, seconds: float) -> list[str]:

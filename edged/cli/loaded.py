@@ -54,7 +54,7 @@ def memory_told(model: ModelStatus) -> str | None:
     """How long it took to load, and what its KV takes now, in each row and at most; None of one that is not loaded."""
     if model.load_s is None:
         return None
-    told = f"loaded in {model.load_s:.1f} s"
+    told = f"loaded in {model.load_s:.1f} s{', again after a restart' if model.reloaded else ''}"
     if model.kv_bytes and model.rows and model.context:
         token = model.kv_bytes_per_token
         told += (f"; KV {size(round(token))} a token, {size(round(token * model.kv_used_tokens))} held now, grows to "

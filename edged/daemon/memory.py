@@ -37,6 +37,8 @@ class Memory:
                         models[victim].begin_stop()
                 case policy.Wait(yielding=victims):
                     yielding.update(victims)
+                case policy.Skip():
+                    models[decision.key].wish.ended("no_room")
                 case policy.Shed():
                     models[decision.key].give_up(refusals.never_fits(decision))
         live = [held for model in models.values() if (held := model.live()) is not None]

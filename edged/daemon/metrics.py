@@ -74,6 +74,9 @@ class Metrics:
             "edged_worker_threads", "Threads that decode now: fewer while other processes want the processors.")
         self.model_load_seconds = histogram(
             "edged_model_load_seconds", "From the start of a worker until it can serve.", _LOAD_S)
+        self.model_reloads = counter(
+            "edged_model_reloads_total", "Models that were in memory before a restart, by what became of them.",
+            ("model", "outcome"))
         self.model_info = gauge(
             "edged_model_info", "1 for each loaded model.", ("model", "version", "engine", "device", "precision"))
         self.worker_restarts = counter("edged_worker_restarts_total", "Deaths of workers that nobody asked for.")

@@ -12,6 +12,7 @@ import structlog
 from edged.daemon import refusals
 from edged.daemon.failures import revive
 from edged.daemon.generation import Generation, Phase, Routed, content_hash
+from edged.daemon.overview import overview
 from edged.daemon.policy import Live, Want
 from edged.daemon.policy import Phase as MemoryPhase
 from edged.daemon.process import Ending, Exit
@@ -24,6 +25,7 @@ from edged.daemon.stay import Stay
 from edged.daemon.suspects import Identity
 from edged.daemon.traffic import Traffic
 from edged.daemon.waiters import Waiters
+from edged.daemon.wish import Told, Wish
 from edged.errors import AdapterNotFound, EdgedError, InsufficientMemory, Internal
 from edged.ipc.messages import Cancel, Forget, Pause, Resume, Submit
 from edged.store.entries import Manifest, ModelEntry
@@ -48,11 +50,13 @@ class Model:
         self._unloaders = Waiters()
         #: An unload was asked: what has a lower ticket is still served, then the worker stops.
         self._leave_ticket: int | None = None
-        #: It is to be loaded though nobody waits for it: pinned, or about to answer to its name.
-        self._wish_ticket: int | None = None
+        self.wish = Wish()
         self._used = site.clock()
         #: It has loaded, and has not had what it was loaded for.
         self.fresh = False
+        #: Somebody wanted it since the daemon started.
+        self.asked = False
+        self._reloaded = False
         self._restarts = 0
         self._error: EdgedError | None = None
 
@@ -79,12 +83,18 @@ class Model:
     @property
     def ticket(self) -> int | None:
         """Of the oldest that waits for this model in the daemon."""
-        tickets = (self.requests.oldest_waiting(), self._loaders.oldest(), self._wish_ticket)
+        tickets = (self.requests.oldest_waiting(), self._loaders.oldest(), self.wish.ticket)
         return min((ticket for ticket in tickets if ticket is not None), default=None)
 
     @property
     def pid(self) -> int | None:
         return self._seat.pid
+
+    @property
+    def unasked(self) -> bool:
+        """It comes back after a restart, and nobody waits for it."""
+        return (self.wish.comes_back and not self.requests and self._loaders.oldest() is None
+                and not self.stay.pinned)
 
     def live(self) -> Live | None:
         """For the policy; None while it holds no memory."""
@@ -93,7 +103,8 @@ class Model:
         return Live(
             key=self.key, held_bytes=self._seat.held_bytes, phase=MemoryPhase[self.state.name],
             busy=bool(self.requests.active) or (self.fresh and self.ticket is not None), pinned=self.stay.pinned,
-            ticket=self.ticket, used=self._used, load_s=self._seat.load_s,
+            ticket=None if self.unasked else self.ticket, used=self._used, load_s=self._seat.load_s,
+            unasked=self.unasked,
             rate=self._site.habits.rate(self.manifest.name, self._site.clock()),
         )
 
@@ -102,7 +113,7 @@ class Model:
         if self.state in (ModelState.LOADING, ModelState.READY) or (ticket := self.ticket) is None:
             return None
         need_bytes, least_bytes = self._seat.need_bytes()
-        return Want(key=self.key, ticket=ticket, need_bytes=need_bytes, least_bytes=least_bytes)
+        return Want(key=self.key, ticket=ticket, need_bytes=need_bytes, least_bytes=least_bytes, unasked=self.unasked)
 
     def expires_at(self) -> float | None:
         """Monotonic seconds when its keep-alive is over; None while it has work, and when it is to stay."""
@@ -111,31 +122,10 @@ class Model:
         return self.stay.expires_at(self._used)
 
     def status(self, *, name: str | None = None, alias_of: str | None = None) -> ModelStatus:
-        manifest, requests, info, stats = self.manifest, self.requests, self._seat.info, self._seat.stats
-        devices = self._seat.devices
-        absent_as = (ModelState.BROKEN if self.breaker.open else
-                     ModelState.DEVICE_LOST if devices.lost is not None else ModelState.ABSENT)
-        idle = self.state is ModelState.READY and not requests.active
-        running = requests.running()
-        return ModelStatus(
-            name=name or manifest.name, version=manifest.version, digest=manifest.digest, engine=manifest.engine,
-            precision=manifest.precision, size=manifest.size, parameters=manifest.parameters or self.entry.parameters,
-            context=info.context if info else None, device=info.device if info else None,
-            state=absent_as if self.state is ModelState.ABSENT else self.state, pinned=self.stay.pinned,
-            keep_alive_s=self.stay.keep_alive_s, idle_s=self._site.clock() - self._used if idle else None,
-            running=running, waiting=len(requests) - running, resident_bytes=stats.resident_bytes,
-            kv_used_tokens=stats.kv_used_tokens, kv_tokens=info.kv_tokens if info else 0,
-            load_s=self._seat.load_s if info else None, rows=info.rows if info else None, restarts=self._restarts,
-            alias_of=alias_of, created=manifest.created, error=self._error.message if self._error else None,
-            reason=devices.reason if info else None, engine_version=info.engine_version if info else None,
-            environment=devices.environment if info else None, adapters=self.adapters, task=self.task,
-            dimensions=info.dimensions if info else None, threads=stats.threads or None,
-            tuning=self._seat.tuning if info else None, kv_bytes=info.kv_bytes if info else 0,
-            kv_ram_bytes=stats.kv_ram_bytes,
-            kv_disk_bytes=stats.kv_disk_bytes, prefix_disk_tokens=stats.prefix_disk_tokens, notes=stats.notes,
-            speculative_proposed_tokens=stats.speculative_proposed_tokens,
-            speculative_accepted_tokens=stats.speculative_accepted_tokens,
-        )
+        idle = self.state is ModelState.READY and not self.requests.active
+        return overview(
+            self, self._seat, idle_s=self._site.clock() - self._used if idle else None, restarts=self._restarts,
+            reloaded=self._reloaded, error=self._error, name=name, alias_of=alias_of)
 
     # What callers ask
 
@@ -150,6 +140,7 @@ class Model:
         if self._site.suspects and self._site.suspects.refuses(self._identity(request), self._site.clock()):
             raise refusals.suspect(self.manifest.name)
         self._refuse_over_limit()
+        self.asked = True
         generation = Generation(request, next(self._site.tickets), self, self._site.clock(), cold=not self.ready,
                                 routed=routed)
         self.requests.add(generation)
@@ -165,6 +156,7 @@ class Model:
         elif self.breaker.open and self.state is ModelState.ABSENT:
             raise refusals.kept_failing(self.manifest.name, self._error)
         self.stay.say(pin=pin, keep_alive_s=keep_alive_s)
+        self.asked = True
         if self.state is ModelState.READY and self._leave_ticket is None:
             self._used = self._site.clock()
             return
@@ -201,26 +193,20 @@ class Model:
         """Load it before anybody waits for it. What becomes of that is seen in its state."""
         self.stay.retired = False
         if self.state in (ModelState.ABSENT, ModelState.STOPPING) and not self.breaker.open:
-            self._wish_ticket = next(self._site.tickets)
+            self.wish.make(next(self._site.tickets))
             self._site.changed()
+
+    def come_back(self, told: Told) -> None:
+        """Load it if there is room, because it was in memory before a restart. told: once, what became of it."""
+        if self.state is not ModelState.ABSENT or self.ticket is not None or self.breaker.open:
+            told("asked")
+        else:
+            self.wish.come_back(told)
+            self.preload()
 
     def unpin(self) -> None:
         self.stay.unpin()
-        self._wish_ticket = None
-
-    def take_over(self, other: Model) -> None:
-        """Answer what waits for the other version and named none. What the other one has, ends there; then it goes."""
-        for generation in other.requests.release():
-            generation.move_to(self)
-            self.requests.add(generation)
-        other.stay.retired = True
-        self._site.changed()
-
-    def succeed(self, other: Model) -> None:
-        """This version answers to the name from now on."""
-        self.take_over(other)
-        self.stay.succeed(other.stay)
-        self.keep_loaded()
+        self.wish.drop()
 
     def give_up(self, error: EdgedError) -> None:
         """It cannot be loaded, or not any more."""
@@ -229,7 +215,7 @@ class Model:
 
     def refuse_waiting(self, error: EdgedError) -> None:
         """Nobody who waits in the daemon will be served."""
-        self._wish_ticket = None
+        self.wish.drop()
         self.requests.end_waiting(error)
         self._loaders.fail(error)
 
@@ -295,6 +281,7 @@ class Model:
         if self.state not in (ModelState.LOADING, ModelState.READY):
             return
         self.state = ModelState.STOPPING
+        self.wish.ended("gave_way")
         self._seat.leave()
         self.requests.end_active(error or Internal(f"the worker of {self.manifest.name} was stopped too early"))
 
@@ -309,11 +296,12 @@ class Model:
         if self.state is not ModelState.LOADING or not self._seat.may_serve(info):
             return
         self._used = self._site.clock()
-        self.state, self._wish_ticket = ModelState.READY, None
+        self.state, self._reloaded = ModelState.READY, self.wish.loaded()
         self._seat.serves(info)
         self.fresh = True
         self._traffic.loaded(self._seat.load_s)
-        log.info("model.ready", model=self.key, device=info.device, load_s=round(self._seat.load_s, 3))
+        log.info("model.ready", model=self.key, device=info.device, load_s=round(self._seat.load_s, 3),
+                 reloaded=self._reloaded)
         self._site.changed()
 
     def events(self, events: list[Event]) -> None:
@@ -334,10 +322,9 @@ class Model:
                 if self._site.suspects:
                     self._site.suspects.completed(self._identity(generation.request))
                 self._ended(generation)
-            case Started():
-                generation.phase = Phase.STARTED
-                generation.feed(event)
             case _:
+                if isinstance(event, Started):
+                    generation.phase = Phase.STARTED
                 generation.feed(event)
 
     def _ended(self, generation: Generation, error: EdgedError | None = None) -> None:
@@ -353,7 +340,8 @@ class Model:
     def gone(self, ended: Exit) -> None:
         asked = self.state is ModelState.STOPPING
         self.state = ModelState.ABSENT
-        self._leave_ticket, self.stay.retired, self.fresh = None, False, False
+        self._leave_ticket, self.stay.retired, self.fresh, self._reloaded = None, False, False, False
+        self.wish.ended("failed")
         if asked:
             log.info("model.unloaded", model=self.key)
         elif ended.refused is not None:

@@ -9,6 +9,9 @@ they have and get nothing new, so that a model under constant load cannot starve
 model waits with a later ticket and is served in its turn. A model that has just loaded counts as busy until it got what
 it was loaded for: no load is for nothing.
 
+A want that is *unasked* (nobody waits for it, it was in memory before a restart) loads where there is room at that
+moment, and else not at all. While it loads nobody waits for its memory: of all victims it is the first.
+
 A later want may overtake a blocked one only where that cannot delay it: it fits now, and it would still fit once the
 blocked one is in (conservative backfilling, Mu'alem and Feitelson 2001).
 """
@@ -33,7 +36,8 @@ class Phase(Enum):
 class Live(Struct, frozen=True, kw_only=True):
     """A model that holds memory. ticket: of the oldest request that waits for it in the daemon, None without.
     used: monotonic seconds when it last got or finished work. rate: uses a second that are expected of it; load_s: what
-    it took to load. busy: it has work, or is about to get what its load was for."""
+    it took to load. busy: it has work, or is about to get what its load was for. unasked: it loads and nobody waits for
+    it."""
 
     key: str
     held_bytes: int
@@ -44,6 +48,7 @@ class Live(Struct, frozen=True, kw_only=True):
     used: float = 0.0
     rate: float = 0.0
     load_s: float = 1.0
+    unasked: bool = False
 
     @property
     def worth(self) -> float:
@@ -53,12 +58,14 @@ class Live(Struct, frozen=True, kw_only=True):
 
 class Want(Struct, frozen=True, kw_only=True):
     """A model that is not ready and that somebody waits for. need_bytes: what it should take, from measurement or a
-    guess; least_bytes: below that there is no sense in trying (engines fit their KV into what they are given)."""
+    guess; least_bytes: below that there is no sense in trying (engines fit their KV into what they are given). unasked:
+    nobody waits, it is only to be there again."""
 
     key: str
     ticket: int
     need_bytes: int
     least_bytes: int
+    unasked: bool = False
 
 
 class Load(Struct, frozen=True):
@@ -93,7 +100,13 @@ class Shed(Struct, frozen=True):
     free_bytes: int
 
 
-Decision = Load | Evict | Wait | Shed
+class Skip(Struct, frozen=True):
+    """Nobody asked for it, and there is no room for it now."""
+
+    key: str
+
+
+Decision = Load | Evict | Wait | Shed | Skip
 
 
 def decide(want: Want, live: Sequence[Live], budget_bytes: int, *, leaving: frozenset[str] = frozenset(),
@@ -103,11 +116,13 @@ def decide(want: Want, live: Sequence[Live], budget_bytes: int, *, leaving: froz
                if model.phase is not Phase.STOPPING and model.key not in leaving and model.key != want.key]
     pinned_bytes = sum(model.held_bytes for model in staying if model.pinned)
     possible_bytes = budget_bytes - pinned_bytes
+    held_bytes = sum(model.held_bytes for model in live)
+    later_bytes = sum(model.held_bytes for model in staying) + reserved_bytes
+    if want.unasked and max(held_bytes, later_bytes) + want.need_bytes > budget_bytes:
+        return Skip(want.key)
     if want.least_bytes > possible_bytes:
         return Shed(want.key, want.least_bytes, max(0, possible_bytes))
     need_bytes = min(want.need_bytes, possible_bytes)
-    held_bytes = sum(model.held_bytes for model in live)
-    later_bytes = sum(model.held_bytes for model in staying) + reserved_bytes
     short_bytes = later_bytes + need_bytes - budget_bytes
     if short_bytes <= 0:
         free_bytes = budget_bytes - max(held_bytes, later_bytes)
@@ -124,7 +139,7 @@ def choose_victims(want: Want, staying: Iterable[Live], short_bytes: int) -> lis
     """The fewest needed of those that may go, idle before busy and each least worth first; [] where all of them
     together are not enough."""
     candidates = least_worth_first(
-        model for model in staying if model.phase is Phase.READY and not model.pinned
+        model for model in staying if (model.phase is Phase.READY or model.unasked) and not model.pinned
         and (model.ticket is None or model.ticket > want.ticket))
     victims: list[Live] = []
     freed_bytes = 0
@@ -143,10 +158,11 @@ def choose_victims(want: Want, staying: Iterable[Live], short_bytes: int) -> lis
 
 
 def least_worth_first(models: Iterable[Live]) -> list[Live]:
-    """Idle ones before busy ones; of those worth about as little as the least, who was not used for longest."""
+    """First what loads and nobody waits for, then idle ones before busy ones; of those worth about as little as the
+    least, who was not used for longest."""
     left, order = list(models), []
     while left:
-        group = [model for model in left if not model.busy] or left
+        group = ([model for model in left if model.unasked] or [model for model in left if not model.busy] or left)
         least = min(model.worth for model in group)
         order.append(min((model for model in group if model.worth <= ALIKE * least),
                          key=lambda model: (model.used, model.key)))

@@ -31,6 +31,8 @@ from edged.daemon.metrics import Metrics
 from edged.daemon.model import Model
 from edged.daemon.names import Resolved, resolve
 from edged.daemon.process import COMMAND, TRIAL_COMMAND
+from edged.daemon.reloads import Reloads
+from edged.daemon.remembered import LoadedFile
 from edged.daemon.rollouts import Rollouts, RolloutStatus
 from edged.daemon.site import Site
 from edged.daemon.status import ModelState, ModelStatus, Served
@@ -50,6 +52,7 @@ __all__ = ["Generation", "ModelState", "ModelStatus", "Router", "Served"]
 
 FOOTPRINTS_FILE = "footprints.json"
 HABITS_FILE = "habits.json"
+LOADED_FILE = "loaded.json"
 ROLLOUTS_FILE = "rollouts.json"
 
 log = structlog.get_logger("edged.daemon")
@@ -72,8 +75,12 @@ class Router:
         self._models: dict[str, Model] = {}
         self._memory = Memory(settings)
         self._kv_files = KvFiles(settings)
-        self._succession = Succession(self._model)
+        self._succession = Succession(self._model, self._changed)
         self._rollouts = Rollouts(store.home / ROLLOUTS_FILE, store, catalog, metrics, self._taken_back)
+        self._reloads = Reloads(
+            LoadedFile(store.home / LOADED_FILE, store.layout.tmp), on=settings.reload_models, find=self._meant,
+            named=self._named, rate=lambda name: self._site.habits.rate(name, time.monotonic()),
+            outcomes=metrics.model_reloads, changed=self._changed)
         self._started = False
         self._draining = False
         self._returning: list[tuple[str, Manifest]] = []
@@ -88,8 +95,9 @@ class Router:
         return self._started and not self._draining
 
     async def start(self) -> None:
-        """Pinned models load in the background."""
+        """Pinned models, and those that were in memory before a restart, load in the background."""
         self._started = True
+        self._reloads.start()
         self._kv_files.start()
         self._load_pinned()
         self._load_candidates()
@@ -98,6 +106,7 @@ class Router:
     async def drain(self, grace_s: float) -> None:
         """New requests get ShuttingDown, as do those that no worker has yet; the others may end within grace_s."""
         self._draining = True
+        await self._reloads.close(list(self._models.values()))
         self._changed()
         try:
             await asyncio.wait_for(self._quiet.wait(), grace_s)
@@ -109,6 +118,7 @@ class Router:
     async def kill(self) -> None:
         """No grace: every request ends now with ShuttingDown."""
         self._draining = True
+        await self._reloads.close(list(self._models.values()))
         for model in self._models.values():
             model.refuse_waiting(refusals.shutting_down())
         await asyncio.gather(*(model.stop(refusals.shutting_down(), at_once=True) for model in self._models.values()))
@@ -186,7 +196,8 @@ class Router:
     async def unload(self, model: str, *, force: bool = False) -> ModelStatus:
         """Reach ABSENT, after the requests it has unless force; takes its pin away. A later request loads it again."""
         resolved = self._resolve(model)
-        served = self._answering(resolved.manifest.name) if resolved.plain else self._model(resolved.manifest)
+        served = self._meant(model)
+        self._reloads.forget(served)
         await served.reach_absent(force=force)
         return self._status(served, alias_of=resolved.alias_of, name=model if resolved.alias_of else None)
 
@@ -254,6 +265,15 @@ class Router:
         """The version that answers to the plain name. Raises ModelNotFound, CorruptFile."""
         return self._succession.answering(self._store.manifest(name))
 
+    def _meant(self, model: str) -> Model:
+        """What answers to it. Raises ModelNotFound, CorruptFile."""
+        resolved = self._resolve(model)
+        return self._answering(resolved.manifest.name) if resolved.plain else self._model(resolved.manifest)
+
+    def _named(self, model: Model) -> str:
+        """What brings it back, whichever version answers to the name then."""
+        return model.manifest.name if self._succession.answers(model) else model.key
+
     def _model(self, manifest: Manifest) -> Model:
         key = f"{manifest.name}@{manifest.version}"
         if (model := self._models.get(key)) is None:
@@ -290,7 +310,7 @@ class Router:
         returning, self._returning = self._returning, []
         for name, candidate in returning:
             with contextlib.suppress(ModelNotFound, CorruptFile):
-                self._answering(name).take_over(self._model(candidate))
+                self._succession.take_over(self._model(candidate), self._answering(name))
 
     def _load_candidates(self) -> None:
         """Of names that are loaded, or about to be: nobody shall wait for the load of what is only tried."""
@@ -331,6 +351,7 @@ class Router:
                     model.refuse_waiting(refusals.shutting_down())
             yielding: set[str] = set()
         else:
+            self._reloads.settle(models)
             yielding = self._memory.share(self._models, now)
         for model in models:
             if model.ready and (model.fresh or model.key not in yielding):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Literal
 
 from msgspec import Struct
 
@@ -19,6 +20,11 @@ class ModelState(StrEnum):
     STOPPING = "stopping"
     BROKEN = "broken"
     DEVICE_LOST = "device_lost"
+
+
+#: What became of a model that was in memory before a restart. asked: somebody wanted it before its turn came; gave_way:
+#: it was stopped while it loaded, for the sake of what somebody wanted; left_out: it was not tried.
+ReloadOutcome = Literal["ready", "asked", "no_room", "gave_way", "failed", "left_out"]
 
 
 class Served(Struct, frozen=True, kw_only=True):
@@ -42,7 +48,7 @@ class ModelStatus(Struct, frozen=True, kw_only=True):
     was loaded, those that came from files. speculative_*: since it was loaded. notes: what its operator should know
     of how it was set up. threads: that decode now, None where that is not known. tuning: in force, None
     unless loaded, and where nothing was measured. load_s: from the decision to load it. kv_bytes: what its KV grows to
-    where all of kv_tokens is used."""
+    where all of kv_tokens is used. reloaded: it was loaded because it was in memory before a restart of the daemon."""
 
     name: str
     version: str
@@ -85,6 +91,7 @@ class ModelStatus(Struct, frozen=True, kw_only=True):
     threads: int | None = None
     tuning: Tuning | None = None
     kv_bytes: int = 0
+    reloaded: bool = False
 
     @property
     def kv_bytes_per_token(self) -> float:

@@ -29,6 +29,11 @@ class Stay:
         said = (self._keep_alive_s, self._entry().keep_alive_s, self._server_keep_alive_s)
         return next(seconds for seconds in said if seconds is not None)
 
+    @property
+    def lasting(self) -> bool:
+        """It is to be in memory after it has answered."""
+        return not self.retired and (self.pinned or self.keep_alive_s != 0)
+
     def say(self, *, pin: bool | None = None, keep_alive_s: float | None = None) -> None:
         self.retired = False
         self._pin = self._pin if pin is None else pin

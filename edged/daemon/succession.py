@@ -20,8 +20,9 @@ log = structlog.get_logger("edged.daemon")
 
 
 class Succession:
-    def __init__(self, model: Callable[[Manifest], Model]) -> None:
-        self._model = model
+    def __init__(self, model: Callable[[Manifest], Model], changed: Callable[[], None]) -> None:
+        """changed: is told that something may be decided anew."""
+        self._model, self._changed = model, changed
         self._answering: dict[str, Model] = {}
         #: By name, the version that is to come as soon as it is ready.
         self._coming: dict[str, Model] = {}
@@ -44,6 +45,19 @@ class Succession:
                 new.preload()
         self._advance(name)
         return self._answering[name]
+
+    def take_over(self, old: Model, new: Model) -> None:
+        """What waits for the old version and named none is answered by the new one. What the old one has, ends there;
+        then it goes."""
+        for generation in old.requests.release():
+            generation.move_to(new)
+            new.requests.add(generation)
+        old.stay.retired = True
+        self._changed()
+
+    def answers(self, model: Model) -> bool:
+        """To its plain name, which somebody has said since the daemon started."""
+        return self._answering.get(model.manifest.name) is model
 
     def settle(self) -> None:
         """Whose time has come. To be called before ready models take their work."""
@@ -80,5 +94,7 @@ class Succession:
         old = self._answering[name]
         if old is not new:
             self._answering[name] = new
-            new.succeed(old)
+            self.take_over(old, new)
+            new.stay.succeed(old.stay)
+            new.keep_loaded()
             log.info("model.succeeded", model=old.key, by=new.key)

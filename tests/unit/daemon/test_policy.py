@@ -15,6 +15,7 @@ from edged.daemon.policy import (
     Load,
     Phase,
     Shed,
+    Skip,
     Trim,
     Wait,
     Want,
@@ -260,3 +261,27 @@ def test_of_models_that_are_worth_about_the_same_the_least_recently_used_goes() 
     before = Live(key="before", held_bytes=100, phase=Phase.READY, used=1.0, rate=1.0, load_s=0.7)
     often = Live(key="often", held_bytes=100, phase=Phase.READY, used=0.0, rate=5.0, load_s=0.7)
     assert [model.key for model in least_worth_first([now, often, before])] == ["before", "now", "often"]
+
+
+def unasked(key: str, ticket: int, need: int) -> Want:
+    return Want(key=key, ticket=ticket, need_bytes=need, least_bytes=need, unasked=True)
+
+
+def test_what_nobody_asked_for_loads_where_there_is_room_and_pushes_nobody_out() -> None:
+    assert only(plan([unasked("b", 1, 6)], [ready("a", 4)], 10)) == Load("b", 6, 6, everything=False)
+    assert only(plan([unasked("b", 1, 7)], [ready("a", 4)], 10)) == Skip("b")
+    assert only(plan([unasked("b", 1, 11)], [], 10)) == Skip("b")
+
+
+def test_what_nobody_asked_for_does_not_wait_for_memory_that_comes_free() -> None:
+    leaving = Live(key="a", held_bytes=8, phase=Phase.STOPPING)
+    assert only(plan([unasked("b", 1, 6)], [leaving], 10)) == Skip("b")
+    assert plan([want("c", 1, 6), unasked("b", 2, 3)], [leaving], 10) == [Wait("c"), Skip("b")]
+
+
+def test_what_nobody_asked_for_gives_way_while_it_loads_and_before_all_others() -> None:
+    loading = Live(key="back", held_bytes=4, phase=Phase.LOADING, unasked=True, rate=1.0)
+    live = [loading, ready("idle", 4, used=1)]
+    assert only(plan([want("b", 9, 5)], live, 10)) == Evict("b", ("back",))
+    asked = Live(key="back", held_bytes=4, phase=Phase.LOADING, ticket=3)
+    assert only(plan([want("b", 9, 5)], [asked, ready("idle", 4, used=1)], 10)) == Evict("b", ("idle",))
