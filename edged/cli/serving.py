@@ -8,20 +8,16 @@ Signals only set what `Daemon` waits for; one task acts on it.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import gc
 import signal
-import socket
 import sys
-from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import structlog
-import uvicorn
 import uvloop
 
-from edged.api.app import create_app
-from edged.api.server import server_config
 from edged.cli.exit_codes import ExitCode
 from edged.cli.listen import Listeners
 from edged.cli.notify import Notifier
@@ -36,56 +32,39 @@ from edged.store import Store
 from edged.store.catalog import CatalogFile
 from edged.version import VERSION
 
-#: After the drain, answers that are still on their way to slow clients have this long.
-LAST_BYTES_S = 2.0
+if TYPE_CHECKING:
+    from edged.cli.web import Server
+
 #: What workers that ignore all but SIGKILL take to be gone, on top.
 ENDING_S = 10.0
 
 log = structlog.get_logger("edged")
 
 
-class _Server(uvicorn.Server):
-    """uvicorn without its signal handlers: what a signal means is decided here."""
-
-    def __init__(self, config: uvicorn.Config) -> None:
-        super().__init__(config)
-        self.up = asyncio.Event()
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        self.up.set()
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-    def end(self, *, at_once: bool) -> None:
-        self.should_exit = True
-        self.force_exit = self.force_exit or at_once
-
-
 class Daemon:
     def __init__(self, settings: Settings, store: Store, catalog: CatalogFile, listeners: Listeners, *,
                  config: Path | None, notifier: Notifier | None = None) -> None:
-        self._settings, self._listeners, self._config = settings, listeners, config
+        self._settings, self._store, self._listeners, self._config = settings, store, listeners, config
         self._notifier = notifier if notifier is not None else Notifier()
-        metrics = Metrics()
-        self._router = Router(settings, store, catalog, metrics)
-        self._jobs = Jobs(settings, store, catalog, metrics, made=self._router.activated)
-        addresses = [address for address in (listeners.url, listeners.path) if address]
+        self._metrics = Metrics()
+        self._router = Router(settings, store, catalog, self._metrics)
+        self._jobs = Jobs(settings, store, catalog, self._metrics, made=self._router.activated)
         self._responses = Responses(settings)
-        app = create_app(self._router, settings, self._jobs, metrics, store, responses=self._responses,
-                         addresses=addresses)
-        self._server = _Server(server_config(app, settings, timeout_graceful_shutdown=LAST_BYTES_S))
         self._asked = asyncio.Event()
         self._asked_again = asyncio.Event()
         self._reloading: set[asyncio.Task[None]] = set()
 
     async def run(self) -> int:
-        serving = asyncio.create_task(self._server.serve(self._listeners.sockets), name="http")
         watchdog = asyncio.create_task(self._notifier.keep_alive(), name="watchdog")
+        # Before the web framework is there: the workers of what is to be loaded start while it is imported.
         await self._router.start()
-        await self._server.up.wait()
+        try:
+            server = await self._make_server()
+        except BaseException:
+            await self._router.kill()
+            raise
+        serving = asyncio.create_task(server.serve(self._listeners.sockets), name="http")
+        await server.up.wait()
         # What the start made stays for ever: the collector never looks at it again.
         gc.freeze()
         gc.enable()
@@ -96,7 +75,7 @@ class Daemon:
         await asyncio.wait({serving, asked}, return_when=asyncio.FIRST_COMPLETED)
         failed = serving.done()
         try:
-            await self._stop(serving)
+            await self._stop(server, serving)
         finally:
             asked.cancel()
             watchdog.cancel()
@@ -110,29 +89,37 @@ class Daemon:
         self._reloading.add(task)
         task.add_done_callback(self._reloading.discard)
 
-    async def _stop(self, serving: asyncio.Task[None]) -> None:
+    async def _make_server(self) -> Server:
+        await asyncio.to_thread(import_module, "edged.cli.web")
+        from edged.cli.web import make_server
+
+        addresses = [address for address in (self._listeners.url, self._listeners.path) if address]
+        return make_server(self._router, self._settings, self._jobs, self._metrics, self._store,
+                           responses=self._responses, addresses=addresses)
+
+    async def _stop(self, server: Server, serving: asyncio.Task[None]) -> None:
         grace_s = self._settings.grace_s
         log.info("stopping", grace_s=grace_s)
         self._notifier.stopping("requests in flight may end")
         self._notifier.more_time(grace_s + ENDING_S)
-        ending = asyncio.create_task(self._end_gently())
+        ending = asyncio.create_task(self._end_gently(server))
         again = asyncio.create_task(self._asked_again.wait())
         await asyncio.wait({ending, again}, return_when=asyncio.FIRST_COMPLETED)
         if not ending.done():
             log.warning("stopping.at_once")
-            self._server.end(at_once=True)
+            server.end(at_once=True)
             await self._router.kill()
         await ending
         again.cancel()
         await serving
         log.info("stopped")
 
-    async def _end_gently(self) -> None:
+    async def _end_gently(self, server: Server) -> None:
         """New requests are answered with 503 to the end: the sockets close last."""
         await self._router.drain(self._settings.grace_s)
         await self._jobs.close()
         await self._responses.close()
-        self._server.end(at_once=False)
+        server.end(at_once=False)
 
     async def _reload(self) -> None:
         self._notifier.reloading()
