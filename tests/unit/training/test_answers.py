@@ -1,0 +1,240 @@
+"""Stage answers as a whole, with teachers that are small endpoints on loopback."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edged.errors import ConfigError, InvalidApiKey, InvalidRequest, SourceUnavailable
+from tests.chat_server import Answer, Body, ChatServer, answer, refusal
+from training.answers.answered import Answered
+from training.answers.stage import ANSWERS
+from training.examples import Example, Message, identity, read_examples, write_examples
+from training.recipe import load_recipe
+from training.run import Moment, Run
+
+pytestmark = pytest.mark.unit
+
+
+def prompts(count: int, before: str = "prompt") -> list[Example]:
+    asked = [(Message("user", f"{before} {number}"),) for number in range(count)]
+    return [Example(id=identity(prompt), prompt=prompt) for prompt in asked]
+
+
+def run_of(folder: Path, answers: str, count: int = 4) -> Run:
+    """One whose data is there."""
+    path = folder / "home.toml"
+    path.write_text(f'name = "home"\nbase = "./base"\ndata = {{train = ["a.jsonl"]}}\n[distil.answers]\n{answers}\n')
+    recipe, file = load_recipe(path)
+    run = Run(folder / "run", recipe, file)
+    run.folder.mkdir(exist_ok=True)
+    run.begin("data")
+    for split, examples in (("train", prompts(count)), ("validation", prompts(1, "held out")), ("test", [])):
+        write_examples(run.path("data") / f"{split}.jsonl", examples)
+    run.mark("data", "key", 0.0, {})
+    return run
+
+
+def teacher(server: ChatServer, **said: Any) -> str:
+    table = {"model": "m", "endpoint": server.url, **said}
+    return "{" + ", ".join(f"{key} = {json.dumps(value)}" for key, value in table.items()) + "}"
+
+
+def do(run: Run, told: list[Moment] | None = None) -> Answered:
+    run.begin("answers")
+    value = ANSWERS.run(run, (told if told is not None else []).append)
+    assert isinstance(value, Answered)
+    return value
+
+
+def learned(run: Run) -> list[tuple[str, str]]:
+    return [(example.prompt[-1].content, example.answer.content)
+            for example in read_examples(run.path("answers") / "examples.jsonl") if example.answer is not None]
+
+
+def echo(body: Body) -> Answer:
+    return answer("to " + body["messages"][-1]["content"])
+
+
+def test_a_teacher_answers_the_training_prompts(tmp_path: Path) -> None:
+    told: list[Moment] = []
+    with ChatServer(echo) as server:
+        run = run_of(tmp_path, f"teachers = [{teacher(server, name='big', price_in=1.0, price_out=2.0)}]")
+        value = do(run, told)
+    assert learned(run) == [(f"prompt {number}", f"to prompt {number}") for number in range(4)]
+    assert (value.answers, value.kept, value.covered, value.prompts, value.rejected) == (4, 4, 4, 4, {})
+    assert value.cost == pytest.approx(4 * (10 * 1 + 5 * 2) / 1e6)
+    assert value.teachers[0].name == "big"
+    assert all(body["temperature"] == 0.7 for body in server.bodies)
+    assert any(moment.fraction == 1.0 and moment.figures["cost"] > 0 for moment in told)
+    assert {path.name for path in run.path("answers").iterdir()} == {
+        "raw.jsonl", "examples.jsonl", "rejected.jsonl", "report.json"}
+
+
+def test_what_was_answered_before_a_failure_is_not_asked_again(tmp_path: Path) -> None:
+    answered: list[Body] = []
+
+    def say(body: Body) -> Answer:
+        if len(answered) == 2:
+            return refusal(507, "no memory", x_should_retry="false")
+        answered.append(body)
+        return echo(body)
+
+    with ChatServer(say) as server:
+        run = run_of(tmp_path, f"teachers = [{teacher(server, concurrency=1)}]")
+        with pytest.raises(SourceUnavailable, match=r"2 of 4 answers of m are kept; the same command"):
+            do(run)
+        with (run.path("answers") / "raw.jsonl").open("ab") as raw:
+            raw.write(b'{"ask": "torn')
+        answered.clear()
+        assert do(run).answers == 4
+    assert len(server.bodies) == 5
+    assert len(learned(run)) == 4
+
+
+def test_other_filters_and_more_samples_go_on_with_what_is_there(tmp_path: Path) -> None:
+    with ChatServer(echo) as server:
+        said = f"teachers = [{teacher(server)}]"
+        first = run_of(tmp_path, said)
+        do(first)
+        stricter = run_of(tmp_path, said + "\nfilters = {pattern = '[01]'}")
+        assert ANSWERS.key(first) != ANSWERS.key(stricter)
+        assert do(stricter).rejected == {"pattern": 2}
+        assert len(server.bodies) == 4
+        more = run_of(tmp_path, said + "\nsamples = 2")
+        value = do(more)
+    assert len(server.bodies) == 8
+    assert (value.answers, value.kept, value.same) == (8, 4, 4)
+    assert len({body["seed"] for body in server.bodies}) == 2
+    rejected = [json.loads(line) for line in (tmp_path / "run/answers/rejected.jsonl").read_text().splitlines()]
+    assert rejected == []
+
+
+def test_rejected_answers_are_kept_with_their_reason(tmp_path: Path) -> None:
+    def say(body: Body) -> Answer:
+        return answer("cut", finish_reason="length") if "0" in body["messages"][0]["content"] else echo(body)
+
+    with ChatServer(say) as server:
+        run = run_of(tmp_path, f"teachers = [{teacher(server)}]")
+        assert do(run).rejected == {"unfinished": 1}
+    [rejected] = [json.loads(line) for line in (run.path("answers") / "rejected.jsonl").read_text().splitlines()]
+    assert (rejected["reason"], rejected["answer"]["content"]) == ("unfinished", "cut")
+
+
+def test_it_stops_when_the_money_is_spent_and_goes_on_when_there_is_more(tmp_path: Path) -> None:
+    told: list[Moment] = []
+    with ChatServer(echo) as server:
+        said = f"teachers = [{teacher(server, concurrency=1, price_out=1.0)}]\nmax_cost = "
+        value = do(run_of(tmp_path, said + "1e-5", count=9), told)
+        assert (value.answers, value.wanted, value.stopped, value.kept) == (2, 9, True, 2)
+        assert any(moment.note is not None and "max_cost 1e-05 is reached" in moment.note for moment in told)
+        value = do(run_of(tmp_path, said + "2e-5", count=9))
+    assert value.answers == 4
+    assert value.cost == pytest.approx(2e-5)
+    assert len(server.bodies) == 4
+
+
+def test_a_limit_of_cost_needs_counts_of_tokens(tmp_path: Path) -> None:
+    def say(body: Body) -> Answer:
+        said = echo(body)
+        del said.body["usage"]
+        return said
+
+    with ChatServer(say) as server:
+        run = run_of(tmp_path, f"teachers = [{teacher(server, price_out=1.0)}]\nmax_cost = 1.0")
+        with pytest.raises(SourceUnavailable, match="max_cost cannot be kept"):
+            do(run)
+        told: list[Moment] = []
+        do(run_of(tmp_path, f"teachers = [{teacher(server, price_out=1.0)}]"), told)
+    assert any(moment.note is not None and "without counts of tokens" in moment.note for moment in told)
+
+
+def test_several_teachers_vote_and_count_by_their_weight(tmp_path: Path) -> None:
+    def odd(body: Body) -> Answer:
+        return answer("odd") if "3" in body["messages"][0]["content"] else echo(body)
+
+    with ChatServer(echo) as one, ChatServer(odd) as other:
+        run = run_of(tmp_path, f"teachers = [{teacher(one, name='one')}, {teacher(other, name='other', weight=0.5)}]\n"
+                               "filters = {agreement = 0.9}")
+        value = do(run)
+    assert value.rejected == {"disagrees": 2}
+    assert [(example.teacher, example.weight) for example in read_examples(run.path("answers") / "examples.jsonl")] \
+        == [("one+other", 1.5)] * 3
+    assert [(each.name, each.answers, each.kept) for each in value.teachers] == [("one", 4, 3), ("other", 4, 3)]
+
+
+def test_a_prompt_that_the_teacher_refuses_is_counted(tmp_path: Path) -> None:
+    def say(body: Body) -> Answer:
+        return refusal(400, "too long") if "0" in body["messages"][0]["content"] else echo(body)
+
+    with ChatServer(say) as server:
+        run = run_of(tmp_path, f"teachers = [{teacher(server)}]")
+        assert do(run).rejected == {"refused": 1}
+
+
+def test_a_teacher_that_refuses_everything_ends_it_with_its_reason(tmp_path: Path) -> None:
+    with ChatServer(lambda body: refusal(400, "logprobs are not supported")) as server:
+        run = run_of(tmp_path, f"teachers = [{teacher(server)}]\nlogprobs = 5", count=50)
+        with pytest.raises(InvalidRequest, match="logprobs are not supported"):
+            do(run)
+    assert len(server.bodies) < 15
+    assert server.bodies[0]["top_logprobs"] == 5
+
+
+def test_nothing_that_passes_is_told_with_the_reasons(tmp_path: Path) -> None:
+    with ChatServer(echo) as server:
+        run = run_of(tmp_path, f"teachers = [{teacher(server)}]\nfilters = {{json = true}}")
+        with pytest.raises(InvalidRequest, match=r"no answer passed the filters .*4 not json"):
+            do(run)
+
+
+@pytest.mark.parametrize(("said", "message"), [
+    ("teachers = [{A}, {A}]", "is one of 2 called m"),
+    ("teachers = [{Z}]\nsamples = 3", "3 times the same"),
+    ("teachers = [{A}]\nfilters = {agreement = 0.5}", "more than one answer a prompt"),
+    ("teachers = [{A}]\nfilters = {pattern = '('}", "no regular expression"),
+])
+def test_a_recipe_that_cannot_be_meant_is_told_before_anything_is_asked(
+    tmp_path: Path, said: str, message: str,
+) -> None:
+    with ChatServer(echo) as server:
+        text = said.replace("{A}", teacher(server)).replace("{Z}", teacher(server, temperature=0.0))
+        with pytest.raises(ConfigError, match=message) as caught:
+            do(run_of(tmp_path, text))
+    assert caught.value.line is not None
+    assert server.bodies == []
+
+
+def test_a_wrong_key_ends_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TEACHER_KEY", "wrong")
+    with ChatServer(lambda body: refusal(401, "no")) as server:
+        run = run_of(tmp_path, f"teachers = [{teacher(server, api_key_env='TEACHER_KEY')}]")
+        with pytest.raises(InvalidApiKey, match="TEACHER_KEY"):
+            do(run)
+
+
+def test_the_key_depends_on_what_answers_depend_on(tmp_path: Path) -> None:
+    with ChatServer(echo) as server:
+        def key(said: str) -> str:
+            return ANSWERS.key(run_of(tmp_path, said))
+
+        first = key(f"teachers = [{teacher(server)}]")
+        assert key(f"teachers = [{teacher(server, concurrency=9)}]") == first
+        assert key(f"teachers = [{teacher(server, temperature=0.1)}]") != first
+        (tmp_path / "s.json").write_text("{}")
+        with_schema = key(f"teachers = [{teacher(server)}]\nfilters = {{schema = 's.json'}}")
+        (tmp_path / "s.json").write_text('{"type": "object"}')
+        assert key(f"teachers = [{teacher(server)}]\nfilters = {{schema = 's.json'}}") != with_schema
+
+
+def test_prompts_of_their_own_leave_out_what_is_held_out(tmp_path: Path) -> None:
+    rows = [{"prompt": text} for text in ("new 0", "new 1", "held out 0", "new 0")]
+    (tmp_path / "more.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with ChatServer(echo) as server:
+        run = run_of(tmp_path, f"teachers = [{teacher(server)}]\nprompts = ['more.jsonl']")
+        value = do(run)
+    assert sorted(learned(run)) == [("new 0", "to new 0"), ("new 1", "to new 1")]
+    assert value.left_out == 1

@@ -1,0 +1,1 @@
+"""Stage one of distillation: teachers answer prompts, and filters choose what is learned from."""
