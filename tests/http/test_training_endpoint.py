@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from edged.errors import InvalidRequest, ModelNotFound
+from tests.answer_runs import do, learned, run_of
 from tests.http.conftest import Daemon
 from training.chat_wire import Ask
 from training.endpoint import Endpoint
@@ -61,3 +64,13 @@ def test_a_schema_holds_the_answer_and_an_unknown_model_is_told(daemon: Daemon) 
     assert reply.message.content in ('{"score": 1}', '{"score": 2}', '{"score": 3}')
     with Endpoint(daemon.base_url + "/v1", "nobody") as endpoint, pytest.raises(ModelNotFound, match="nobody"):
         endpoint.ask(Ask(messages=say("any"), max_tokens=5))
+
+
+def test_edged_is_a_teacher(daemon: Daemon, tmp_path: Path) -> None:
+    run = run_of(tmp_path, f'teachers = [{{model = "tiny", endpoint = "{daemon.base_url}/v1", max_tokens = 12}}]\n'
+                           "samples = 2\nlogprobs = 3\nfilters = {finished_only = false}")
+    value = do(run)
+    assert value.answers == 8
+    assert value.completion_tokens > 8
+    assert {prompt for prompt, _ in learned(run)} == {f"prompt {number}" for number in range(4)}
+    assert (run.path("answers") / "raw.jsonl").read_text().count('"top":[[') > 8
