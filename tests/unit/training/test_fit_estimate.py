@@ -1,0 +1,177 @@
+"""What a fit will take, before it starts; and refusals that say what would fit."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec.structs import replace
+
+from edged.errors import DeviceUnavailable, InsufficientMemory, InsufficientStorage, InvalidRequest
+from edged.hardware.facts import Cpu, Facts, Gpu, Memory
+from edged.toml_file import TomlFile
+from tests.hf_folders import hf_files, put, weights
+from training.data.made import DataMade, lengths_of
+from training.estimate import check, estimate, in_sentence, require
+from training.examples import Example, Message, identity, write_examples
+from training.recipe import Data, Distil, Finetune, Recipe, Student
+from training.run import Moment, Run
+from training.sizes import Lesson, ModelSize, model_size
+
+pytestmark = pytest.mark.unit
+
+GB = 10**9
+SMALL = ModelSize(parameters=135_000_000, trainable=5_000_000, hidden=576, intermediate=1536, layers=30,
+                  vocabulary=49_152, context=8192)
+LEARNED = Lesson(examples=800, tokens=80_000, longest=256, checked_tokens=10_000)
+LORA = Finetune()
+
+
+def facts(memory_bytes: int = 64 * GB, **more: Any) -> Facts:
+    cpu = Cpu(model="x", physical=4, logical=4, usable=4, fast=4)
+    return Facts(system="Linux", architecture="x86_64", cpu=cpu,
+                 memory=Memory(total=memory_bytes, available=memory_bytes), **more)
+
+
+@given(st.integers(1, 64), st.integers(1, 2000), st.booleans(), st.sampled_from(["full", "lora", "dora"]))
+def test_more_of_anything_never_needs_less(batch: int, longest: int, checkpointing: bool, method: Any) -> None:
+    how = Finetune(batch_size=batch, checkpointing=checkpointing, method=method)
+    learned = replace(LEARNED, longest=longest)
+    needs = estimate(SMALL, learned, how)
+    for more in (estimate(SMALL, replace(learned, longest=longest + 1), how),
+                 estimate(SMALL, learned, replace(how, batch_size=batch + 1)),
+                 estimate(replace(SMALL, trainable=6_000_000), learned, how),
+                 estimate(SMALL, learned, replace(how, devices=2))):
+        assert more.memory_bytes > needs.memory_bytes
+    assert estimate(SMALL, learned, replace(how, checkpointing=True)).memory_bytes <= needs.memory_bytes
+
+
+def test_steps_and_time_follow_the_epochs() -> None:
+    once = estimate(SMALL, LEARNED, replace(LORA, epochs=1.0, evaluations=1), flops_per_s=1e11)
+    thrice = estimate(SMALL, LEARNED, replace(LORA, epochs=3.0, evaluations=1), flops_per_s=1e11)
+    few = estimate(SMALL, LEARNED, replace(LORA, max_steps=10), flops_per_s=1e11)
+    assert (once.steps, thrice.steps, few.steps) == (100, 300, 10)
+    assert once.seconds is not None
+    assert thrice.seconds is not None
+    assert 2.5 < thrice.seconds / once.seconds <= 3
+    assert estimate(SMALL, LEARNED, LORA).seconds is None
+
+
+def test_what_fits_is_not_refused() -> None:
+    require(SMALL, LEARNED, LORA, facts(), free_disk_bytes=100 * GB)
+
+
+def test_too_little_memory_is_refused_with_settings_that_fit() -> None:
+    needs = estimate(SMALL, LEARNED, LORA).memory_bytes
+    with pytest.raises(InsufficientMemory) as caught:
+        require(SMALL, LEARNED, LORA, facts(int(needs * 0.6)), free_disk_bytes=100 * GB)
+    assert "batch_size = " in caught.value.message
+    assert "logits" in caught.value.message
+    said = dict(part.split(" = ") for part in caught.value.message.partition("with ")[2].replace(
+        ", or with ", " and ").split(" and "))
+    tried = replace(LORA, batch_size=int(said["batch_size"]))
+    assert estimate(SMALL, LEARNED, tried).memory_bytes <= needs * 0.6
+    assert int(said["batch_size"]) * int(said["accumulation"]) == LORA.batch_size
+
+
+def test_full_training_may_fit_as_lora() -> None:
+    full = replace(SMALL, trainable=SMALL.parameters)
+    how = Finetune(method="full", batch_size=1)
+    with pytest.raises(InsufficientMemory, match='method = "lora"'):
+        require(full, LEARNED, how, facts(estimate(full, LEARNED, how).memory_bytes - 10**9), free_disk_bytes=100 * GB)
+
+
+def test_what_nothing_makes_fit_says_so() -> None:
+    with pytest.raises(InsufficientMemory, match="No setting makes it fit"):
+        require(SMALL, LEARNED, LORA, facts(GB), free_disk_bytes=100 * GB)
+
+
+def test_a_full_disk_is_refused() -> None:
+    with pytest.raises(InsufficientStorage, match="checkpoints"):
+        require(SMALL, LEARNED, LORA, facts(), free_disk_bytes=10**7)
+
+
+def test_examples_beyond_the_context_are_refused() -> None:
+    with pytest.raises(InvalidRequest, match=r"data\.max_tokens = 8192"):
+        require(SMALL, replace(LEARNED, longest=9000), LORA, facts(), free_disk_bytes=100 * GB)
+
+
+def test_more_devices_than_there_are_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(DeviceUnavailable, match="4 cores"):
+        require(SMALL, LEARNED, replace(LORA, devices=5), facts(), free_disk_bytes=100 * GB)
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: "2.13.0+cu130")
+    one_card = facts(gpus=(Gpu(vendor="nvidia", name="x", memory_bytes=80 * GB),))
+    require(SMALL, LEARNED, LORA, one_card, free_disk_bytes=100 * GB)
+    with pytest.raises(DeviceUnavailable, match="1 cards"):
+        require(SMALL, LEARNED, replace(LORA, devices=2), one_card, free_disk_bytes=100 * GB)
+
+
+def test_on_a_card_its_own_memory_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: "2.13.0+cu130")
+    card = facts(gpus=(Gpu(vendor="nvidia", name="x", memory_bytes=2 * GB),))
+    with pytest.raises(InsufficientMemory, match=r"2\.0 GB are free"):
+        require(SMALL, LEARNED, LORA, card, free_disk_bytes=100 * GB)
+
+
+def example(prompt: str, answer: str, teacher: str | None = None) -> Example:
+    messages = (Message("user", prompt),)
+    return Example(id=identity(messages), prompt=messages, answer=Message("assistant", answer), teacher=teacher)
+
+
+def run_with(folder: Path, **more: Any) -> Run:
+    """Stage data has ended, and the base is there: two layers' worth of tensors."""
+    tensors = {"model.embed_tokens.weight": (100, 8), "model.layers.0.self_attn.q_proj.weight": (8, 8),
+               "model.layers.0.mlp.up_proj.weight": (32, 8), "model.norm.weight": (8,)}
+    config = {"vocab_size": 100, "hidden_size": 8, "intermediate_size": 32, "num_hidden_layers": 1,
+              "max_position_embeddings": 64}
+    put(folder / "base", {**hf_files(**config), "model.safetensors": weights(**tensors)})
+    (folder / "run").mkdir()
+    run = Run(folder / "run", Recipe(name="x", base="./base", data=Data(train=("t",)), **more),
+              TomlFile(folder / "recipe.toml", "", {}))
+    run.begin("data")
+    write_examples(run.path("data") / "train.jsonl", [example(str(number), "y") for number in range(10)])
+    write_examples(run.path("data") / "validation.jsonl", [example("v", "y")])
+    write_examples(run.path("data") / "test.jsonl", [])
+    run.mark("data", "k", 0.0, DataMade(
+        digest="d", train=10, validation=1, test=0, dropped={}, strata={}, files=(),
+        lengths={"train": lengths_of([(20, 5)] * 10), "validation": lengths_of([(20, 5)])}))
+    return run
+
+
+def test_the_recipe_and_the_headers_tell_what_is_trained(tmp_path: Path) -> None:
+    run = run_with(tmp_path, finetune=Finetune(rank=2))
+    size = model_size(run, Finetune(rank=2))
+    assert (size.parameters, size.trainable) == (800 + 64 + 256 + 8, 2 * (8 + 8) + 2 * (32 + 8))
+    assert model_size(run, Finetune(rank=2, targets=("q_proj",))).trainable == 2 * 16
+    assert model_size(run, Finetune(rank=2, method="dora")).trainable == size.trainable + 8 + 32
+    assert model_size(run, Finetune(method="full")).trainable == size.parameters
+
+
+def test_a_student_from_scratch_is_counted_by_its_architecture(tmp_path: Path) -> None:
+    how = Student()
+    size = model_size(run_with(tmp_path, distil=Distil(student=how)), how)
+    assert (size.vocabulary, size.context, size.trainable) == (100, 1024, size.parameters)
+    layer = 2 * 256 * 256 + 2 * 256 * 128 + 3 * 256 * 768 + 2 * 256
+    assert size.parameters == 100 * 256 + 4 * layer + 256
+
+
+def test_it_is_told_before_it_starts(tmp_path: Path) -> None:
+    told: list[Moment] = []
+    needs = check(run_with(tmp_path, finetune=Finetune(rank=2)), told.append, facts=facts())
+    assert needs.steps == 6
+    assert [moment.note for moment in told] == [in_sentence(needs)]
+    assert needs.seconds is not None
+
+
+def test_an_example_longer_than_the_context_is_found(tmp_path: Path) -> None:
+    run = run_with(tmp_path, finetune=Finetune(rank=2))
+    made = json.loads((run.path("data") / "done.json").read_bytes())
+    made["value"]["lengths"]["train"]["whole"]["most"] = 65
+    (run.path("data") / "done.json").write_text(json.dumps(made))
+    with pytest.raises(InvalidRequest, match="the model reads 64"):
+        check(run, lambda moment: None, facts=facts())

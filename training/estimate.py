@@ -1,0 +1,245 @@
+"""What a fit will take of memory, disk and time, told before it starts, and refused where it cannot fit.
+
+Memory and disk are upper bounds of what was measured (SmolLM2-135M, full, LoRA, DoRA, with and without checkpointing);
+the time is a guess by the machine's rate of matrix products, which a busy machine makes wrong.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import math
+import shutil
+import time
+from typing import Literal
+
+import msgspec
+from msgspec import Struct
+
+from edged.errors import DeviceUnavailable, InsufficientMemory, InsufficientStorage, InvalidRequest
+from edged.hardware.facts import Facts
+from edged.hardware.probe import probe
+from edged.store.space import MARGIN_BYTES, in_words
+from training.recipe import Finetune, Fit
+from training.run import Moment, Run, Tell
+from training.sizes import Lesson, ModelSize, fit_of, lesson, model_size
+
+_FP32_BYTES = 4
+#: Interpreter, torch, transformers, trl and peft, before any weights.
+_LIBRARIES_BYTES = 1_000_000_000
+#: A gradient, and AdamW's two moments, of each trainable weight.
+_GRADIENT_BYTES, _OPTIMIZER_BYTES = 4, 8
+#: What backward needs of each layer and token, in sizes of the hidden and the intermediate width, at 32 bits.
+_HIDDEN_KEPT, _INTERMEDIATE_KEPT = 14, 5
+#: An adapter keeps the inputs of its own matrices besides, and DoRA the weights it composes.
+_ADAPTER_KEPT = {"lora": 1.3, "qlora": 1.3, "dora": 1.6, "full": 1.0}
+#: Copies of the logits at one time: themselves, their log-probabilities, the gradient.
+_LOGITS_KEPT = 3
+#: Checkpoints at one time: the newest, the best, and one that is being written.
+_CHECKPOINTS = 3
+#: Of the rate of a large matrix product, what a training step reaches.
+_EFFICIENCY = 0.45
+#: Padding to the longest of a batch.
+_PADDING = 1.15
+
+Device = Literal["cpu", "cuda"]
+
+
+class Needs(Struct, frozen=True, kw_only=True):
+    """Bytes of each part at the moment of most memory, of one process; processes: so many at once. seconds: None where
+    the rate is not known."""
+
+    weights_bytes: int
+    gradients_bytes: int
+    optimizer_bytes: int
+    activations_bytes: int
+    logits_bytes: int
+    disk_bytes: int
+    processes: int = 1
+    steps: int
+    seconds: float | None = None
+    parameters: int
+    trainable: int
+
+    @property
+    def memory_bytes(self) -> int:
+        """Of all processes, with their libraries."""
+        return self.processes * (
+            _LIBRARIES_BYTES + self.weights_bytes + self.gradients_bytes + self.optimizer_bytes
+            + self.activations_bytes + self.logits_bytes)
+
+
+def check(run: Run, tell: Tell, *, facts: Facts | None = None) -> Needs:
+    """What the recipe's fit needs, told in a sentence. Raises InsufficientMemory, InsufficientStorage,
+    DeviceUnavailable, InvalidRequest with the reason and what to change; InvalidRequest where stages before have not
+    ended; what `training.models.base_folder` raises. Takes no heavy library."""
+    how = fit_of(run.recipe)
+    if how is None:
+        raise InvalidRequest("the recipe fits nothing; it needs [finetune] or [distil.student]")
+    known = facts or probe()
+    size, learned = model_size(run, how), lesson(run)
+    needs = estimate(size, learned, how, device=device_of(known), flops_per_s=measured_flops_per_s())
+    tell(Moment(stage="student" if how is not run.recipe.finetune else "finetune", note=in_sentence(needs)))
+    require(size, learned, how, known, free_disk_bytes=shutil.disk_usage(run.folder).free)
+    return needs
+
+
+def estimate(
+    size: ModelSize, learned: Lesson, how: Fit, *, device: Device = "cpu", flops_per_s: float | None = None,
+) -> Needs:
+    """Pure. flops_per_s: of a large matrix product in the precision of the fit."""
+    method = how.method if isinstance(how, Finetune) else "full"
+    batch_tokens = how.batch_size * learned.longest
+    if how.packing:
+        batch_tokens = how.batch_size * max(learned.longest, 1024)
+    width = _HIDDEN_KEPT * size.hidden + _INTERMEDIATE_KEPT * size.intermediate
+    layer_bytes = int(batch_tokens * width * _FP32_BYTES * _ADAPTER_KEPT[method])
+    activations = size.layers * layer_bytes
+    if how.checkpointing:
+        activations = layer_bytes + size.layers * batch_tokens * size.hidden * _FP32_BYTES
+    frozen_bytes = 1 if method == "qlora" else _FP32_BYTES
+    frozen = size.parameters - size.trainable if method == "full" else size.parameters
+    trained_bytes = size.trainable * _FP32_BYTES
+    processes = how.devices if device == "cpu" else 1
+    steps = _steps(learned, how)
+    return Needs(
+        weights_bytes=frozen * frozen_bytes + trained_bytes + size.beside * _FP32_BYTES,
+        gradients_bytes=size.trainable * _GRADIENT_BYTES, optimizer_bytes=size.trainable * _OPTIMIZER_BYTES,
+        activations_bytes=activations, logits_bytes=batch_tokens * size.vocabulary * _FP32_BYTES * _LOGITS_KEPT,
+        disk_bytes=size.trainable * (_FP32_BYTES + _OPTIMIZER_BYTES) * _CHECKPOINTS + trained_bytes,
+        processes=processes, steps=steps, parameters=size.parameters, trainable=size.trainable,
+        seconds=_seconds(size, learned, how, steps, flops_per_s, adapter=method != "full"))
+
+
+def require(size: ModelSize, learned: Lesson, how: Fit, facts: Facts, *, free_disk_bytes: int) -> None:
+    """Raises what `check` raises. Pure."""
+    device = device_of(facts)
+    if size.context is not None and learned.longest > size.context:
+        raise InvalidRequest(
+            f"the longest example has {learned.longest} tokens, and the model reads {size.context} at most; "
+            f"data.max_tokens = {size.context} leaves longer ones out")
+    _require_devices(how, facts, device)
+    needs = estimate(size, learned, how, device=device)
+    if needs.disk_bytes + MARGIN_BYTES > free_disk_bytes:
+        raise InsufficientStorage(
+            f"the training writes up to {in_words(needs.disk_bytes)} of checkpoints at a time, and "
+            f"{in_words(free_disk_bytes)} are free where the run is; free some, or name a folder on another disk "
+            "(folder in the recipe, or --folder)")
+    free_bytes = _free_memory(facts, device)
+    if free_bytes is not None and needs.memory_bytes > free_bytes:
+        ways = _ways(size, learned, how, device, free_bytes)
+        raise InsufficientMemory(
+            f"the training needs about {in_words(needs.memory_bytes)} of memory ({_parts(needs)}), and "
+            f"{in_words(free_bytes)} are free. "
+            + ("It would fit with " + ", or with ".join(ways) if ways else
+               "No setting makes it fit: take a smaller base, or another machine (the run folder goes along)"))
+
+
+def device_of(facts: Facts) -> Device:
+    """What torch will compute on: CUDA needs an NVIDIA card and a torch that was built for it."""
+    try:
+        built = importlib.metadata.version("torch")
+    except importlib.metadata.PackageNotFoundError:
+        return "cpu"
+    has_card = any(gpu.vendor == "nvidia" for gpu in facts.gpus)
+    return "cuda" if has_card and not built.endswith("+cpu") else "cpu"
+
+
+def measured_flops_per_s() -> float:
+    """Of a matrix product like those of small models, in 32 bits on the processor: some 50 ms, best of several."""
+    import numpy as np
+
+    left, right = (np.ones(shape, dtype=np.float32) for shape in ((512, 768), (768, 2048)))
+    best_s = math.inf
+    for _ in range(5):
+        began = time.perf_counter()
+        left @ right
+        best_s = min(best_s, time.perf_counter() - began)
+    return 2 * 512 * 768 * 2048 / best_s
+
+
+def in_sentence(needs: Needs) -> str:
+    share = f"{needs.trainable / 1e6:,.1f} of {needs.parameters / 1e6:,.1f} million weights are trained"
+    several = f" in {needs.processes} processes" if needs.processes > 1 else ""
+    lasts = f", about {_time(needs.seconds)}" if needs.seconds is not None else ""
+    return (f"{share}, in {needs.steps:,} steps: about {in_words(needs.memory_bytes)} of memory{several} "
+            f"({_parts(needs)}), up to {in_words(needs.disk_bytes)} of disk{lasts}")
+
+
+def _steps(learned: Lesson, how: Fit) -> int:
+    an_epoch = max(1, math.ceil(learned.examples / (how.batch_size * how.accumulation * how.devices)))
+    steps = math.ceil(how.epochs * an_epoch)
+    return steps if how.max_steps is None else min(steps, how.max_steps)
+
+
+def _seconds(
+    size: ModelSize, learned: Lesson, how: Fit, steps: int, flops_per_s: float | None, *, adapter: bool,
+) -> float | None:
+    """Two operations a weight and token forward, two for the gradient of what it read, two for its own (Kaplan et al.
+    2020); an adapter needs no gradient of the frozen weights, checkpointing one more pass forward."""
+    if flops_per_s is None:
+        return None
+    an_epoch = max(1, math.ceil(learned.examples / (how.batch_size * how.accumulation * how.devices)))
+    tokens = learned.tokens * _PADDING * steps / an_epoch
+    passes = 2 + (2 if adapter else 4) + (2 if how.checkpointing else 0)
+    teachers = 2 * size.beside
+    trained = tokens * (passes * size.parameters + teachers) / how.devices
+    checked = how.evaluations * learned.checked_tokens * _PADDING * 2 * size.parameters
+    return (trained + checked) / (flops_per_s * _EFFICIENCY)
+
+
+def _require_devices(how: Fit, facts: Facts, device: Device) -> None:
+    """Raises DeviceUnavailable."""
+    if device == "cpu":
+        if how.devices > max(1, facts.cpu.usable):
+            raise DeviceUnavailable(f"devices = {how.devices}, and this process may use {facts.cpu.usable} cores; say "
+                                    "devices = 1")
+        return
+    cards = sum(gpu.vendor == "nvidia" for gpu in facts.gpus)
+    if how.devices > cards:
+        raise DeviceUnavailable(f"devices = {how.devices}, and there are {cards} cards; say devices = {cards}")
+
+
+def _free_memory(facts: Facts, device: Device) -> int | None:
+    if device == "cpu":
+        return facts.memory.available
+    return min((gpu.memory_bytes for gpu in facts.gpus if gpu.vendor == "nvidia" and gpu.memory_bytes), default=None)
+
+
+def _ways(size: ModelSize, learned: Lesson, how: Fit, device: Device, free_bytes: int) -> list[str]:
+    """Settings that would make it fit, the mildest first."""
+    def fits(changed: Fit) -> bool:
+        return estimate(size, learned, changed, device=device).memory_bytes <= free_bytes
+
+    found = []
+    if not how.checkpointing and fits(msgspec.structs.replace(how, checkpointing=True)):
+        found.append("checkpointing = true")
+    batch = how.batch_size
+    while batch > 1:
+        batch //= 2
+        if fits(msgspec.structs.replace(how, batch_size=batch)):
+            more = how.accumulation * how.batch_size // batch
+            found.append(f"batch_size = {batch} and accumulation = {more}")
+            break
+    if not found and fits(msgspec.structs.replace(how, batch_size=1, checkpointing=True)):
+        found.append(f"checkpointing = true, batch_size = 1 and accumulation = {how.accumulation * how.batch_size}")
+    if how.devices > 1 and fits(msgspec.structs.replace(how, devices=1)):
+        found.append("devices = 1")
+    if isinstance(how, Finetune) and how.method == "full":
+        # An adapter of rank 16 on all linear layers has some hundredths of the weights.
+        small = msgspec.structs.replace(size, trainable=size.parameters // 25)
+        lora = estimate(small, learned, msgspec.structs.replace(how, method="lora"), device=device)
+        if lora.memory_bytes <= free_bytes:
+            found.append('method = "lora"')
+    return found
+
+
+def _parts(needs: Needs) -> str:
+    parts = {"weights": needs.weights_bytes, "gradients and optimizer": needs.gradients_bytes + needs.optimizer_bytes,
+             "activations": needs.activations_bytes, "logits": needs.logits_bytes}
+    return ", ".join(f"{name} {in_words(count)}" for name, count in parts.items())
+
+
+def _time(seconds: float) -> str:
+    if seconds < 90:
+        return "a minute"
+    return f"{seconds / 60:.0f} minutes" if seconds < 5400 else f"{seconds / 3600:.1f} hours"

@@ -1,0 +1,152 @@
+"""How large a fit is: of the model by headers and configuration, of the examples by what stage data counted. Nothing
+is loaded."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from msgspec import Struct
+
+from converters.tensors import TensorInfo, read_headers
+from edged.errors import InvalidRequest
+from training.data.made import DataMade
+from training.examples import Example
+from training.models import base_folder
+from training.recipe import Architecture, Finetune, Fit, Recipe, Student
+from training.run import Run
+from training.split import training_examples, validation_examples
+
+#: Of English in most vocabularies; more tokens than there are, for others.
+_CHARACTERS_PER_TOKEN = 3
+
+
+class ModelSize(Struct, frozen=True, kw_only=True):
+    """parameters: all, trainable: those that change. hidden … vocabulary: as config.json names them, of the text model.
+    context: positions that it has, None where nobody says. beside: parameters of teachers in memory meanwhile."""
+
+    parameters: int
+    trainable: int
+    hidden: int
+    intermediate: int
+    layers: int
+    vocabulary: int
+    context: int | None = None
+    beside: int = 0
+
+
+class Lesson(Struct, frozen=True, kw_only=True):
+    """What is learned from, in one pass. tokens: of all examples; longest: of one. checked_tokens: of validation."""
+
+    examples: int
+    tokens: int
+    longest: int
+    checked_tokens: int
+
+
+def fit_of(recipe: Recipe) -> Finetune | Student | None:
+    """What of the recipe fits weights."""
+    if recipe.distil is not None and recipe.distil.student is not None:
+        return recipe.distil.student
+    return recipe.finetune
+
+
+def model_size(run: Run, how: Fit) -> ModelSize:
+    """Brings the base where it is not here yet, and raises as `training.models.base_folder` then; CorruptFile."""
+    if isinstance(how, Student):
+        return _of_student(run, how)
+    folder = base_folder(run)
+    tensors = {name: info for header in read_headers(folder).values() for name, info in header.items()}
+    count = sum(info.count for info in tensors.values())
+    trainable = _adapter_parameters(tensors, how) if isinstance(how, Finetune) and how.method != "full" else count
+    return _of_config(_config(folder), count, trainable)
+
+
+def lesson(run: Run) -> Lesson:
+    """Raises InvalidRequest where the stages before have not ended, or there is nothing to learn from."""
+    made = run.value("data", DataMade)
+    train, checked = training_examples(run), validation_examples(run)
+    lengths, checked_lengths = made.lengths.get("train"), made.lengths.get("validation")
+    if lengths is None:
+        raise InvalidRequest("stage data has left nothing to train on; run it again")
+    by_teachers = [example for example in train if example.teacher is not None]
+    if not by_teachers:
+        return Lesson(examples=len(train), tokens=lengths.tokens, longest=lengths.whole.most,
+                      checked_tokens=checked_lengths.tokens if checked_lengths is not None else 0)
+    own = len(train) - len(by_teachers)
+    tokens = int(own * lengths.whole.mean + len(by_teachers) * lengths.prompt.mean + _tokens(by_teachers))
+    longest = lengths.prompt.most + max(_tokens([example]) for example in by_teachers)
+    return Lesson(examples=len(train), tokens=tokens, longest=max(longest, lengths.whole.most if own else 0),
+                  checked_tokens=int(len(checked) * tokens / len(train)))
+
+
+def _tokens(examples: Iterable[Example]) -> int:
+    """Of their answers, which nobody has counted."""
+    return sum(len(example.answer.content) // _CHARACTERS_PER_TOKEN + 1 for example in examples
+               if example.answer is not None)
+
+
+def _adapter_parameters(tensors: dict[str, TensorInfo], how: Finetune) -> int:
+    """A and B of every linear layer that gets them; DoRA has a magnitude for each row besides."""
+    found = 0
+    for name, info in tensors.items():
+        module = name.removesuffix(".weight")
+        if len(info.shape) != 2 or module == name or module.endswith(("embed_tokens", "lm_head", "wte", "wpe")):
+            continue
+        if how.targets == "all-linear" or module.rpartition(".")[2] in how.targets or module in how.targets:
+            found += how.rank * sum(info.shape) + (info.shape[0] if how.method == "dora" else 0)
+    return found
+
+
+def _of_student(run: Run, how: Student) -> ModelSize:
+    teachers = []
+    if how.soft is not None or how.match is not None:
+        named = how.soft.teachers if how.soft is not None else ()
+        teachers = [base_folder(run, teacher.model) for teacher in named] or [base_folder(run)]
+    beside = sum(_count(folder) for folder in teachers)
+    if how.init != "scratch":
+        folder = base_folder(run, how.init)
+        count = _count(folder)
+        return _of_config(_config(folder), count, count, beside)
+    made = how.architecture
+    vocabulary = made.vocabulary if how.tokenizer == "own" else _vocabulary(_config(base_folder(run)))
+    count = _llama(made, vocabulary)
+    return ModelSize(parameters=count, trainable=count, hidden=made.hidden, intermediate=made.intermediate,
+                     layers=made.layers, vocabulary=vocabulary, context=made.context, beside=beside)
+
+
+def _llama(made: Architecture, vocabulary: int) -> int:
+    """With one table for words in and out, as students have."""
+    kept = made.hidden * made.kv_heads // made.heads
+    layer = 2 * made.hidden * (made.hidden + kept) + 3 * made.hidden * made.intermediate + 2 * made.hidden
+    return vocabulary * made.hidden + made.layers * layer + made.hidden
+
+
+def _of_config(said: dict[str, Any], parameters: int, trainable: int, beside: int = 0) -> ModelSize:
+    """Names differ by family; where one is missing, what most models of this kind have."""
+    def number(*names: str) -> int | None:
+        return next((value for name in names if isinstance(value := said.get(name), int) and value > 0), None)
+
+    hidden = number("hidden_size", "n_embd", "d_model") or 1024
+    return ModelSize(
+        parameters=parameters, trainable=trainable, hidden=hidden, vocabulary=_vocabulary(said),
+        intermediate=number("intermediate_size", "n_inner", "ffn_dim") or 4 * hidden,
+        layers=number("num_hidden_layers", "n_layer") or 24,
+        context=number("max_position_embeddings", "n_positions"), beside=beside)
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    said = json.loads((folder / "config.json").read_bytes())
+    text = said.get("text_config")
+    return text if isinstance(text, dict) else said
+
+
+def _vocabulary(said: dict[str, Any]) -> int:
+    found = said.get("vocab_size")
+    return found if isinstance(found, int) else 32_000
+
+
+def _count(folder: Path) -> int:
+    return sum(info.count for header in read_headers(folder).values() for info in header.values())
