@@ -8,6 +8,7 @@ beginning of the whole would train another prompt than is served, and is refused
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
@@ -29,7 +30,7 @@ class Encoded(Struct, frozen=True):
 
 def prompt_ids(tokenizer: Any, example: Example) -> list[int]:
     """What the model reads before it answers. Raises InvalidRequest where the template refuses the messages, or drops
-    tools or calls."""
+    words, tools or calls."""
     return _tokens(tokenizer, _prompt(tokenizer, example))
 
 
@@ -51,6 +52,9 @@ def encoded(
             f"example {example.id}: with the chat template of this base the prompt is not the beginning of the "
             f"conversation ({_parting(prompt, whole)}), so the model would be trained on another prompt than it is "
             "served; take another base, or mend its chat_template.jinja")
+    # Templates take thoughts apart that stand before the answer.
+    if said.content.rpartition("</think>")[2].strip() not in whole[len(prompt):]:
+        raise _unwritten(example, said)
     before = _tokens(tokenizer, prompt)
     completion = _to_end_of_turn(tokenizer, _continued(tokenizer, before, prompt, whole, example))
     hidden = [NO_LOSS] * len(before) if completion_only else before
@@ -95,6 +99,9 @@ def _prompt(tokenizer: Any, example: Example) -> str:
             raise InvalidRequest(
                 f"example {example.id}: the chat template of this base shows no tools ({name} is nowhere in the "
                 "prompt); take a base that knows tools, or write them into the system message (data.system)")
+    for message in example.prompt:
+        if message.role == "user" and message.content.strip() not in text:
+            raise _unwritten(example, message)
     return text
 
 
@@ -105,18 +112,27 @@ def _rendered(tokenizer: Any, example: Example, messages: Iterable[Message], *, 
             "this base has no chat template, so nobody knows how it is asked; take the instruct or chat model of its "
             "family, or put a chat_template.jinja into its folder")
     spoken = [as_chat(message) for message in messages]
-    calls = {name for message in spoken for name in _names(message.get("tool_calls", ()))}
+    called = Counter(name for message in spoken for name in _names(message.get("tool_calls", ())))
+    wanted = called + Counter({name: 1 for name in _names(example.tools) if name in called})
     text = _apply(tokenizer, example, spoken, answers=answers)
-    if not all(name in text for name in calls):
+    if any(text.count(name) < times for name, times in wanted.items()):
         for message in spoken:
             if message.get("tool_calls") and not message["content"]:
                 message["content"] = None
         text = _apply(tokenizer, example, spoken, answers=answers)
-    if missing := sorted(name for name in calls if name not in text):
-        raise InvalidRequest(
-            f"example {example.id}: the chat template of this base writes no calls of tools ({missing[0]} is nowhere "
-            "in the conversation); take a base that knows tools, or write the calls as text into the answer")
+    for name, times in wanted.items():
+        if text.count(name) < times:
+            raise InvalidRequest(
+                f"example {example.id}: the chat template of this base drops calls of tools ({name} is not where it "
+                "was called); take a base that knows tools, or write the calls as text into the answer")
     return text
+
+
+def _unwritten(example: Example, message: Message) -> InvalidRequest:
+    return InvalidRequest(
+        f"example {example.id}: the chat template of this base does not write what the {message.role} says "
+        f"({message.content.strip()[:40]!r}); it is for other messages than texts, or changes them: take another base, "
+        "or mend its chat_template.jinja")
 
 
 def _apply(tokenizer: Any, example: Example, messages: list[dict[str, Any]], *, answers: bool) -> str:

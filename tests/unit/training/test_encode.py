@@ -114,9 +114,26 @@ def test_tools_that_the_template_drops_are_refused() -> None:
 
 def test_calls_that_the_template_drops_are_refused() -> None:
     tokenizer = Characters(PLAIN)
-    with pytest.raises(InvalidRequest, match="writes no calls"):
+    with pytest.raises(InvalidRequest, match="drops calls"):
         encoded(tokenizer, example(Message("user", "x"), answer=Message("assistant", tool_calls=(CALL,))),
                 completion_only=True)
+
+
+def test_calls_are_missed_though_the_tools_name_the_function() -> None:
+    shown = "{% for tool in tools or [] %}[{{ tool.function.name }}]{% endfor %}"
+    with pytest.raises(InvalidRequest, match="drops calls"):
+        encoded(Characters(shown + PLAIN), example(
+            Message("user", "x"), answer=Message("assistant", tool_calls=(CALL,)), tools=(TOOL,)), completion_only=True)
+
+
+@pytest.mark.parametrize("template", [
+    CHATML.replace("{{ message.content }}", "{{ message.content if message.role == 'user' }}"),
+    CHATML.replace("{{ message.content }}", "{{ message.content if message.role != 'user' }}"),
+    CHATML.replace("{{ message.content }}", "{{ message.content | upper }}"),
+])
+def test_words_that_the_template_drops_or_changes_are_refused(template: str) -> None:
+    with pytest.raises(InvalidRequest, match="does not write what the"):
+        encoded(Characters(template), HELLO, completion_only=True)
 
 
 def test_an_example_without_an_answer_is_no_training_example() -> None:
