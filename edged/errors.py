@@ -24,7 +24,8 @@
     ├── Internal                  500
     │   ├── LoadFailed            500  the engine refused the model; the message names the file
     │   ├── CorruptFile           500  a stored file is not what its manifest says
-    │   └── ConversionFailed      500  Olive or llama.cpp could not make the model; the message has its reason
+    │   ├── ConversionFailed      500  Olive or llama.cpp could not make the model; the message has its reason
+    │   └── TrainingFailed        500  a training diverged, or its tool could not do it; the message has its reason
     ├── WorkerDied                502
     ├── SourceUnavailable         502  hub or package index does not answer or answers wrongly
     ├── DeviceUnavailable         503
@@ -186,6 +187,13 @@ class ConversionFailed(Internal):
     """The tool that a conversion stands on could not make the model; the message has its reason."""
 
     default_code = "conversion_failed"
+    retry = False
+
+
+class TrainingFailed(Internal):
+    """A training came to nothing; the message has its reason and what to change."""
+
+    default_code = "training_failed"
     retry = False
 
 

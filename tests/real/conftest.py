@@ -87,6 +87,17 @@ def _listening(log: Path, process: subprocess.Popen[bytes]) -> str:
     raise AssertionError(f"edged serve did not start: {log.read_text()[-2000:]}")
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """torch computes tiny models fastest so."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="session")
 def tiny_hf(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tests.real.tiny_model import make_hf

@@ -1,0 +1,177 @@
+"""Fits of a tiny random model: it learns, through each method, and the figures are what they say they are."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from edged.errors import DeviceUnavailable, InvalidRequest
+from training.examples import Example, Message, identity
+from training.finetune.adapter import start
+from training.fit import checkpoints, history
+from training.fit.fit import Fitted, fit
+from training.models import tokenizer_of
+from training.recipe import Finetune
+from training.run import Moment
+
+pytestmark = pytest.mark.real
+
+
+def example(number: int, weight: float = 1.0) -> Example:
+    prompt = (Message(role="user", content=f"say number {number}" + " please" * (number % 5)),)
+    return Example(id=identity(prompt), prompt=prompt, weight=weight,
+                   answer=Message(role="assistant", content=f"the number is {number % 10}"))
+
+
+TRAIN = [example(number) for number in range(48)]
+VALIDATION = [example(number) for number in range(48, 60)]
+HOW = Finetune(epochs=2.0, batch_size=8, learning_rate=5e-3, evaluations=4, patience=0)
+
+FitTiny = Callable[..., tuple[Any, Fitted, list[Moment]]]
+
+
+@pytest.fixture
+def fit_tiny(tiny_hf: Path, tmp_path: Path, one_thread: None) -> FitTiny:
+    """(model, what it came to, what was told)"""
+    tokenizer = tokenizer_of(tiny_hf)
+
+    def fitted(how: Finetune, folder: str = "out", **more: Any) -> tuple[Any, Fitted, list[Moment]]:
+        how = msgspec.structs.replace(how, precision="fp32")
+        model = start(tiny_hf, how, "fp32", 0)
+        told: list[Moment] = []
+        arguments: dict[str, Any] = {"train": TRAIN, "validation": VALIDATION, "seed": 0, "tell": told.append} | more
+        return model, fit(model, tokenizer, how=how, folder=tmp_path / folder, **arguments), told
+
+    return fitted
+
+
+def test_a_lora_learns_and_tells_its_loss(fit_tiny: FitTiny, tmp_path: Path) -> None:
+    _, fitted, told = fit_tiny(HOW)
+    assert fitted.steps == 12
+    assert fitted.examples == 48
+    losses = [row.loss for row in fitted.history if row.loss is not None]
+    assert len(losses) == 12
+    assert losses[-1] < losses[0] / 1.5
+    assert [step for step, _ in history.validation(fitted.history)] == [3, 6, 9, 12]
+    assert [moment.figures["loss"] for moment in told if "loss" in moment.figures] == losses
+    assert told[-1].fraction == 1.0
+    assert all(moment.stage == "out" for moment in told)
+    assert history.read(tmp_path / "out") == fitted.history
+    assert (tmp_path / "out" / "curve.png").read_bytes().startswith(b"\x89PNG")
+    assert list((tmp_path / "out" / "logs").glob("events.out.tfevents.*"))
+    assert sorted(each.name for each in (tmp_path / "out" / "checkpoints").glob("checkpoint-*")) == ["checkpoint-12"]
+
+
+def test_the_loss_is_of_the_answers_tokens_as_transformers_counts_it(fit_tiny: FitTiny, tiny_hf: Path) -> None:
+    """With a learning rate that changes nothing, the validation loss is that of the base."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from training.encode import encoded
+
+    tokenizer = tokenizer_of(tiny_hf)
+    base = AutoModelForCausalLM.from_pretrained(tiny_hf)
+    total, tokens = 0.0, 0
+    for each in VALIDATION:
+        one = encoded(tokenizer, each, completion_only=True)
+        with torch.no_grad():
+            loss = base(input_ids=torch.tensor([one.input_ids]), labels=torch.tensor([one.labels])).loss.item()
+        labels = sum(label != -100 for label in one.labels)
+        total, tokens = total + loss * labels, tokens + labels
+    _, fitted, _ = fit_tiny(Finetune(epochs=1.0, batch_size=5, learning_rate=1e-12, evaluations=1))
+    assert fitted.validation_loss == pytest.approx(total / tokens, rel=1e-4)
+
+
+def test_accumulated_batches_are_one_large_batch(fit_tiny: FitTiny) -> None:
+    """Of answers of different lengths: the mean is over the step's tokens, not over its batches."""
+    weighted = [example(number, weight=1.0 + number % 3) for number in range(48)]
+    _, whole, _ = fit_tiny(Finetune(epochs=1.0, batch_size=48, learning_rate=5e-3), "whole", train=weighted)
+    _, parts, _ = fit_tiny(Finetune(epochs=1.0, batch_size=8, accumulation=6, learning_rate=5e-3), "parts",
+                           train=weighted)
+    assert parts.steps == whole.steps == 1
+    assert parts.history[0].loss == pytest.approx(whole.history[0].loss, rel=1e-4)
+    assert parts.history[0].grad_norm == pytest.approx(whole.history[0].grad_norm, rel=1e-3)
+
+
+def test_packed_examples_have_the_loss_that_they_have_alone(fit_tiny: FitTiny) -> None:
+    _, alone, _ = fit_tiny(Finetune(epochs=1.0, batch_size=48, learning_rate=5e-3, completion_only=False), "alone")
+    _, packed, _ = fit_tiny(
+        Finetune(epochs=1.0, batch_size=48, learning_rate=5e-3, completion_only=False, packing=True), "packed")
+    assert packed.steps == alone.steps == 1
+    assert packed.history[0].loss == pytest.approx(alone.history[0].loss, rel=1e-3)
+    assert packed.history[0].grad_norm == pytest.approx(alone.history[0].grad_norm, rel=1e-2)
+
+
+def test_packing_is_refused_where_the_attention_would_mix_examples(
+    fit_tiny: FitTiny, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As of an attention that knows nothing of positions that begin again."""
+    from transformers import masking_utils
+
+    monkeypatch.setattr(masking_utils, "find_packed_sequence_indices", lambda position_ids: None)
+    with pytest.raises(InvalidRequest, match="lets an example see the one before it"):
+        fit_tiny(Finetune(packing=True))
+
+
+def test_the_best_weights_are_those_that_stay_and_it_ends_early(fit_tiny: FitTiny, tmp_path: Path) -> None:
+    """A learning rate far too high for validation examples that say the opposite of the training's."""
+    opposite = [Example(id=each.id, prompt=each.prompt, answer=Message(role="assistant", content="no, none at all"))
+                for each in VALIDATION]
+    model, fitted, told = fit_tiny(
+        Finetune(method="full", epochs=20.0, batch_size=8, learning_rate=1e-2, evaluations=40, patience=2),
+        validation=opposite)
+    losses = dict(history.validation(fitted.history))
+    assert fitted.stopped_early
+    assert fitted.steps < 120
+    assert fitted.best_step < fitted.steps
+    assert fitted.validation_loss == min(losses.values()) == losses[fitted.best_step]
+    assert any(moment.note is not None and "ends early" in moment.note for moment in told)
+    kept = {checkpoints.step_of(each) for each in (tmp_path / "out" / "checkpoints").glob("checkpoint-*")}
+    assert kept == {fitted.best_step, fitted.steps}
+    again, same, _ = fit_tiny(
+        Finetune(method="full", epochs=20.0, batch_size=8, learning_rate=1e-2, evaluations=40, patience=2),
+        validation=opposite)
+    assert same == fitted
+    assert all((one == other).all() for one, other in zip(model.parameters(), again.parameters(), strict=True))
+
+
+def test_what_an_evaluation_is_told_to_ends_the_fit(fit_tiny: FitTiny) -> None:
+    class Pruned(Exception):
+        pass
+
+    seen: list[tuple[int, float]] = []
+
+    def prune(step: int, loss: float) -> None:
+        seen.append((step, loss))
+        if len(seen) == 2:
+            raise Pruned
+
+    with pytest.raises(Pruned):
+        fit_tiny(HOW, on_evaluation=prune)
+    assert [step for step, _ in seen] == [3, 6]
+    assert all(math.isfinite(loss) for _, loss in seen)
+
+
+def test_a_dora_learns_too(fit_tiny: FitTiny) -> None:
+    model, fitted, _ = fit_tiny(Finetune(method="dora", epochs=1.0, batch_size=16, learning_rate=5e-3))
+    assert model.peft_config["default"].use_dora
+    assert fitted.history[-1].validation_loss is not None
+
+
+def test_modules_that_the_model_lacks_are_named_with_those_it_has(fit_tiny: FitTiny) -> None:
+    with pytest.raises(InvalidRequest, match=r"finetune\.targets.*down_proj.*q_proj"):
+        fit_tiny(Finetune(targets=("query",)))
+
+
+def test_qlora_is_refused_without_its_hardware(fit_tiny: FitTiny) -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("there is a CUDA device here")
+    with pytest.raises(DeviceUnavailable, match=r"needs a CUDA device.*say method = \"lora\""):
+        fit_tiny(Finetune(method="qlora"))

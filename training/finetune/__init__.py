@@ -1,0 +1,1 @@
+"""Stage `finetune`: the base model learns the examples, whole or through an adapter."""

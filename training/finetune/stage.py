@@ -1,0 +1,93 @@
+"""The stage: the base learns the training examples; preferences after that, where the recipe has some.
+
+    finetune/checkpoints/ logs/ history.jsonl curve.png    of `training.fit.fit`
+    finetune/preferences/                                  the same of the second training
+    finetune/model/                                        the adapter or the weights, tokenizer and chat template
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from edged.store import files
+from training.fit.fit import Fitted
+from training.recipe import Finetune, Recipe
+from training.run import Run, Tell, Trained, digest
+from training.stage import StageKind
+
+MODEL = "model"
+
+
+def wanted(recipe: Recipe) -> bool:
+    return recipe.finetune is not None
+
+
+def key(run: Run) -> str:
+    from training.models import base_key
+
+    distil = run.recipe.distil
+    return digest("finetune", 1, run.recipe.finetune, run.recipe.seed, base_key(run), run.key("data"),
+                  run.key("answers") if distil is not None and distil.answers is not None else None,
+                  run.key("search") if run.recipe.search is not None else None)
+
+
+def run(run: Run, tell: Tell) -> Trained:
+    """Raises InvalidRequest, DeviceUnavailable, InsufficientMemory before anything is computed; what `fit` raises."""
+    from training.chosen import chosen
+    from training.estimate import check
+    from training.fit.quiet import quiet
+
+    recipe = chosen(run.recipe, run)
+    how = recipe.finetune
+    assert how is not None
+    check(dataclasses.replace(run, recipe=recipe), tell)
+    folder = run.path("finetune")
+    folder.mkdir(mode=files.FOLDER_MODE, parents=True, exist_ok=True)
+    with quiet():
+        return _finetuned(run, how, folder, tell)
+
+
+def _finetuned(run: Run, how: Finetune, folder: Path, tell: Tell) -> Trained:
+    from training.finetune.adapter import start
+    from training.fit.fit import fit
+    from training.fit.precision import precision
+    from training.models import base_folder, tokenizer_of
+    from training.split import training_examples, validation_examples
+
+    base = base_folder(run, tell=tell)
+    tokenizer = tokenizer_of(base)
+    model = start(base, how, precision(how.precision), run.recipe.seed)
+    fitted = fit(model, tokenizer, training_examples(run), validation_examples(run), how, folder,
+                 seed=run.recipe.seed, tell=tell)
+    save(model, tokenizer, folder / MODEL)
+    return trained(how, base, fitted)
+
+
+def trained(how: Finetune, base: Path, fitted: Fitted) -> Trained:
+    metrics = {"best_step": float(fitted.best_step), "train_loss": fitted.train_loss,
+               "validation_loss": fitted.validation_loss}
+    return Trained(
+        kind="weights" if how.method == "full" else "adapter", folder=f"finetune/{MODEL}", base=str(base),
+        steps=fitted.steps, seconds=fitted.seconds, examples=fitted.examples, tokens=fitted.tokens,
+        metrics={name: value for name, value in metrics.items() if value is not None})
+
+
+def save(model: Any, tokenizer: Any, to: Path) -> None:
+    """The folder `to`, whole or not at all: adapter or weights in safetensors, tokenizer and chat template."""
+    half = to.with_name(f"{to.name}.part")
+    for old in (half, to):
+        with contextlib.suppress(FileNotFoundError):
+            files.remove_tree(old)
+    model.save_pretrained(half)
+    tokenizer.save_pretrained(half)
+    # peft describes the adapter in a page of placeholders.
+    files.remove(half / "README.md")
+    for file in half.iterdir():
+        files.sync_file(file)
+    files.rename(half, to)
+
+
+FINETUNE = StageKind("finetune", wanted, key, run)
