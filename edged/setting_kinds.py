@@ -10,6 +10,7 @@ import hashlib
 import math
 import os
 import re
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -197,6 +198,19 @@ def _list(value: object, told: str) -> tuple[str, ...]:
     raise ValueError(told)
 
 
+def _command(value: object) -> tuple[str, ...]:
+    """A text is cut as a shell would."""
+    told = "a program and its arguments, as a list of texts or as a shell has it"
+    if isinstance(value, str):
+        try:
+            value = shlex.split(value)
+        except ValueError:
+            raise ValueError(told) from None
+    if isinstance(value, list | tuple) and all(isinstance(part, str) for part in value) and (not value or value[0]):
+        return tuple(value)
+    raise ValueError(told)
+
+
 def _keys(value: object) -> tuple[str, ...]:
     parts = _list(value, "a list of keys, each a text or sha256:<64 hex digits>")
     for part in parts:
@@ -213,4 +227,5 @@ WEB_ADDRESS = Kind("a text", _web_address)
 SIZE = Kind("a size like 4GiB", _size, _written_size)
 SIZE_OR_NONE = Kind("a size like 4GiB, or 0", _size_or_none, _written_size)
 NAMES = Kind("a list of texts", lambda value: _list(value, "a list of texts"), ", ".join)
+COMMAND = Kind("a list of texts", _command, shlex.join)
 KEYS = Kind("a list of texts", _keys, secret=True)

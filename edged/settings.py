@@ -127,6 +127,19 @@ class Settings(Struct, frozen=True, kw_only=True):
         int, kinds.SIZE, "no more of it is written in 24 hours, for the sake of flash"] = 2 * 1024**3
     kv_disk_days: Annotated[float, number(above=0), "what no prompt used for so long is removed"] = 7.0
 
+    capture: Annotated[
+        _Texts, kinds.NAMES,
+        "models whose whole answers are kept in home for training, with what was asked; none by default"] = ()
+    capture_bytes: Annotated[
+        int, kinds.SIZE, "what they may take on the disk, of all models together; the oldest go first"
+    ] = 256 * 1024 * 1024
+    capture_days: Annotated[float, number(above=0), "none is kept longer"] = 30.0
+    capture_redact: Annotated[
+        _Texts, kinds.COMMAND,
+        "program that gets each as a line of JSON before it is kept, and writes what may be kept, or nothing"] = ()
+    capture_redact_s: Annotated[float, number(above=0), "a program that takes longer is killed, its answer dropped"
+                                ] = 10.0
+
     memory_bytes: Annotated[
         int | None, kinds.SIZE,
         "memory for all loaded models together; by default a share of what the machine has free"] = None

@@ -145,7 +145,8 @@ class GenerateRequest(Struct, frozen=True, kw_only=True, tag="generate", tag_fie
     nothing is generated; the one event before Finished is `Rendered`. context: the most tokens that prompt and answer
     may have together (Ollama's `num_ctx`), None for the model's own; a model that has fewer refuses it.
     constraint_field: the field of the wire that the constraint came in, which an error names. cache_scope: KV of a
-    prompt is reused among requests of the same scope only; empty for one that all share.
+    prompt is reused among requests of the same scope only; empty for one that all share. capture: False where its
+    client will not have it kept for training, though the operator may keep others.
     """
 
     id: str
@@ -166,6 +167,7 @@ class GenerateRequest(Struct, frozen=True, kw_only=True, tag="generate", tag_fie
     context: int | None = None
     client: str = ""
     cache_scope: str = ""
+    capture: bool = True
 
 
 class EmbedRequest(Struct, frozen=True, kw_only=True, tag="embed", tag_field="kind"):

@@ -20,7 +20,7 @@ from litestar.types import Receive, Send
 from edged.api import sse
 from edged.api.connection import send_json, unless_gone
 from edged.api.errors import Headers, known
-from edged.api.exchange import Exchange, Services
+from edged.api.exchange import CAPTURE_HEADER, Exchange, Services
 from edged.api.fields import header_value
 from edged.api.limits import ClientGone
 from edged.errors import DeadlineExceeded, EdgedError
@@ -119,9 +119,10 @@ async def generating(
             generations: list[Generation] = []
             try:
                 scope = exchange.caller.client if services.settings.prefix_sharing == "key" else ""
-                await _accept(call, scope, services.router, generations)
+                await _accept(call, scope, services.router, generations, may_capture=exchange.may_capture)
                 served = generations[0].served
                 exchange.model = served.name
+                exchange.captured = generations[0].recording is not None
                 async with aclosing(_merged(generations)) as events:
                     yield served, events
             finally:
@@ -150,21 +151,22 @@ def _installed_name(said: str, router: Router) -> str:
     return (status.alias_of or status.name).partition("@")[0]
 
 
-async def _accept(call: Call, scope: str, router: Router, generations: list[Generation]) -> None:
+async def _accept(call: Call, scope: str, router: Router, generations: list[Generation], *, may_capture: bool) -> None:
     """Fills `generations`, which the caller cancels whatever becomes of the later prompts. One version answers all of
-    a call's prompts, whatever its model's name comes to mean meanwhile. scope: of whom prompts share their KV with."""
+    a call's prompts, whatever its model's name comes to mean meanwhile. scope: of whom prompts share their KV with.
+    may_capture: the client has nothing against it."""
     model = call.model
     for request in call.requests:
-        generations.append(await router.generate(model, _scoped(request, scope)))
+        generations.append(await router.generate(model, _marked(request, scope, may_capture=may_capture)))
         model = f"{generations[0].served.name}@{generations[0].served.version}"
     if call.keep_alive_s is not None:
         await router.load(call.model, keep_alive_s=call.keep_alive_s)
 
 
-def _scoped(request: Request, scope: str) -> Request:
-    if not scope or not isinstance(request, GenerateRequest):
+def _marked(request: Request, scope: str, *, may_capture: bool) -> Request:
+    if (not scope and may_capture) or not isinstance(request, GenerateRequest):
         return request
-    return msgspec.structs.replace(request, cache_scope=scope)
+    return msgspec.structs.replace(request, cache_scope=scope, capture=request.capture and may_capture)
 
 
 async def _merged(generations: list[Generation]) -> AsyncGenerator[tuple[int, list[Event]]]:
@@ -205,9 +207,14 @@ def ignored_header(names: Sequence[str]) -> Headers:
     return [(b"edged-ignored", header_value(names))] if names else []
 
 
+def captured_header(*, captured: bool) -> Headers:
+    return [(CAPTURE_HEADER, b"on")] if captured else []
+
+
 def _told(served: Served, exchange: Exchange) -> Headers:
     waited_ms = round((time.monotonic() - exchange.received_at) * 1000)
     return [
+        *captured_header(captured=exchange.captured),
         (b"edged-model", f"{served.name}@{served.version}".encode()),
         (b"edged-engine", served.engine.encode()),
         (b"edged-device", served.device.encode("ascii", "replace")),

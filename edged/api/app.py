@@ -23,6 +23,7 @@ from litestar.types import ASGIApp, HTTPScope, LifeSpanScope, Message, Receive, 
 
 from edged.api import (
     admin,
+    captured,
     chat,
     completions,
     embeddings,
@@ -38,7 +39,7 @@ from edged.api import jobs as job_routes
 from edged.api.anthropic import routes as anthropic
 from edged.api.auth import Keys, require_admin
 from edged.api.errors import known, rendered
-from edged.api.exchange import Exchange, Services, exchange_of, request_id
+from edged.api.exchange import Exchange, Services, exchange_of, may_capture, request_id
 from edged.api.hosts import Hosts
 from edged.api.limits import check_headers, limits_of
 from edged.api.ollama import routes as ollama
@@ -87,7 +88,7 @@ def create_routes(services: Services) -> Litestar:
     """Every route, behind no gate."""
     origins = list(services.settings.cors_origins)
     operators = [*admin.routes(services), *job_routes.routes(services), *storage.routes(services),
-                 *versions.routes(services)]
+                 *versions.routes(services), *captured.routes(services)]
     admin_routes = LitestarRouter("/edged/v1", route_handlers=operators, guards=[_admin_only])
     return _Routes(
         route_handlers=[*(handler for module in _MODULES for handler in module.routes(services)), admin_routes],
@@ -127,7 +128,7 @@ class Gate:
 
     async def _answer(self, scope: HTTPScope, receive: Receive, send: Send) -> None:
         id_ = request_id(scope)
-        exchange = Exchange(id_, wire_of(scope["path"], id_))
+        exchange = Exchange(id_, wire_of(scope["path"], id_), may_capture=may_capture(scope))
         scope.setdefault("state", {})["exchange"] = exchange
         every = [(b"x-request-id", id_.encode()), *exchange.wire.headers]
 

@@ -71,7 +71,8 @@ FIELDS: Table = GENERATION | RESPONSE_FORMAT | TOOL_FIELDS | {
     "logprobs": served(boolean),
     "top_logprobs": served(integer(0, 20)),
     "chat_template_kwargs": served(template_kwargs),
-    "store": inert(boolean),
+    # OpenAI's meaning is to keep it for distillation, which here is the operator's to say; false is the client's no.
+    "store": served(boolean),
     "metadata": inert(mapping(16)),
     "prompt_cache_retention": inert(text()),
     "functions": later([], instead="Send them as `tools`."),
@@ -91,6 +92,8 @@ def parse(body: dict[str, Any], exchange: Exchange, unknown: Unknown) -> Call:
         messages=messages(said["messages"], "messages", unknown, ignored),
         template_kwargs=said.get("chat_template_kwargs", {}),
     )
+    if said.get("store"):
+        ignored.append("store")
     request = GenerateRequest(
         id=generation_id(exchange),
         prompt=prompt,
@@ -104,6 +107,7 @@ def parse(body: dict[str, Any], exchange: Exchange, unknown: Unknown) -> Call:
         adapter=said.get("adapter"),
         **constraint(said, ignored),
         client=exchange.caller.client,
+        capture=said.get("store") is not False,
     )
     wanted = Wanted(
         n=request.n, logprobs=request.logprobs is not None, usage=usage_wanted(said, ignored),

@@ -44,7 +44,8 @@ class Services:
 @dataclass(slots=True)
 class Exchange:
     """One owner: the task that answers the request. `status` is what log and metrics tell; an error in the middle of
-    a stream sets it after the 200 has gone out. `model` is an installed model's name or empty."""
+    a stream sets it after the 200 has gone out. `model` is an installed model's name or empty. may_capture:
+    False where the client will not have the answer kept for training; captured: it will be, if it ends well."""
 
     request_id: str
     wire: Wire = OPENAI
@@ -53,6 +54,16 @@ class Exchange:
     model: str = ""
     status: int = 0
     started: bool = False
+    may_capture: bool = True
+    captured: bool = False
+
+
+#: Of a request: any value but `on` keeps its answer from being captured. Of an answer: `on` says that it is captured.
+CAPTURE_HEADER = b"edged-capture"
+
+
+def may_capture(scope: HTTPScope) -> bool:
+    return header(scope, CAPTURE_HEADER) in (None, "on")
 
 
 def request_id(scope: HTTPScope) -> str:

@@ -16,6 +16,7 @@ from msgspec import Struct
 
 from edged.api import (
     admin,
+    captured,
     chat,
     chat_body,
     completion_body,
@@ -45,6 +46,7 @@ from edged.api.responses import request as responses_request
 from edged.api.responses import routes as responses
 from edged.api.responses import wire as responses_wire
 from edged.daemon.jobs import JobEvent
+from edged.store.captured import Answer
 from edged.version import VERSION
 
 
@@ -129,6 +131,8 @@ OPERATIONS: dict[str, Operation] = {
     "DELETE /edged/v1/models/{name}": Operation(fails=_OF_A_STORE),
     "POST /edged/v1/gc": Operation(({},), fails=_OF_A_STORE),
     "POST /edged/v1/purge": Operation(({},), fails=_OF_A_STORE),
+    "GET /edged/v1/captured/{name}": Operation(stream=("application/x-ndjson", Answer), fails=frozenset({400})),
+    "POST /edged/v1/captured/purge": Operation((captured.PURGE,), fails=frozenset({422})),
     "POST /edged/v1/pull": Operation((jobs.PULL,), JobEvent, (_SSE, JobEvent), fails=_OF_A_JOB),
     "POST /edged/v1/convert": Operation((jobs.CONVERT,), JobEvent, (_SSE, JobEvent), fails=_OF_A_JOB),
     "POST /edged/v1/jobs/{identity}/cancel": Operation(fails=frozenset({422})),
@@ -143,6 +147,7 @@ _HEADERS = {
     "edged-ignored": "Fields that were taken and cannot change the answer.",
     "edged-model": "name@version of what answered.", "edged-engine": "The engine that ran it.",
     "edged-device": "The device that really ran it.", "edged-queue-ms": "Time until it began.",
+    "edged-capture": "`on`: the operator has the answer kept for training, with what was asked.",
 }
 
 

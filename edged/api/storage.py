@@ -34,10 +34,11 @@ class Verified(Struct, frozen=True):
 
 
 class Purged(Struct, frozen=True):
-    """How many stored responses and files of KV are gone."""
+    """How many stored responses, files of KV and captured answers are gone."""
 
     responses: int
     kv_files: int
+    captured: int
 
 
 def routes(services: Services) -> list[HTTPRouteHandler]:
@@ -79,8 +80,8 @@ def routes(services: Services) -> list[HTTPRouteHandler]:
     @post("/purge", status_code=200)
     async def purge(request: Request[Any, Any, Any]) -> Purged:
         """Forgets what clients said and were answered: the stored responses of all of them, and what was kept of their
-        prompts for the next ones, on disk and in workers."""
+        prompts for the next ones, on disk and in workers, and the answers captured for training."""
         await said(request, _NOTHING)
-        return Purged(await services.responses.purge(), await router.purge())
+        return Purged(await services.responses.purge(), await router.purge(), await router.capture.purge())
 
     return [manifests, collect, verify, purge]

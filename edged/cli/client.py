@@ -80,6 +80,14 @@ class Client:
                 if line.startswith("data: "):
                     yield line.removeprefix("data: ").encode()
 
+    def pieces(self, path: str) -> Iterator[bytes]:
+        """The body of a GET as it comes."""
+        with self._reached(), self._http.stream("GET", path) as response:
+            if response.is_error:
+                response.read()
+                raise _error(response.status_code, response.content)
+            yield from response.iter_bytes()
+
     def close(self) -> None:
         self._http.close()
 

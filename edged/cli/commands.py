@@ -42,6 +42,9 @@ COMMANDS: tuple[tuple[str, str, Group], ...] = (
     ("verify", "edged.cli.upkeep:verify", MODELS),
     ("gc", "edged.cli.upkeep:gc", MODELS),
     ("purge", "edged.cli.upkeep:purge", MODELS),
+    ("captured list", "edged.cli.captured:list_captured", MODELS),
+    ("captured export", "edged.cli.captured:export", MODELS),
+    ("captured purge", "edged.cli.captured:purge", MODELS),
     ("hardware", "edged.cli.hardware:hardware", MACHINE),
     ("bench", "edged.cli.bench:bench", MACHINE),
     ("tune", "edged.cli.tune:tune", MACHINE),
@@ -56,6 +59,7 @@ COMMANDS: tuple[tuple[str, str, Group], ...] = (
 
 
 FAMILIES = {
+    "captured": "Answers that the operator has kept for training (`capture` in the settings or in models.toml).",
     "engine": "Engines of other builds, each in an environment of its own, whose interpreter runs its workers.",
 }
 

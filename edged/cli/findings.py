@@ -20,7 +20,9 @@ from edged.hardware.facts import Facts
 from edged.hardware.place import places
 from edged.hardware.providers import CPU
 from edged.settings import SYSTEM_CONFIG, Origin, Settings, describe_settings, require_keys
+from edged.store.captured import is_captured
 from edged.store.catalog import load_catalog
+from edged.store.entries import ModelEntry
 from edged.version import VERSION
 
 LOW_DISK_BYTES = 2 * fit.GIB
@@ -124,6 +126,28 @@ def keys(settings: Settings, origins: Mapping[str, Origin]) -> Iterator[Finding]
     if settings.api_keys and not settings.admin_keys:
         yield note("there are api_keys and no admin_keys", "the admin routes are then for the Unix socket only; set "
                    "admin_keys to manage this machine over the network")
+
+
+def capture(settings: Settings, origins: Mapping[str, Origin]) -> Iterator[Finding]:
+    """Whose answers are kept for training, and whether a program looks at them before."""
+    from edged.daemon.redaction import require_program
+
+    try:
+        require_program(settings, origins)
+    except EdgedError as error:
+        yield problem(str(error), "`edged serve` does not start before")
+    catalogued: Mapping[str, ModelEntry] = {}
+    with contextlib.suppress(EdgedError):
+        catalogued = load_catalog(settings.models_file).current.models
+    on = sorted(name for name in {*settings.capture, *catalogued}
+                if is_captured(name, settings, catalogued.get(name)))
+    if on:
+        redacted = (f"redacted by {settings.capture_redact[0]}" if settings.capture_redact else
+                    "as they are: nothing redacts them (`capture_redact`)")
+        yield note(f"answers of {', '.join(on)} are captured in {settings.home / 'captured'} with what was asked, for "
+                   f"{settings.capture_days:g} days, {redacted}",
+                   "tell those who use them; `edged captured purge` forgets them, `capture` in the settings or in "
+                   "models.toml ends it")
 
 
 def secret_files(config: Path | None, origins: Mapping[str, Origin]) -> Iterator[Finding]:

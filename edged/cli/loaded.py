@@ -13,6 +13,8 @@ from edged.cli.output import answer, answer_json, duration, size, table
 from edged.cli.target import daemon
 from edged.daemon.status import ModelStatus
 
+CAPTURED = "its answers are captured for training, with what was asked (`edged captured list`)"
+
 Name = Annotated[str, Parameter(help="An installed model, name@version, or an alias.")]
 
 
@@ -42,6 +44,8 @@ def ps(*, home: Home = None, json: Json = False) -> int:
         for each in models:
             if told := memory_told(each):
                 answer(f"{each.name}: {told}")
+            if each.captured:
+                answer(f"{each.name}: {CAPTURED}")
             for line in (each.error, *each.notes):
                 if line:
                     answer(f"{each.name}: {line}")

@@ -13,6 +13,7 @@ from edged.cli.chat import chat, write
 from edged.cli.client import Client, model_path
 from edged.cli.conversation import Conversation
 from edged.cli.exit_codes import ExitCode
+from edged.cli.loaded import CAPTURED
 from edged.cli.options import Home, Json
 from edged.cli.output import about, answer_json, say
 from edged.cli.private import private_daemon
@@ -98,7 +99,10 @@ def _installed(target: Target, client: Client, name: str) -> str:
     """The name, after a pull where that is needed and possible. Raises ModelNotFound."""
     if not isinstance(parse(name), LocalReference):
         try:
-            return client.get(model_path(name), ModelStatus).name
+            status = client.get(model_path(name), ModelStatus)
+            if status.captured:
+                about(f"{status.name}: {CAPTURED}")
+            return status.name
         except ModelNotFound:
             if not _can_be_pulled(target, name):
                 raise

@@ -39,6 +39,10 @@ def main(arguments: Sequence[str]) -> int:
 def _serve(flags: dict[str, Any], *, session: bool) -> int:
     settings, origins = load_settings(flags)
     require_keys(settings, origins)
+    if settings.capture_redact:
+        from edged.daemon.redaction import require_program
+
+        require_program(settings, origins)
     logs.configure(settings.log_format, settings.log_level, log_prompts=settings.log_prompts)
 
     from edged.store import Store

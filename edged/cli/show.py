@@ -11,12 +11,14 @@ from cyclopts import Parameter
 
 from edged.cli.client import model_path
 from edged.cli.exit_codes import ExitCode
+from edged.cli.loaded import CAPTURED
 from edged.cli.manifests import versions_of
 from edged.cli.options import Home, Json
 from edged.cli.output import answer, answer_json, size
 from edged.cli.target import Target, store_of
 from edged.daemon.status import ModelStatus
 from edged.store import trained
+from edged.store.captured import is_captured
 from edged.store.entries import Activation, Manifest, ModelEntry
 from edged.store.lineage import Agreement, Quality, Training, agreement_words
 from edged.types import Tuning
@@ -58,6 +60,8 @@ def show(
                        "memory": size(status.resident_bytes) if status.resident_bytes else None,
                        "kv": kv_told(status), "kept KV": _kept(status), "drafts": _drafts(status),
                        "error": status.error, "note": "; ".join(status.notes)})
+    captured = status.captured if status is not None else is_captured(name, target.settings, entry)
+    _print_fields({"captured": CAPTURED if captured else None})
     if entry is not None:
         _print_fields({"title": entry.title, "note": entry.note, "served with": _served_with(entry) or None,
                        "candidate": f"{entry.candidate} with {entry.share:.0%} of the requests" if entry.candidate

@@ -85,10 +85,11 @@ def gc(*, home: Home = None, json: Json = False) -> int:
 class Purged(Struct, frozen=True):
     responses: int
     kv_files: int
+    captured: int
 
 
 def purge(*, home: Home = None, json: Json = False) -> int:
-    """Forget what clients said and were answered: stored responses, and the KV that is kept of prompts.
+    """Forget what clients said and were answered: stored responses, KV of prompts, and answers captured for training.
 
     As in:
 
@@ -100,7 +101,8 @@ def purge(*, home: Home = None, json: Json = False) -> int:
     if json:
         answer_json(purged)
     else:
-        answer(f"{purged.responses} stored responses and {purged.kv_files} files of KV removed")
+        answer(f"{purged.responses} stored responses, {purged.kv_files} files of KV and {purged.captured} captured "
+               "answers removed")
     return ExitCode.OK
 
 
@@ -108,8 +110,10 @@ def _purge(target: Target) -> Purged:
     if target.running is not None:
         return target.running.client.post("/edged/v1/purge", {}, Purged)
     from edged.daemon.kv_files import kv_files
+    from edged.store.captured import Captured
+    from edged.store.paths import Layout
     from edged.store.responses import response_files
 
     files = response_files(target.settings)
     files.open()
-    return Purged(files.purge(), kv_files(target.settings).purge())
+    return Purged(files.purge(), kv_files(target.settings).purge(), Captured(Layout(target.settings.home)).purge())

@@ -8,9 +8,11 @@ from edged.daemon.metrics import Metrics
 from edged.daemon.status import ModelStatus
 
 
-def set_gauges(metrics: Metrics, models: Iterable[ModelStatus], *, store_bytes: int, kv_disk_bytes: int) -> None:
+def set_gauges(metrics: Metrics, models: Iterable[ModelStatus], *, store_bytes: int, kv_disk_bytes: int,
+               captured_bytes: int) -> None:
     metrics.store_bytes.set(store_bytes)
     metrics.kv_disk_bytes.set(kv_disk_bytes)
+    metrics.captured_bytes.set(captured_bytes)
     for gauge in (metrics.model_info, metrics.requests_running, metrics.requests_waiting,
                   metrics.worker_resident_bytes, metrics.worker_threads, metrics.kv_cache_usage,
                   metrics.kv_ram_bytes):

@@ -15,6 +15,7 @@ from typing import Protocol
 
 import msgspec
 
+from edged.daemon.recording import Recording
 from edged.daemon.status import Served
 from edged.errors import EdgedError
 from edged.types import Event, Finished, GenerateRequest, Request
@@ -49,7 +50,7 @@ def content_hash(request: Request) -> bytes:
     """Identity of what was asked: the same for a request sent again by whoever, under whatever id."""
     asked = msgspec.structs.replace(request, id="", client="")
     if isinstance(asked, GenerateRequest):
-        asked = msgspec.structs.replace(asked, cache_scope="")
+        asked = msgspec.structs.replace(asked, cache_scope="", capture=True)
     return hashlib.sha256(msgspec.msgpack.encode(asked)).digest()
 
 
@@ -79,6 +80,8 @@ class Generation:
         self.moves = 0
         #: Done once a worker has the request, or raises why none will.
         self.accepted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        #: Its answer is captured, if it ends well; anew for each worker that it is sent to.
+        self.recording: Recording | None = None
         self._served: Served | None = None
         self._runner = runner
         self._events: deque[Event] = deque()
@@ -156,10 +159,11 @@ class Generation:
         """Only while it is movable and waits."""
         self._runner = runner
 
-    def begin(self, served: Served) -> None:
+    def begin(self, served: Served, recording: Recording | None = None) -> None:
         """Sent to a worker: the first one, or a fresh one after a death it had only waited through."""
         self.phase = Phase.SUBMITTED
         self._served = served
+        self.recording = recording
         if not self.accepted.done():
             self.accepted.set_result(None)
 
@@ -169,6 +173,8 @@ class Generation:
 
     def feed(self, event: Event) -> None:
         self._finished = isinstance(event, Finished)
+        if self.recording is not None:
+            self.recording.add(event)
         self._events.append(event)
         self._arrived.set()
         if not self._paused and len(self._events) >= HIGH_MARK:

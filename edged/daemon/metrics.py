@@ -1,8 +1,8 @@
 """Every metric of API.md that the daemon keeps, in a registry of its own.
 
 Label values are bounded: `model` is the name of an installed model, `version` one of the two of a rollout, `endpoint` a
-route template, `status` an HTTP status. Counters and histograms are updated where things happen; gauges are read from
-their owners by `on_render`.
+route template, `status` an HTTP status, `reason` one of a few words. Counters and histograms are updated where things
+happen; gauges are read from their owners by `on_render`.
 """
 
 from __future__ import annotations
@@ -62,6 +62,11 @@ class Metrics:
         self.kv_ram_bytes = gauge("edged_kv_ram_bytes", "KV of earlier prompts that workers keep in memory.")
         self.kv_disk_bytes = Gauge("edged_kv_disk_bytes", "KV files of all models.", registry=self.registry)
         self.kv_write_failures = counter("edged_kv_write_failures_total", "KV files that the disk refused.")
+        self.captured_answers = counter("edged_captured_answers_total", "Answers that were kept for training.")
+        self.capture_dropped = counter(
+            "edged_capture_dropped_total", "Answers that were to be kept and were not: redacted away by the operator's "
+            "program, its failures, a full disk, too large, or more than could be kept up with.", ("model", "reason"))
+        self.captured_bytes = Gauge("edged_captured_bytes", "Captured answers on disk.", registry=self.registry)
         self.adapter_switches = counter(
             "edged_adapter_switches_total", "Steps that computed with another adapter than the one before them.")
         self.speculative_proposed_tokens = counter(

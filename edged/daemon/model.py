@@ -125,7 +125,8 @@ class Model:
         idle = self.state is ModelState.READY and not self.requests.active
         return overview(
             self, self._seat, idle_s=self._site.clock() - self._used if idle else None, restarts=self._restarts,
-            reloaded=self._reloaded, error=self._error, name=name, alias_of=alias_of)
+            reloaded=self._reloaded, captured=self._site.capture.of(self.manifest.name), error=self._error, name=name,
+            alias_of=alias_of)
 
     # What callers ask
 
@@ -264,7 +265,7 @@ class Model:
         served = Served(name=self.manifest.name, version=self.manifest.version, engine=info.engine,
                         device=info.device, digest=self.manifest.digest)
         for generation in due:
-            generation.begin(served)
+            generation.begin(served, self._site.capture.begin(served.name, generation.request))
             self._seat.tell(Submit(generation.request))
         if due:
             self._used = self._site.clock()
@@ -318,6 +319,8 @@ class Model:
                 self._ended(generation, revive(event))
             case Finished():
                 generation.feed(event)
+                if generation.recording is not None:
+                    self._site.capture.take(generation.recording, generation.served)
                 self.breaker.reset()
                 if self._site.suspects:
                     self._site.suspects.completed(self._identity(generation.request))

@@ -12,10 +12,10 @@ if TYPE_CHECKING:
     from edged.daemon.model import Model
 
 
-def overview(model: Model, seat: Seat, *, idle_s: float | None, restarts: int, reloaded: bool, error: EdgedError | None,
-             name: str | None, alias_of: str | None) -> ModelStatus:
+def overview(model: Model, seat: Seat, *, idle_s: float | None, restarts: int, reloaded: bool, captured: bool,
+             error: EdgedError | None, name: str | None, alias_of: str | None) -> ModelStatus:
     """idle_s: None unless it is loaded and has nothing to do. reloaded: because it was in memory before a restart.
-    error: of its last load. name: under which it is told, its own where None."""
+    captured: answers of its name are kept. error: of its last load. name: under which it is told, its own where None."""
     manifest, requests, state = model.manifest, model.requests, model.state
     info, stats, devices = seat.info, seat.stats, seat.devices
     if state is ModelState.ABSENT:
@@ -40,4 +40,5 @@ def overview(model: Model, seat: Seat, *, idle_s: float | None, restarts: int, r
         kv_disk_bytes=stats.kv_disk_bytes, prefix_disk_tokens=stats.prefix_disk_tokens, notes=stats.notes,
         speculative_proposed_tokens=stats.speculative_proposed_tokens,
         speculative_accepted_tokens=stats.speculative_accepted_tokens, reloaded=reloaded,
+        captured=captured and model.task == "generate",
     )

@@ -21,6 +21,7 @@ import structlog
 
 from edged.daemon import refusals
 from edged.daemon.breaker import Breaker
+from edged.daemon.capture import LAST_S, Capture
 from edged.daemon.footprint import Footprints
 from edged.daemon.gauges import set_gauges
 from edged.daemon.generation import Generation
@@ -64,10 +65,12 @@ class Router:
                  breaker: Callable[[], Breaker] = Breaker, facts: Callable[[], Facts] | None = None) -> None:
         self._store, self._catalog, self._metrics = store, catalog, metrics
         self._settings = settings
+        self.capture = Capture(settings, catalog, metrics)
         self._site = Site(
             settings=settings, store=store, catalog=catalog, metrics=metrics,
             footprints=Footprints(store.home / FOOTPRINTS_FILE),
             habits=Habits(store.home / HABITS_FILE, time.monotonic()), suspects=Suspects(),
+            capture=self.capture,
             tickets=itertools.count(1), changed=self._changed, failing=self._failing, breaker=breaker,
             worker_command=worker_command, trial_command=trial_command,
             facts=facts if facts is not None else partial(_facts, store.home),
@@ -99,6 +102,7 @@ class Router:
         self._started = True
         self._reloads.start()
         self._kv_files.start()
+        self.capture.start()
         self._load_pinned()
         self._load_candidates()
         self._changed()
@@ -122,7 +126,7 @@ class Router:
         for model in self._models.values():
             model.refuse_waiting(refusals.shutting_down())
         await asyncio.gather(*(model.stop(refusals.shutting_down(), at_once=True) for model in self._models.values()))
-        await self._close()
+        await self._close(capturing_s=0)
 
     def models(self) -> list[ModelStatus]:
         """Every installed model, then every alias of one (name: the alias; alias_of: what it stands for). A version
@@ -230,6 +234,7 @@ class Router:
         """Read the catalog again. Returns what changed: entries apply at a model's next load, pins and aliases now.
         Raises ConfigError and keeps the old catalog."""
         changed = self._catalog.reload()
+        self.capture.tell()
         self._load_pinned()
         self._load_candidates()
         self._changed()
@@ -380,13 +385,15 @@ class Router:
 
     def _set_gauges(self) -> None:
         set_gauges(self._metrics, [model.status() for model in self._models.values()],
-                   store_bytes=self._store.usage(), kv_disk_bytes=self._kv_files.held_bytes())
+                   store_bytes=self._store.usage(), kv_disk_bytes=self._kv_files.held_bytes(),
+                   captured_bytes=self.capture.held_bytes())
 
-    async def _close(self) -> None:
+    async def _close(self, *, capturing_s: float = LAST_S) -> None:
         self._site.habits.write(time.monotonic())
         if self._timer is not None:
             self._timer.cancel()
         await self._kv_files.close()
+        await self.capture.close(last_s=capturing_s)
 
 
 def _untold(generation: Generation, error: EdgedError | None) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from edged.daemon.breaker import Breaker
+from edged.daemon.capture import Capture
 from edged.daemon.footprint import Footprints
 from edged.daemon.habits import Habits
 from edged.daemon.metrics import Metrics
@@ -36,6 +37,7 @@ class Site:
     footprints: Footprints
     habits: Habits
     suspects: Suspects
+    capture: Capture
     tickets: Iterator[int]
     changed: Callable[[], None]
     failing: Callable[[Manifest, EdgedError], None]

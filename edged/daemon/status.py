@@ -48,7 +48,8 @@ class ModelStatus(Struct, frozen=True, kw_only=True):
     was loaded, those that came from files. speculative_*: since it was loaded. notes: what its operator should know
     of how it was set up. threads: that decode now, None where that is not known. tuning: in force, None
     unless loaded, and where nothing was measured. load_s: from the decision to load it. kv_bytes: what its KV grows to
-    where all of kv_tokens is used. reloaded: it was loaded because it was in memory before a restart of the daemon."""
+    where all of kv_tokens is used. reloaded: it was loaded because it was in memory before a restart of the daemon.
+    captured: its whole answers are kept for training, with what was asked."""
 
     name: str
     version: str
@@ -92,6 +93,7 @@ class ModelStatus(Struct, frozen=True, kw_only=True):
     tuning: Tuning | None = None
     kv_bytes: int = 0
     reloaded: bool = False
+    captured: bool = False
 
     @property
     def kv_bytes_per_token(self) -> float:

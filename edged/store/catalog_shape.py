@@ -116,3 +116,4 @@ class ModelTable(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     speculation: bool = True
     draft: _Text | None = None
     warm_prompts: Annotated[tuple[_WarmPrompt, ...], Meta(max_length=32, description="a list of at most 32")] = ()
+    capture: bool | None = None

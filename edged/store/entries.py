@@ -73,7 +73,8 @@ class ModelEntry(Struct, frozen=True, kw_only=True):
     it is pulled. candidate: the version (or a unique beginning of it) that gets `share` of the requests. speculation:
     several tokens of an answer may be computed in one step, where measurement shows a gain; draft: another installed
     model, of the same vocabulary, that proposes them where an answer repeats nothing. warm_prompts: system messages
-    whose KV is to be there before the first request; texts, not their files."""
+    whose KV is to be there before the first request; texts, not their files. capture: keep its answers for training,
+    or not, whatever the settings say."""
 
     name: str
     title: str = ""
@@ -103,6 +104,7 @@ class ModelEntry(Struct, frozen=True, kw_only=True):
     speculation: bool = True
     draft: str | None = None
     warm_prompts: tuple[str, ...] = ()
+    capture: bool | None = None
 
 
 class Catalog(Struct, frozen=True, kw_only=True):

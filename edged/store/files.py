@@ -54,11 +54,12 @@ def _sync(fd: int) -> None:
 class OutFile:
     """A file being written at its end. Owned by one thread; private to this user from its first instant."""
 
-    def __init__(self, path: Path, *, keep: bool) -> None:
-        """keep: what an earlier process wrote stays and is appended to; else the file starts empty."""
+    def __init__(self, path: Path, *, keep: bool, new: bool = False) -> None:
+        """keep: what an earlier process wrote stays and is appended to; else the file starts empty. new: raises
+        FileExistsError where there is one."""
         self.path = path
         watch(Operation("create", path))
-        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | (os.O_EXCL if new else 0)
         self._fd = os.open(path, flags if keep else flags | os.O_TRUNC, FILE_MODE)
         self.size = os.fstat(self._fd).st_size
 

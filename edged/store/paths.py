@@ -82,6 +82,7 @@ class Layout:
         self.kv = home / "kv"
         self.jobs = home / "jobs"
         self.responses = home / "responses"
+        self.captured = home / "captured"
         self.tmp = home / "tmp"
         self.locks = home / "locks"
         self.schema = home / "schema.json"
@@ -103,6 +104,9 @@ class Layout:
 
     def history(self, name: str) -> Path:
         return self.versions(name) / "history"
+
+    def captured_of(self, name: str) -> Path:
+        return self.captured / segment_of(name)
 
     def model(self, digest: str) -> Path:
         return self.models / checked_digest(digest)

@@ -72,13 +72,13 @@ def test_a_purge_forgets_it_on_disk_and_in_the_worker(start: Callable[..., Daemo
         ask(daemon, question)
     files(daemon, 1)
     told = daemon.edged("purge")
-    assert (told.returncode, told.stdout) == (0, "0 stored responses and 1 files of KV removed\n")
+    assert (told.returncode, told.stdout) == (0, "0 stored responses, 1 files of KV and 0 captured answers removed\n")
     assert cached(ask(daemon, "And now?")) == 0
     assert not list((daemon.home / "kv").rglob("*.kv"))
     ask(daemon, "Once more?")
     files(daemon, 1)
     daemon.stop()
-    assert daemon.json("purge") == {"responses": 0, "kv_files": 1}
+    assert daemon.json("purge") == {"responses": 0, "kv_files": 1, "captured": 0}
 
 
 def test_a_model_that_is_removed_takes_its_kv_with_it(start: Callable[..., Daemon]) -> None:

@@ -220,7 +220,7 @@ def test_one_key_reads_nothing_of_another_and_files_are_private(start: Callable[
     assert file.stat().st_mode & 0o777 == 0o600
     assert b"key-one" not in file.read_bytes()
     told = daemon.edged("purge")
-    assert (told.returncode, told.stdout) == (0, "1 stored responses and 0 files of KV removed\n")
+    assert (told.returncode, told.stdout) == (0, "1 stored responses, 0 files of KV and 0 captured answers removed\n")
     assert list(folder.iterdir()) == []
     with pytest.raises(openai.NotFoundError):
         daemon.openai("key-one").responses.retrieve(mine.id)
@@ -230,7 +230,7 @@ def test_without_a_daemon_purge_forgets_what_the_last_one_kept(start: Callable[.
     daemon = start()
     daemon.openai().responses.create(model="tiny", input="A secret.", max_output_tokens=4)
     daemon.stop()
-    assert daemon.json("purge") == {"responses": 1, "kv_files": 0}
+    assert daemon.json("purge") == {"responses": 1, "kv_files": 0, "captured": 0}
     assert list((daemon.home / "responses").iterdir()) == []
 
 

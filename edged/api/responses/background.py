@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable
 
 from litestar.types import HTTPScope, Receive, Send
 from msgspec import Struct
 
 from edged.api import sse
-from edged.api.answering import Call, generating, ignored_header
+from edged.api.answering import Call, captured_header, generating, ignored_header
 from edged.api.connection import send_json, unless_gone
-from edged.api.errors import known
+from edged.api.errors import Headers, known
 from edged.api.exchange import Exchange, Services, exchange_of
 from edged.api.limits import ClientGone
 from edged.api.responses.stream import ResponseStream
@@ -19,6 +19,7 @@ from edged.api.responses.wire import RESPONSES
 from edged.daemon.background import Run, Transcript
 from edged.daemon.refusals import shutting_down
 from edged.errors import EdgedError, ShuttingDown
+from edged.types import GenerateRequest
 
 
 class Making:
@@ -34,7 +35,11 @@ class Making:
         ModelNotFound, ShuttingDown and what storing raises; whatever else goes wrong is told by the response."""
         exchange = exchange_of(scope)
         router = self._services.router
-        router.status(self._call.model)
+        served = router.status(self._call.model)
+        (request,) = self._call.requests
+        assert isinstance(request, GenerateRequest)
+        captured = served.captured and request.capture and exchange.may_capture
+        headers = [*ignored_header(self._call.ignored), *captured_header(captured=captured)]
         if not router.ready:
             raise shutting_down()
         first = list(self._stream.queued())
@@ -44,14 +49,14 @@ class Making:
         run = Run(exchange.caller.client, self._transcript, self._stream.look)
         self._services.responses.background.start(queued.id, run, self._make(run, exchange))
         if self._transcript is not None:
-            follow = followed(self._transcript, 0, self._services, self._call.ignored)
+            follow = followed(self._transcript, 0, self._services, headers)
             await follow(scope, receive, send)
         else:
-            await send_json(send, queued, ignored_header(self._call.ignored))
+            await send_json(send, queued, headers)
 
     async def _make(self, run: Run, asked: Exchange) -> None:
         stream = self._stream
-        own = Exchange(asked.request_id, RESPONSES, asked.received_at, asked.caller)
+        own = Exchange(asked.request_id, RESPONSES, asked.received_at, asked.caller, may_capture=asked.may_capture)
         last: Iterable[Struct] = ()
         try:
             async with generating(self._call, own, self._services) as (served, events):
@@ -85,7 +90,7 @@ class Making:
                 self._transcript.add(RESPONSES.frame(event))
 
 
-def followed(transcript: Transcript, number: int, services: Services, ignored: Sequence[str] = (),
+def followed(transcript: Transcript, number: int, services: Services, headers: Headers = [],  # noqa: B006
              ) -> Callable[[HTTPScope, Receive, Send], Awaitable[None]]:
     """The events from that number on, for as long as their reader stays."""
 
@@ -93,7 +98,7 @@ def followed(transcript: Transcript, number: int, services: Services, ignored: S
         exchange = exchange_of(scope)
 
         async def write() -> None:
-            stream = sse.EventStream(send, RESPONSES, services.settings.heartbeat_s, ignored_header(ignored))
+            stream = sse.EventStream(send, RESPONSES, services.settings.heartbeat_s, headers)
             heart = asyncio.create_task(stream.beat())
             last = b""
             try:

@@ -204,6 +204,7 @@ def parse(body: dict[str, Any], exchange: Exchange, unknown: Unknown) -> Asked:
         adapter=said.get("adapter"),
         **_constraint(said, ignored),
         client=exchange.caller.client,
+        capture=said.get("store") is not False,
     )
     return Asked(
         begun=begun,

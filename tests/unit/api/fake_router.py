@@ -52,6 +52,7 @@ class FakeGeneration:
         self.request = request
         self.read = 0
         self.cancelled = asyncio.Event()
+        self.recording = None
         self._router = router
 
     def more(self) -> list[Event]:
