@@ -18,13 +18,15 @@ PAGE = (Path(__file__).parents[2] / "edged" / "API.md").read_text()
 EXAMPLES = re.findall(r"^```sh\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
 #: Models that the page speaks of, and what stands for them here.
 STANDS_FOR = {"smollm2-135m": "tiny", "all-minilm-l6-v2": "vectors", "my-reranker": "judge"}
-#: They pull, convert, change versions, or are told by others of the same kind.
+#: They pull, convert, change versions, tell what is there only where the operator said so, or are told by others of the
+#: same kind.
 NOT_SHOWN = {
     "POST /edged/v1/pull", "POST /edged/v1/convert", "GET /edged/v1/jobs/{}", "GET /edged/v1/jobs/{}/events",
     "GET /edged/v1/jobs/{}/log", "POST /edged/v1/jobs/{}/cancel", "POST /edged/v1/activate",
     "POST /edged/v1/rollback", "POST /edged/v1/rollout", "GET /edged/v1/rollout/{}", "DELETE /edged/v1/models/{}",
     "POST /api/pull", "DELETE /api/delete", "POST /api/create", "POST /api/copy", "POST /api/push",
     "POST /api/blobs/{}", "POST /api/embeddings", "POST /v2/rerank", "POST /rerank", "GET /",
+    "GET /edged/v1/captured/{}",
 }
 
 

@@ -35,7 +35,8 @@ ASKED: list[dict[str, Any]] = [{"role": "system", "content": "Be brief."}, {"rol
 
 
 def recorded(*events: Event, ends: FinishReason = "stop", **said: Any) -> list[Answer]:
-    request = GenerateRequest(**{"id": "r1", "prompt": ChatPrompt(ASKED)} | said)
+    fields: dict[str, Any] = {"id": "r1", "prompt": ChatPrompt(ASKED)} | said
+    request = GenerateRequest(**fields)
     recording = Recording(request, 0)
     for event in (Started("r1", 7, 0, 0.0), *events,
                   *(ChoiceEnd("r1", index, ends) for index in range(request.n)), Finished("r1", Usage(7, 99))):
@@ -61,11 +62,13 @@ def test_however_text_is_cut_the_line_has_it_whole(text: str, thoughts: str, dat
 def test_calls_and_tools_are_as_openai_writes_them() -> None:
     tools = ToolUse(functions=[ToolFunction(name="lamp", description="A lamp.", parameters='{"type":\n"object"}'),
                                ToolFunction(name="bell", strict=True)])
-    asked = [{"role": "user", "content": "Light!"},
-             {"role": "assistant", "content": "", "tool_calls": [
-                 {"id": "c0", "type": "function", "function": {"name": "lamp", "arguments": {"on": True}}},
-                 {"id": "c1", "type": "function", "function": {"name": "lamp", "arguments": "no JSON"}}]},
-             {"role": "tool", "tool_call_id": "c0", "content": "ok"}]
+    asked: list[dict[str, Any]] = [
+        {"role": "user", "content": "Light!"},
+        {"role": "assistant", "content": "", "tool_calls": [
+            {"id": "c0", "type": "function", "function": {"name": "lamp", "arguments": {"on": True}}},
+            {"id": "c1", "type": "function", "function": {"name": "lamp", "arguments": "no JSON"}}]},
+        {"role": "tool", "tool_call_id": "c0", "content": "ok"},
+    ]
     (answer,) = recorded(
         Delta("r1", 0, "", calls=[CallPiece(0, "", "c2", "lamp"), CallPiece(0, '{"on":')]),
         Delta("r1", 0, "", calls=[CallPiece(0, " false}"), CallPiece(1, "{}", "c3", "bell")]),
@@ -80,7 +83,7 @@ def test_calls_and_tools_are_as_openai_writes_them() -> None:
         {"type": "function", "function": {"name": "bell", "strict": True}}]
     assert (said["finish_reason"], said["adapter"]) == ("tool_calls", "home")
     # What the worker was sent is not changed by it.
-    assert asked[1]["tool_calls"][0]["function"]["arguments"] == {"on": True}  # type: ignore[index]
+    assert asked[1]["tool_calls"][0]["function"]["arguments"] == {"on": True}
 
 
 def test_an_answer_that_goes_on_from_a_beginning_is_one_message() -> None:

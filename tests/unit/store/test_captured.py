@@ -166,7 +166,7 @@ def test_a_disk_that_is_full_leaves_the_file_as_it_was(tmp_path: Path, monkeypat
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patched:
-        patched.setattr(files.os, "pwrite", full)
+        patched.setattr(os, "pwrite", full)
         with pytest.raises(OSError, match="No space"):
             here.append("tiny", line(2))
     here.append("tiny", line(3))
