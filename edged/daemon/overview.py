@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 def overview(model: Model, seat: Seat, *, idle_s: float | None, restarts: int, reloaded: bool, captured: bool,
              error: EdgedError | None, name: str | None, alias_of: str | None) -> ModelStatus:
     """idle_s: None unless it is loaded and has nothing to do. reloaded: because it was in memory before a restart.
-    captured: answers of its name are kept. error: of its last load. name: under which it is told, its own where None."""
+    captured: answers of its name are kept. error: of its last load. name: under which it is told, its own where
+    None."""
     manifest, requests, state = model.manifest, model.requests, model.state
     info, stats, devices = seat.info, seat.stats, seat.devices
     if state is ModelState.ABSENT:
