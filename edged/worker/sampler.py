@@ -93,11 +93,17 @@ class Sampler:
         scaled = buffer[: len(logits)]
         with np.errstate(over="ignore", under="ignore"):
             np.subtract(logits, peak, out=scaled)
-            np.multiply(scaled, np.float32(1 / self._temperature), out=scaled)
+            if self._temperature != 1:
+                np.multiply(scaled, np.float32(1 / self._temperature), out=scaled)
             if self._truncation.off:
                 np.exp(scaled, out=scaled)
                 return _drawn_whole(buffer, share)
-            kept = self._truncation.kept(scaled)
+            left = self._truncation.left(scaled)
+            if (wide := left.wide) is not None:
+                weights = left.weights if left.weights is not None else np.exp(scaled, out=scaled)
+                np.multiply(weights, wide, out=scaled)
+                return _drawn_whole(buffer, share)
+            kept = left.ids
             return int(kept[_drawn(np.exp(scaled[kept].astype(np.float64)), share)])
 
 
@@ -115,7 +121,7 @@ def _drawn(weights: NDArray[np.float64], share: float) -> int:
 def _drawn_whole(weights: NDArray[np.float32], share: float) -> int:
     """The same over a whole vocabulary, whose length is a multiple of _BLOCK: first the block, then within it."""
     blocks = weights.reshape(-1, _BLOCK)
-    sums = np.cumsum(blocks.sum(axis=1), dtype=np.float64)
+    sums = np.cumsum(np.einsum("ij->i", blocks), dtype=np.float64)
     wanted = share * sums[-1]
     block = _place(sums, wanted)
     before = sums[block - 1] if block else 0.0

@@ -28,6 +28,12 @@ class Scratch(threading.local):
     def weights(self, size: int) -> Floats:
         return self._of("weights", size)
 
+    def chosen(self, size: int) -> Floats:
+        return self._of("chosen", size)
+
+    def order(self, size: int) -> Floats:
+        return self._of("order", size)
+
     def padded(self, size: int, block: int) -> Floats:
         """A multiple of `block` long; 0 from `size` on."""
         buffer = self._of("padded", math.ceil(size / block) * block)

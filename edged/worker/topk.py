@@ -15,9 +15,16 @@ def top_ids(values: NDArray[np.float32], count: int) -> NDArray[np.intp]:
     size = len(values)
     if count >= size:
         return np.argsort(-values, kind="stable")
+    bound = group_maxima(values, count).min()
+    ids = np.flatnonzero(values >= bound)
+    return ids[np.argsort(-values[ids], kind="stable")[:count]]
+
+
+def group_maxima(values: NDArray[np.float32], count: int) -> NDArray[np.float32]:
+    """The `count` greatest of the maxima of disjoint groups of `values`, in no order: nearly the greatest of all where
+    these do not stand together. count: less than the size."""
+    size = len(values)
     groups = max(4 * count, 256)
     members = size // groups
     candidates = values[: members * groups].reshape(members, groups).max(axis=0) if members > 1 else values
-    bound = np.partition(candidates, len(candidates) - count)[len(candidates) - count]
-    ids = np.flatnonzero(values >= bound)
-    return ids[np.argsort(-values[ids], kind="stable")[:count]]
+    return np.partition(candidates, len(candidates) - count)[len(candidates) - count:]

@@ -9,14 +9,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edged.types import SamplingParams
+from edged.worker.nucleus import Known, first_holding, mass_of
 from edged.worker.scratch import scratch
-from edged.worker.topk import top_ids
+from edged.worker.topk import group_maxima, top_ids
 
-#: How many of the first tokens are looked at before the whole vocabulary is counted; answers rarely need the second.
-_FIRST_LOOKS = (256, 4096)
-#: Of these classes, from the likeliest tokens to those that float32 has no weight for, one is sorted.
-_CLASSES = 4096
-_RANGE = 104.0
+#: So many of the likeliest tokens are looked at before the whole vocabulary: answers rarely need more.
+_FIRST_LOOK = 256
+#: More tokens than that are drawn from where they stand in the vocabulary, not gathered.
+WIDE = 4096
+#: Far below the logit over temperature that float32 has a weight for.
+_NOWHERE = np.float32(-200)
+_SIGN = np.uint32(1 << 31)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,91 +50,112 @@ class Truncation:
     def off(self) -> bool:
         return self.top_k <= 0 and self.typical_p >= 1 and self.top_p >= 1 and self.min_p <= 0
 
-    def kept(self, scaled: NDArray[np.float32]) -> NDArray[np.intp]:
-        """Ids of the tokens left, ascending. scaled: logits over temperature, shape [vocab], the greatest is 0."""
-        left = _Left(scaled)
+    def left(self, scaled: NDArray[np.float32]) -> Left:
+        """scaled: logits over temperature, shape [vocab], the greatest is 0; unchanged while the result is in use."""
+        left = Left(scaled)
         if 0 < self.top_k < len(scaled):
             left.narrow(np.sort(top_ids(scaled, self.top_k)))
         if self.typical_p < 1:
-            left.narrow(_typical(left.scaled, self.typical_p))
+            left.mask(_typical(left.scaled, left.weighed(), self.typical_p))
+        # Neither of the two below takes the likeliest away, so that both may be told of what is left by now.
+        least = float(left.scaled.max()) + math.log(min(self.min_p, 1.0)) if self.min_p > 0 else -math.inf
+        chosen: NDArray[np.bool_] | None = None
         if self.top_p < 1:
-            weights = np.exp(left.scaled, out=scratch.weights(len(left.scaled)))
-            left.narrow(_smallest_set(left.scaled, weights, self.top_p))
+            chosen = _top(left.scaled, left.weighed(), self.top_p)
         if self.min_p > 0:
-            left.narrow(np.flatnonzero(left.scaled >= left.scaled.max() + math.log(min(self.min_p, 1.0))))
-        return left.ids
+            over = left.scaled >= least
+            chosen = over if chosen is None else np.logical_and(chosen, over, out=over)
+        if chosen is not None:
+            left.mask(chosen)
+        return left
+
+    def kept(self, scaled: NDArray[np.float32]) -> NDArray[np.intp]:
+        """Ids of the tokens left, ascending. scaled: as of `left`."""
+        return self.left(scaled).ids
 
 
-class _Left:
+class Left:
     """The tokens left so far. Ids stay ascending, so that position order is id order for every filter."""
 
     def __init__(self, scaled: NDArray[np.float32]) -> None:
-        self._whole = scaled
+        #: exp of `scaled` of the whole vocabulary, where a filter had to know it; in scratch.weights.
+        self.weights: NDArray[np.float32] | None = None
+        self._whole = self._scaled = scaled
         self._ids: NDArray[np.intp] | None = None
-        self.scaled = scaled
+        #: Of those that `_scaled` has, the ones left; None for all.
+        self._chosen: NDArray[np.bool_] | None = None
+
+    @property
+    def scaled(self) -> NDArray[np.float32]:
+        self._gather()
+        return self._scaled
 
     @property
     def ids(self) -> NDArray[np.intp]:
+        self._gather()
         return self._ids if self._ids is not None else np.arange(len(self._whole))
+
+    @property
+    def wide(self) -> NDArray[np.bool_] | None:
+        """The tokens left of the whole vocabulary, shape [vocab], where they are many; else `ids` are to be asked."""
+        many = self._ids is None and self._chosen is not None and np.count_nonzero(self._chosen) > WIDE
+        return self._chosen if many else None
+
+    def weighed(self) -> NDArray[np.float32]:
+        """exp of `scaled`, as long as it."""
+        weights = np.exp(self.scaled, out=scratch.weights(len(self.scaled)))
+        self.weights = weights if self._ids is None else None
+        return weights
 
     def narrow(self, positions: NDArray[np.intp]) -> None:
         """positions: ascending."""
+        self._gather()
         self._ids = positions if self._ids is None else self._ids[positions]
-        self.scaled = self._whole[self._ids]
+        self._scaled = self._whole[self._ids]
+
+    def mask(self, chosen: NDArray[np.bool_]) -> None:
+        """chosen: among `scaled`."""
+        self._chosen = chosen
+
+    def _gather(self) -> None:
+        if self._chosen is not None:
+            positions, self._chosen = np.flatnonzero(self._chosen), None
+            self.narrow(positions)
 
 
-def _smallest_set(
-    order: NDArray[np.float32], weights: NDArray[np.float32], share: float
-) -> NDArray[np.intp]:
-    """The positions, ascending, of the fewest first ones by descending `order` that hold `share` of the sum of
-    weights; of equal ones the lower position comes first."""
-    mass = share * _sum(weights)
-    for count in (look for look in _FIRST_LOOKS if look < len(order)):
-        positions = top_ids(order, count)
-        held = np.cumsum(weights[positions], dtype=np.float64)
-        if held[-1] >= mass:
-            return np.sort(positions[: _cut(held, mass)])
-    return _counted(order, weights, mass)
+def _top(scaled: NDArray[np.float32], weights: NDArray[np.float32], share: float) -> NDArray[np.bool_]:
+    total = mass_of(weights)
+    mass = share * total
+    if len(scaled) <= 2 * _FIRST_LOOK:
+        return first_holding(scaled, weights, mass, total=total)
+    likeliest = group_maxima(scaled, _FIRST_LOOK)
+    known = np.exp(likeliest)
+    if float(known.sum(dtype=np.float64)) < mass:
+        return first_holding(scaled, weights, mass, total=total, known=Known(likeliest, known, float(known.min())))
+    ids = np.flatnonzero(scaled >= likeliest.min())
+    chosen = np.zeros(len(scaled), np.bool_)
+    chosen[ids] = first_holding(scaled[ids], weights[ids], mass, total=total)
+    return chosen
 
 
-def _counted(order: NDArray[np.float32], weights: NDArray[np.float32], mass: float) -> NDArray[np.intp]:
-    """Without sorting all: positions fall into classes of near `order`, the greatest first, and only the class within
-    which `mass` is reached is sorted."""
-    highest = order.max()
-    span = min(float(highest - order.min()), _RANGE)
-    if len(order) < 2 * _CLASSES or span <= 0:
-        positions = top_ids(order, len(order))
-        return np.sort(positions[: _cut(np.cumsum(weights[positions], dtype=np.float64), mass)])
-    below = np.minimum((highest - order) * np.float32((_CLASSES - 1) / span), np.float32(_CLASSES - 1))
-    classes = below.astype(np.intp)
-    held = np.cumsum(np.bincount(classes, weights, _CLASSES))
-    last = min(int(np.searchsorted(held, mass, side="left")), int(classes.max()))
-    before = held[last - 1] if last else 0.0
-    within = np.flatnonzero(classes == last)
-    within = within[top_ids(order[within], len(within))]
-    cut = _cut(np.cumsum(weights[within], dtype=np.float64), mass - before)
-    first = classes < last
-    first[within[:cut]] = True
-    return np.flatnonzero(first)
-
-
-def _cut(held: NDArray[np.float64], mass: float) -> int:
-    """How many of the first hold `mass`."""
-    return int(np.searchsorted(held, mass, side="left")) + 1
-
-
-def _sum(weights: NDArray[np.float32]) -> float:
-    """Blocks are added in pairs by numpy, and their sums in 64 bits: half the time of adding all in 64 bits."""
-    whole = len(weights) // 256 * 256
-    blocks = weights[:whole].reshape(-1, 256).sum(axis=1)
-    return float(blocks.sum(dtype=np.float64) + weights[whole:].sum(dtype=np.float64))
-
-
-def _typical(scaled: NDArray[np.float32], share: float) -> NDArray[np.intp]:
-    weights = np.exp(scaled, out=scratch.weights(len(scaled)))
-    total = _sum(weights)
-    # A weight of zero times a logit of -inf would be NaN; -200 is beyond what a float32 weight can hold.
-    bounded = np.maximum(scaled, np.float32(-200))
-    mean = float(np.dot(weights, bounded)) / total
+def _typical(scaled: NDArray[np.float32], weights: NDArray[np.float32], share: float) -> NDArray[np.bool_]:
+    total = mass_of(weights)
+    # A weight of zero times a logit of -inf would be NaN.
+    bounded = scaled
+    with np.errstate(invalid="ignore"):
+        mean = np.float32(np.dot(weights, scaled) / total)
+    if np.isnan(mean):
+        bounded = np.maximum(scaled, _NOWHERE)
+        mean = np.float32(np.dot(weights, bounded) / total)
     # Surprise is log(total) - scaled and entropy log(total) - mean: their distance needs neither.
-    return _smallest_set(-np.abs(bounded - np.float32(mean)), weights, share)
+    order = np.subtract(bounded, mean, out=scratch.order(len(scaled)))
+    # Minus the distance, by the sign's bit alone.
+    np.bitwise_or(order.view(np.uint32), _SIGN, out=order.view(np.uint32))
+    known = None
+    if len(scaled) > 2 * _FIRST_LOOK:
+        least = group_maxima(scaled, _FIRST_LOOK).min()
+        likeliest = np.flatnonzero(scaled >= least)
+        # Of many equal ones a sample misses none.
+        if len(likeliest) < 4 * _FIRST_LOOK:
+            known = Known(order[likeliest], weights[likeliest], float(np.exp(least)))
+    return first_holding(order, weights, share * total, total=total, known=known)

@@ -12,6 +12,7 @@ from edged.engines.base import EngineError
 from edged.errors import InvalidRequest
 from edged.types import DEFAULT_SAMPLING, SamplingParams
 from edged.worker.sampler import Sampler
+from edged.worker.truncate import WIDE, Truncation
 
 pytestmark = pytest.mark.unit
 
@@ -270,3 +271,27 @@ def test_a_mask_that_allows_nothing_is_no_draw(vocab: int) -> None:
     sampler = Sampler(SamplingParams(), seed=9, choice=0, prompt=[], vocab_size=vocab)
     with pytest.raises(EngineError, match="no token can be chosen"):
         sampler.sample(np.zeros(vocab, np.float32), 0, np.zeros(vocab, np.bool_))
+
+
+@pytest.mark.parametrize("params", [
+    SamplingParams(temperature=2.0, top_p=0.95), SamplingParams(temperature=1.5, typical_p=0.9),
+    SamplingParams(temperature=2.0, top_p=0.9, min_p=1e-4), SamplingParams(temperature=3.0, min_p=1e-3),
+    SamplingParams(temperature=2.0, typical_p=0.9, top_p=0.8)])
+def test_where_thousands_of_tokens_are_left_the_draw_is_the_one_of_a_plain_implementation(
+    params: SamplingParams
+) -> None:
+    """Not gathered, but drawn from where they stand: the same token for the same seed."""
+    logits = some_logits(5, 60_000)
+    drawing = sampler(params, seed=11)
+    scaled = (logits - logits.max()) * np.float32(1 / (params.temperature or 1.0))
+    kept = Truncation.of(params.over(DEFAULT_SAMPLING)).kept(scaled)
+    assert len(kept) > WIDE
+    sums = np.cumsum(np.exp(scaled[kept].astype(np.float64)))
+    for position in range(20):
+        share = int(np.random.Philox(key=11, counter=position).random_raw() >> 11) * 2.0**-53
+        place = int(np.searchsorted(sums, share * sums[-1], side="right"))
+        drawn = int(np.searchsorted(kept, drawing.sample(logits, position)))
+        if np.abs(sums - share * sums[-1]).min() > 1e-6 * sums[-1]:
+            assert drawn == place
+        else:  # float32 sums may fall to either side of the border
+            assert abs(drawn - place) <= 1
