@@ -25,19 +25,22 @@ from training.sizes import Lesson, ModelSize, fit_of, lesson, model_size
 
 _FP32_BYTES = 4
 #: Interpreter, torch, transformers, trl and peft, before any weights.
-_LIBRARIES_BYTES = 1_000_000_000
+_LIBRARIES_BYTES = 800_000_000
 #: A gradient, and AdamW's two moments, of each trainable weight.
 _GRADIENT_BYTES, _OPTIMIZER_BYTES = 4, 8
-#: What backward needs of each layer and token, in sizes of the hidden and the intermediate width, at 32 bits.
-_HIDDEN_KEPT, _INTERMEDIATE_KEPT = 14, 5
-#: An adapter keeps the inputs of its own matrices besides, and DoRA the weights it composes.
-_ADAPTER_KEPT = {"lora": 1.3, "qlora": 1.3, "dora": 1.6, "full": 1.0}
-#: Copies of the logits at one time: themselves, their log-probabilities, the gradient.
-_LOGITS_KEPT = 3
+#: What backward needs of each layer and token, in sizes of the hidden and the intermediate width, at 32 bits; and of
+#: the matrices of attention, which processors keep.
+_HIDDEN_KEPT, _INTERMEDIATE_KEPT, _ATTENTION_KEPT = 8, 4, 2
+#: DoRA keeps more of each matrix, and twice the weights that it composes.
+_DORA_KEPT, _DORA_WEIGHTS = 1.5, 2
+#: Copies of the logits at one time: themselves, their log-probabilities, gradients.
+_LOGITS_KEPT = 5
 #: Checkpoints at one time: the newest, the best, and one that is being written.
 _CHECKPOINTS = 3
 #: Of the rate of a large matrix product, what a training step reaches.
 _EFFICIENCY = 0.45
+#: Rows of packed examples are as long, where no example is longer.
+_PACKED_TOKENS = 1024
 #: Padding to the longest of a batch.
 _PADDING = 1.15
 
@@ -88,15 +91,15 @@ def estimate(
 ) -> Needs:
     """Pure. flops_per_s: of a large matrix product in the precision of the fit."""
     method = how.method if isinstance(how, Finetune) else "full"
-    batch_tokens = how.batch_size * learned.longest
-    if how.packing:
-        batch_tokens = how.batch_size * max(learned.longest, 1024)
+    row_tokens = max(learned.longest, _PACKED_TOKENS) if how.packing else learned.longest
+    batch_tokens = how.batch_size * row_tokens
     width = _HIDDEN_KEPT * size.hidden + _INTERMEDIATE_KEPT * size.intermediate
-    layer_bytes = int(batch_tokens * width * _FP32_BYTES * _ADAPTER_KEPT[method])
+    width += _ATTENTION_KEPT * size.heads * row_tokens if device == "cpu" else 0
+    layer_bytes = int(batch_tokens * width * _FP32_BYTES * (_DORA_KEPT if method == "dora" else 1))
     activations = size.layers * layer_bytes
     if how.checkpointing:
         activations = layer_bytes + size.layers * batch_tokens * size.hidden * _FP32_BYTES
-    frozen_bytes = 1 if method == "qlora" else _FP32_BYTES
+    frozen_bytes = 1 if method == "qlora" else _FP32_BYTES * (1 + _DORA_WEIGHTS if method == "dora" else 1)
     frozen = size.parameters - size.trainable if method == "full" else size.parameters
     trained_bytes = size.trainable * _FP32_BYTES
     processes = how.devices if device == "cpu" else 1

@@ -32,6 +32,7 @@ class ModelSize(Struct, frozen=True, kw_only=True):
     hidden: int
     intermediate: int
     layers: int
+    heads: int
     vocabulary: int
     context: int | None = None
     beside: int = 0
@@ -114,7 +115,7 @@ def _of_student(run: Run, how: Student) -> ModelSize:
     vocabulary = made.vocabulary if how.tokenizer == "own" else _vocabulary(_config(base_folder(run)))
     count = _llama(made, vocabulary)
     return ModelSize(parameters=count, trainable=count, hidden=made.hidden, intermediate=made.intermediate,
-                     layers=made.layers, vocabulary=vocabulary, context=made.context, beside=beside)
+                     layers=made.layers, heads=made.heads, vocabulary=vocabulary, context=made.context, beside=beside)
 
 
 def _llama(made: Architecture, vocabulary: int) -> int:
@@ -133,7 +134,7 @@ def _of_config(said: dict[str, Any], parameters: int, trainable: int, beside: in
     return ModelSize(
         parameters=parameters, trainable=trainable, hidden=hidden, vocabulary=_vocabulary(said),
         intermediate=number("intermediate_size", "n_inner", "ffn_dim") or 4 * hidden,
-        layers=number("num_hidden_layers", "n_layer") or 24,
+        layers=number("num_hidden_layers", "n_layer") or 24, heads=number("num_attention_heads", "n_head") or 16,
         context=number("max_position_embeddings", "n_positions"), beside=beside)
 
 

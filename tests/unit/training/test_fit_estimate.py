@@ -27,7 +27,7 @@ pytestmark = pytest.mark.unit
 
 GB = 10**9
 SMALL = ModelSize(parameters=135_000_000, trainable=5_000_000, hidden=576, intermediate=1536, layers=30,
-                  vocabulary=49_152, context=8192)
+                  heads=9, vocabulary=49_152, context=8192)
 LEARNED = Lesson(examples=800, tokens=80_000, longest=256, checked_tokens=10_000)
 LORA = Finetune()
 
