@@ -79,9 +79,9 @@ class Endpoint:
         self._not_before_s = 0.0
         self._runner = asyncio.Runner()
         self._client = httpx.AsyncClient(
-            headers=_key_header(api_key_env), timeout=httpx.Timeout(timeout_s, connect=15.0, pool=None),
+            headers=key_header(api_key_env), timeout=httpx.Timeout(timeout_s, connect=15.0, pool=None),
             limits=httpx.Limits(max_connections=None), follow_redirects=False,
-            trust_env=not _on_this_machine(checked_url(self.base_url)))
+            trust_env=not on_this_machine(checked_url(self.base_url)))
 
     def __enter__(self) -> Endpoint:
         return self
@@ -229,7 +229,8 @@ def retry_after_s(said: str | None) -> float:
     return max(0.0, (when.replace(tzinfo=when.tzinfo or UTC) - datetime.now(UTC)).total_seconds())
 
 
-def _key_header(variable: str | None) -> dict[str, str]:
+def key_header(variable: str | None) -> dict[str, str]:
+    """With the key that a variable of the environment holds. Raises ConfigError where it is not set."""
     if variable is None:
         return {}
     key = os.environ.get(variable, "").strip()
@@ -239,7 +240,7 @@ def _key_header(variable: str | None) -> dict[str, str]:
     return {"authorization": f"Bearer {key}"}
 
 
-def _on_this_machine(url: httpx.URL) -> bool:
+def on_this_machine(url: httpx.URL) -> bool:
     """Then no proxy of the environment is asked."""
     if url.host == "localhost":
         return True

@@ -59,7 +59,7 @@ class LocalModel:
 
     def __init__(self, folder: Path, adapter: Path | None = None) -> None:
         with quietly(lambda line: None):
-            self._tokenizer: Any = _tokenizer(folder, adapter)
+            self._tokenizer: Any = load_tokenizer(folder, adapter)
             self._model: Any = _model(folder, adapter)
         self._end = _end_tokens(folder, self._tokenizer)
         template = self._tokenizer.chat_template
@@ -123,11 +123,15 @@ class LocalModel:
     def likelihoods(
         self, examples: Sequence[Example], *, batch_size: int = 8, told: Callable[[float], None] | None = None,
     ) -> list[Likelihood]:
-        """Of each example's answer after its prompt."""
+        """Of each example's answer after its prompt. Raises InvalidRequest for one that the context does not hold."""
         import torch
         from torch.nn.functional import cross_entropy
 
         items = [encoded(self._tokenizer, example, completion_only=True) for example in examples]
+        for example, item in zip(examples, items, strict=True):
+            if len(item.input_ids) > self.context:
+                raise InvalidRequest(f"example {example.id} has {len(item.input_ids)} tokens, and the model a context "
+                                     f"of {self.context}; leave it out (data.max_tokens)")
         order = sorted(range(len(items)), key=lambda number: len(items[number].input_ids))
         found: dict[int, Likelihood] = {}
         vocabulary = int(self._model.config.get_text_config().vocab_size)
@@ -249,7 +253,7 @@ def _batches_within(order: list[int], size: int, need_bytes: Callable[[int], int
         yield batch
 
 
-def _tokenizer(folder: Path, adapter: Path | None) -> Any:
+def load_tokenizer(folder: Path, adapter: Path | None = None) -> Any:
     """The adapter's own where it has one: it was trained with it."""
     from transformers import AutoTokenizer
 

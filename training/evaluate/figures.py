@@ -1,0 +1,103 @@
+"""Figures of items, and the differences between two subjects on the same items, with their intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from training.evaluate.bootstrap import LEVEL, Floats, interval, resampled
+from training.evaluate.choice import Chosen
+from training.evaluate.items import Item
+from training.evaluate.metrics import MetricKind, kinds, one_by_one
+from training.evaluate.results import Difference, Figure, Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class _Measured:
+    """One metric of one subject. resamples: its figure of each resample; items: its figure of each item."""
+
+    value: float
+    resamples: Floats
+    items: list[float | None]
+
+
+def figures_of(items: Sequence[Item], chosen: Chosen, resamples: int, seed: int) -> dict[str, Figure]:
+    """By the names of metrics."""
+    return {name: _figure(one) for name, one in _measured([items], chosen, resamples, seed)[0].items()}
+
+
+def differences(
+    subjects: Sequence[Sequence[Item]], chosen: Chosen, *, resamples: int, seed: int, tolerance: float,
+) -> dict[tuple[int, int], dict[str, Difference]]:
+    """subjects: the items of each, the same examples in the same order. Returns for every two of them, the earlier one
+    first, the differences by metric."""
+    measured = _measured(subjects, chosen, resamples, seed)
+    by_name = {kind.name: kind for kind in kinds(chosen.metrics)}
+    return {
+        (first, second): {
+            name: _difference(by_name[name], measured[first][name], measured[second][name], tolerance)
+            for name in measured[first]}
+        for second in range(len(subjects)) for first in range(second)}
+
+
+def verdict_of(points: float, low: float, tolerance: float) -> Verdict:
+    """low: the lower end of the interval of `points`."""
+    if low > 0:
+        return "gained"
+    if low >= -tolerance:
+        return "kept"
+    return "lost" if points < -tolerance else "unsure"
+
+
+def unseen_points(items: int) -> float:
+    """How many points may be lost though none of so many items changed: the upper end of Clopper and Pearson's exact
+    interval (1934) of a share that was seen 0 times."""
+    return float(100 * (1 - ((1 - LEVEL) / 2) ** (1 / items)))
+
+
+def _measured(
+    subjects: Sequence[Sequence[Item]], chosen: Chosen, resamples: int, seed: int,
+) -> list[dict[str, _Measured]]:
+    metrics = kinds(chosen.metrics)
+    statistics = [kind.statistics(items, chosen.labels) for items in subjects for kind in metrics]
+    sums = iter(zip(statistics, resampled(statistics, resamples, seed), strict=True))
+    found: list[dict[str, _Measured]] = []
+    for _ in subjects:
+        of_subject = {}
+        for kind in metrics:
+            rows, drawn = next(sums)
+            of_subject[kind.name] = _Measured(
+                float(kind.figure(rows.sum(axis=0))), kind.figure(drawn), one_by_one(kind, rows))
+        found.append(of_subject)
+    return found
+
+
+def _figure(one: _Measured) -> Figure:
+    count = sum(score is not None for score in one.items)
+    within = interval(one.resamples)
+    return Figure(value=_known(one.value), low=within[0] if within else None, high=within[1] if within else None,
+                  items=count)
+
+
+def _difference(kind: MetricKind, before: _Measured, after: _Measured, tolerance: float) -> Difference:
+    pairs = [(first, second) for first, second in zip(before.items, after.items, strict=True)
+             if first is not None and second is not None]
+    rose = sum(first < second for first, second in pairs)
+    fell = sum(first > second for first, second in pairs)
+    if kind.better == "less":
+        rose, fell = fell, rose
+    points = _known(float(kind.points(np.asarray(before.value), np.asarray(after.value))))
+    within = interval(kind.points(before.resamples, after.resamples))
+    if points is None or within is None:
+        return Difference(points=points, low=None, high=None, better=rose, worse=fell, verdict=None)
+    low, high = within
+    if kind.unit == "%" and not rose and not fell:
+        low, high = -unseen_points(len(pairs)), unseen_points(len(pairs))
+    return Difference(points=points, low=low, high=high, better=rose, worse=fell,
+                      verdict=verdict_of(points, low, tolerance))
+
+
+def _known(value: float) -> float | None:
+    return None if np.isnan(value) else value

@@ -1,0 +1,132 @@
+"""How fast subjects are, and what they take of memory: one request at a time, turn about.
+
+In each round every subject answers the same prompt, greedily, in an order that changes from round to round. What else
+the machine does meanwhile meets all of them alike, so times are compared round by round. Rounds are as many as fit into
+BUDGET_S, LEAST_ROUNDS at least.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+import numpy as np
+from msgspec import Struct
+
+from edged.store import files
+from training.evaluate.bootstrap import LEVEL, Floats
+from training.evaluate.racers import Racer, racer
+from training.evaluate.results import Memory, Ratio, Speed, Spread
+from training.evaluate.subject import Subject
+from training.examples import Example
+from training.reply import Reply
+from training.run import Moment, Tell, digest
+
+MOST_ROUNDS = 24
+LEAST_ROUNDS = 6
+BUDGET_S = 120.0
+#: Round by round, for who wants to look: `<evaluate>/rounds.json`.
+ROUNDS_FILE = "rounds.json"
+_RESAMPLES = 4000
+
+
+class Timed(Struct, frozen=True, kw_only=True):
+    """One answer. tokens: of it; None where the subject does not tell."""
+
+    first_token_s: float
+    answer_s: float
+    tokens: int | None
+
+
+class Race(Struct, frozen=True, kw_only=True):
+    """rounds: by subject, of each round the answer. key: of what raced."""
+
+    key: str
+    rounds: dict[str, list[Timed]]
+    memory: dict[str, Memory]
+
+
+def race(
+    subjects: Sequence[Subject], examples: Sequence[Example], max_tokens: int, out: Path, tell: Tell, *, seed: int = 0,
+    stage: str = "evaluate",
+) -> Race:
+    """out: where rounds.json is kept; what it holds is taken over where the same subjects raced. The first prompt is
+    for warming up. Raises EdgedError of a subject that does not answer."""
+    prompts = _drawn(examples, seed)
+    marks = [subject.marks() for subject in subjects]
+    key = digest([subject.name for subject in subjects], marks, [one.id for one in prompts], max_tokens)
+    if None not in marks and (before := _read(out)) is not None and before.key == key:
+        return before
+    rounds: dict[str, list[Timed]] = {subject.name: [] for subject in subjects}
+    with contextlib.ExitStack() as held:
+        racers: list[tuple[Subject, Racer]] = []
+        for subject in subjects:
+            tell(Moment(stage=stage, what=f"times: loading {subject.shown}"))
+            one = held.enter_context(racer(subject))
+            one.answer(prompts[0], max_tokens)
+            racers.append((subject, one))
+        began_s = time.monotonic()
+        measured = prompts[1:] or prompts
+        for number, example in enumerate(measured):
+            if number >= LEAST_ROUNDS and time.monotonic() - began_s > BUDGET_S:
+                break
+            tell(Moment(stage=stage, what="times", fraction=number / len(measured)))
+            for subject, one in _turned(racers, number):
+                rounds[subject.name].append(_timed(one.answer(example, max_tokens)))
+        memory = {subject.name: one.memory() for subject, one in racers}
+    made = Race(key=key, rounds=rounds, memory=memory)
+    files.publish_bytes(out / ROUNDS_FILE, msgspec.json.encode(made), out)
+    return made
+
+
+def speed_of(rounds: Sequence[Timed]) -> Speed:
+    rates = [(one.tokens - 1) / (one.answer_s - one.first_token_s) for one in rounds
+             if one.tokens is not None and one.tokens > 1 and one.answer_s > one.first_token_s]
+    return Speed(
+        rounds=len(rounds), first_token_s=_spread([one.first_token_s for one in rounds]),
+        answer_s=_spread([one.answer_s for one in rounds]), tokens_per_s=_spread(rates) if rates else None,
+        answer_tokens=_spread([float(one.tokens or 0) for one in rounds]))
+
+
+def ratio(before: Sequence[float], after: Sequence[float], seed: int) -> Ratio:
+    """Of times, round by round: the median of after / before, with the interval by the bootstrap over rounds."""
+    ratios = np.asarray(after, dtype=np.float64) / np.asarray(before, dtype=np.float64)
+    drawn = np.random.default_rng(seed).integers(len(ratios), size=(_RESAMPLES, len(ratios)))
+    medians: Floats = np.median(ratios[drawn], axis=1)
+    low, high = np.quantile(medians, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return Ratio(median=float(np.median(ratios)), low=float(low), high=float(high))
+
+
+def _drawn(examples: Sequence[Example], seed: int) -> list[Example]:
+    """The same ones for all subjects, whatever the order of the file."""
+    def drawn(example: Example) -> str:
+        return hashlib.sha256(f"{seed}:{example.id}".encode()).hexdigest()
+
+    return sorted(examples, key=drawn)[:MOST_ROUNDS + 1]
+
+
+def _turned(racers: list[tuple[Subject, Racer]], number: int) -> list[tuple[Subject, Racer]]:
+    first = number % len(racers)
+    return racers[first:] + racers[:first]
+
+
+def _timed(reply: Reply) -> Timed:
+    """An answer without a token ends when it would have begun."""
+    return Timed(first_token_s=reply.first_token_s if reply.first_token_s is not None else reply.seconds,
+                 answer_s=reply.seconds, tokens=reply.completion_tokens)
+
+
+def _spread(values: Sequence[float]) -> Spread:
+    low, median, high = np.quantile(np.asarray(values, dtype=np.float64), [0.1, 0.5, 0.9])
+    return Spread(median=float(median), low=float(low), high=float(high))
+
+
+def _read(out: Path) -> Race | None:
+    try:
+        return msgspec.json.decode((out / ROUNDS_FILE).read_bytes(), type=Race)
+    except (FileNotFoundError, msgspec.MsgspecError):
+        return None
