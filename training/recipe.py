@@ -247,8 +247,9 @@ class Range(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
 
 class Search(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """ranges: by key, `finetune.learning_rate`. share: of the training examples that a trial sees. jobs: trials at
-    once. objective: validation_loss is least, a metric is most."""
+    """ranges: by key, `finetune.learning_rate`. share: of the training prompts that a trial sees. jobs: trials at once.
+    objective: validation_loss and perplexity are least, other metrics are most. prune: end trials early that are worse
+    than half of the others."""
 
     ranges: Annotated[dict[str, Range], Meta(min_length=1)]
     trials: Positive = 12

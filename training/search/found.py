@@ -10,14 +10,15 @@ Setting = str | float | int | bool
 
 class Searched(Struct, frozen=True, kw_only=True):
     """best: value by key of the recipe, of the best trial; best_value: its objective. default_value: that of the recipe
-    as it is written, which is trial 0. trials: all that were made, pruned and failed ones among them. better: the best
-    is not the default. importance: by key, the share of what made trials differ (PED-ANOVA, Watanabe et al. 2023);
-    empty where there are too few trials to tell. seconds: of all trials together."""
+    as it is written, which is trial 0, None where that failed. trials: all that were made, pruned and failed ones among
+    them. better: the best is better than the recipe as it is written. importance: by key, the share of what made good
+    trials good (PED-ANOVA, Watanabe et al. 2023); empty where there are too few trials to tell. seconds: of all trials
+    together."""
 
     objective: str
     best: dict[str, Setting]
     best_value: float
-    default_value: float
+    default_value: float | None
     trials: int
     pruned: int
     failed: int

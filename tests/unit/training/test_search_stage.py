@@ -1,0 +1,61 @@
+"""What a search refuses before it makes a trial, and the share of the data that trials see."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from edged.errors import ConfigError
+from training.examples import Example, Message
+from training.recipe import load_recipe
+from training.run import Run
+from training.search.stage import SEARCH
+from training.search.trial import share_of, shortened
+
+pytestmark = pytest.mark.unit
+
+
+def run_of(folder: Path, search: str, table: str = "[finetune]\nmax_steps = 50\n") -> Run:
+    path = folder / "home.toml"
+    path.write_text(f'name = "home"\nbase = "./base"\ndata = {{train = ["a.jsonl"]}}\n{table}\n[search]\n{search}\n')
+    recipe, file = load_recipe(path)
+    return Run(folder / "run", recipe, file)
+
+
+@pytest.mark.parametrize(("search", "message"), [
+    ("ranges = {'finetune.devices' = {low = 1, high = 2}}", "one device each"),
+    ("ranges = {'finetune.preferences.beta' = {low = 0.1, high = 0.2}}", "before preferences are learned"),
+    ("ranges = {'finetune.completion_only' = {choices = [true, false]}}", "changes what validation_loss counts"),
+    ("objective = 'perplexity'\nranges = {'finetune.completion_only' = {choices = [true, false]}}", "what perplexity"),
+    ("objective = 'judge'\nranges = {'finetune.rank' = {low = 1, high = 32}}", r"needs \[evaluate.judge\]"),
+])
+def test_what_cannot_be_searched_for_is_told_with_its_place(tmp_path: Path, search: str, message: str) -> None:
+    run = run_of(tmp_path, search)
+    with pytest.raises(ConfigError, match=message) as caught:
+        SEARCH.run(run, lambda moment: None)
+    assert caught.value.line is not None
+
+
+def test_trials_are_as_long_as_the_search_says_and_no_longer_than_the_training(tmp_path: Path) -> None:
+    for said, steps in (("max_steps = 20\n", 20), ("max_steps = 99\n", 50), ("", 50)):
+        recipe = shortened(run_of(tmp_path, said + "ranges = {'finetune.rank' = {low = 1, high = 32}}").recipe)
+        assert recipe.finetune is not None
+        assert recipe.finetune.max_steps == steps
+    table = "[distil.student]\nmax_steps = 50\n"
+    search = "max_steps = 20\nranges = {'distil.student.batch_size' = {low = 1, high = 32}}"
+    recipe = shortened(run_of(tmp_path, search, table).recipe)
+    assert recipe.distil is not None
+    assert recipe.distil.student is not None
+    assert recipe.distil.student.max_steps == 20
+
+
+def test_every_trial_sees_the_same_share_of_the_prompts_with_all_their_answers() -> None:
+    examples = [Example(id=str(number % 20), prompt=(), answer=Message("assistant", str(number)))
+                for number in range(40)]
+    some = share_of(examples, 0.25, seed=1)
+    assert some == share_of(list(examples), 0.25, seed=1) != share_of(examples, 0.25, seed=2)
+    assert len({example.id for example in some}) == 5
+    assert len(some) == 10
+    assert share_of(examples, 1.0, seed=1) == examples
+    assert len(share_of(examples, 0.001, seed=1)) == 2

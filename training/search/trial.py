@@ -1,0 +1,156 @@
+"""One trial: the training that the recipe asks for, with other settings and maybe less of the data, and what it is
+worth."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import importlib
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from edged.errors import Internal, InvalidRequest
+from edged.store import files
+from training.estimate import check
+from training.examples import Example
+from training.recipe import Finetune, Metric, Recipe, Search, Student, decoded
+from training.run import Moment, Run, Tell
+from training.search.found import Setting
+from training.search.space import with_values
+
+if TYPE_CHECKING:
+    from training.fit.fit import Fitted
+
+MODEL = "model"
+_ADAPTER_CONFIG = "adapter_config.json"
+
+OnEvaluation = Callable[[int, float], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """run: the search's own. folder: of the trial; it keeps history and logs, not the weights. on_evaluation: see
+    `training.fit.fit.fit`."""
+
+    run: Run
+    settings: Mapping[str, Setting]
+    folder: Path
+    tell: Tell
+    on_evaluation: OnEvaluation
+
+    def made(self) -> tuple[float, dict[str, Any]]:
+        """The value that is searched for, and other figures. Raises what the training raises, what on_evaluation
+        raises, and Internal where there is no value."""
+        from training.split import training_examples
+
+        recipe = shortened(decoded(self.run.file, with_values(self.run.file.values, self.settings)))
+        search, how = searched(recipe), trained_by(recipe)
+        # Some settings may need more memory than the recipe as it is written.
+        check(dataclasses.replace(self.run, recipe=recipe), _untold)
+        examples = share_of(training_examples(self.run), search.share, recipe.seed)
+        try:
+            model, tokenizer, fitted = (self._student(how, examples) if isinstance(how, Student)
+                                        else self._finetuned(how, examples))
+            figures = {"seconds": round(fitted.seconds, 3), "steps": fitted.steps, "train_loss": fitted.train_loss,
+                       "validation_loss": fitted.validation_loss}
+            value: float | None = fitted.validation_loss
+            if search.objective != "validation_loss":
+                value = figures[search.objective] = self._metric(recipe, search.objective, model, tokenizer)
+        finally:
+            _forget_weights(self.folder)
+        if value is None or not math.isfinite(value):
+            raise Internal(f"the trial has no {search.objective}: it came to {value}")
+        return value, figures
+
+    def _student(self, how: Student, examples: list[Example]) -> tuple[Any, Any, Fitted]:
+        """Trials share the teachers' soft targets, which lie with the stage."""
+        train: Any = importlib.import_module("training.student.stage").train
+        self.run.path("student").mkdir(mode=files.FOLDER_MODE, exist_ok=True)
+        made: tuple[Any, Any, Fitted] = train(
+            self.run, how, self.folder, self.tell, train_on=examples, on_evaluation=self.on_evaluation)
+        return made
+
+    def _finetuned(self, how: Finetune, examples: list[Example]) -> tuple[Any, Any, Fitted]:
+        from training.finetune.adapter import start
+        from training.fit.fit import fit
+        from training.fit.precision import precision
+        from training.models import base_folder, tokenizer_of
+        from training.split import validation_examples
+
+        base = base_folder(self.run, tell=self.tell)
+        tokenizer = tokenizer_of(base)
+        seed = self.run.recipe.seed
+        model = start(base, how, precision(how.precision), seed)
+        fitted = fit(model, tokenizer, examples, validation_examples(self.run), how, self.folder, seed=seed,
+                     tell=self.tell, on_evaluation=self.on_evaluation)
+        return model, tokenizer, fitted
+
+    def _metric(self, recipe: Recipe, metric: Metric, model: Any, tokenizer: Any) -> float | None:
+        """Of what the trained model says to the validation split."""
+        from training.evaluate.measure import measure
+        from training.evaluate.subject import Subject
+        from training.finetune.stage import save
+        from training.models import base_folder
+        from training.split import validation_examples
+
+        made = self.folder / MODEL
+        save(model, tokenizer, made)
+        adapter = (made / _ADAPTER_CONFIG).exists()
+        subject = Subject(name="trial", kind="hf", folder=base_folder(self.run) if adapter else made,
+                          adapter=made if adapter else None)
+        settings = msgspec.structs.replace(recipe.evaluate, metrics=(metric,), performance=False)
+        result = measure(subject, validation_examples(self.run), settings, self.folder / "evaluate", self.tell,
+                         seed=recipe.seed)
+        return result.figures[metric].value
+
+
+def trained_by(recipe: Recipe) -> Finetune | Student:
+    """How the last training of the recipe is made. Raises InvalidRequest where there is none."""
+    if recipe.distil is not None and recipe.distil.student is not None:
+        return recipe.distil.student
+    if recipe.finetune is None:
+        raise InvalidRequest("the recipe has [search] and nothing to train; add [finetune] or [distil.student]")
+    return recipe.finetune
+
+
+def searched(recipe: Recipe) -> Search:
+    assert recipe.search is not None
+    return recipe.search
+
+
+def share_of(examples: Sequence[Example], share: float, seed: int) -> list[Example]:
+    """A part of the prompts with all their answers, in their order; each trial gets the same."""
+    if share >= 1:
+        return list(examples)
+    prompts = sorted({example.id for example in examples},
+                     key=lambda prompt: hashlib.sha256(f"{seed}:search:{prompt}".encode()).digest())
+    drawn = set(prompts[:max(1, round(len(prompts) * share))])
+    return [example for example in examples if example.id in drawn]
+
+
+def shortened(recipe: Recipe) -> Recipe:
+    """As long as its trials are."""
+    search = searched(recipe)
+    if search.max_steps is None:
+        return recipe
+    how = trained_by(recipe)
+    how = msgspec.structs.replace(how, max_steps=min(search.max_steps, how.max_steps or search.max_steps))
+    if isinstance(how, Finetune):
+        return msgspec.structs.replace(recipe, finetune=how)
+    assert recipe.distil is not None
+    return msgspec.structs.replace(recipe, distil=msgspec.structs.replace(recipe.distil, student=how))
+
+
+def _forget_weights(folder: Path) -> None:
+    for name in (MODEL, "checkpoints"):
+        if (folder / name).is_dir():
+            files.remove_tree(folder / name)
+
+
+def _untold(moment: Moment) -> None:
+    pass
