@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import json
 from collections.abc import Iterator
@@ -14,7 +15,8 @@ from msgspec import Struct
 
 from edged.errors import ConfigError, CorruptFile
 from edged.store.blobs import hash_file
-from edged.store.paths import segment_of
+from edged.store.captured import Captured, whole_lines
+from edged.store.paths import Layout
 from edged.toml_file import KeyPath
 from training.data.mistakes import Mistakes, Place
 from training.run import Run, digest
@@ -57,6 +59,8 @@ def digest_of(source: Source) -> str:
     if source.path.is_dir():
         inside = sorted(path for path in source.path.rglob("*") if path.is_file())
         return digest([(path.relative_to(source.path).as_posix(), hash_file(path)) for path in inside])
+    if source.kind == "captured":
+        return hashlib.sha256(b"".join(whole_lines(source.path))).hexdigest()
     return hash_file(source.path)
 
 
@@ -93,15 +97,15 @@ def _kind(run: Run, file: Path, key: KeyPath) -> Kind:
 
 
 def _kept_answers(run: Run, said: str, key: KeyPath) -> list[Source]:
-    """Files `$EDGED_HOME/captured/<model>/<date>-<n>.jsonl` of a daemon that was told to keep answers."""
+    """Of a daemon that was told to capture answers (`edged.store.captured`)."""
     from edged.settings import load_settings
 
     name = said.removeprefix(CAPTURED)
-    folder = load_settings()[0].home / "captured" / segment_of(name)
-    found = sorted(folder.glob("*.jsonl"))
+    home = load_settings()[0].home
+    found = Captured(Layout(home)).paths(name)
     if not found:
-        raise run.file.mistake(key, f"no answers of {name} were kept in {folder}; edged keeps answers of the models "
-                                    "that its setting `capture` names")
+        raise run.file.mistake(key, f"no answers of {name} are captured in {home}; edged captures those of the models "
+                                    "that its setting `capture` names. `edged captured list` tells what there is")
     return [Source(f"{said}/{file.name}", file, "captured") for file in found]
 
 
@@ -144,11 +148,9 @@ def _jsonl(source: Source, mistakes: Mistakes) -> Iterator[Row]:
 
 
 def _captured(source: Source, mistakes: Mistakes) -> Iterator[Row]:
-    """The daemon may be writing: a last line without its end is not there yet."""
-    with source.path.open("rb") as lines:
-        for number, line in enumerate(lines, 1):
-            if line.endswith(b"\n") and line.strip():
-                yield from _decoded(line, Place(source.title, number), mistakes)
+    """The daemon may be writing, and removing what is too old."""
+    for number, line in enumerate(whole_lines(source.path), 1):
+        yield from _decoded(line, Place(source.title, number), mistakes)
 
 
 def _decoded(line: bytes, place: Place, mistakes: Mistakes) -> Iterator[Row]:

@@ -45,6 +45,13 @@ def tools(value: object) -> tuple[dict[str, Any], ...]:
     return tuple(found)
 
 
+def has_thoughts(values: dict[str, Any]) -> bool:
+    """The last message of its conversation has thoughts beside what it says, as thinking models are captured."""
+    said = values.get("messages")
+    last = said[-1] if isinstance(said, list) and said else None
+    return isinstance(last, dict) and any(last.get(name) for name in ("reasoning_content", "reasoning", "thinking"))
+
+
 def text(value: object, column: str) -> str:
     """Of a cell: a number as it is written, an object or a list as compact JSON. Raises WrongRow where it is empty."""
     if isinstance(value, str):

@@ -31,9 +31,11 @@ class WrongRow(Exception):
 
 @dataclass(slots=True)
 class Mistakes:
-    """Owned by the one who reads. rows: read so far, right ones and wrong ones."""
+    """Owned by the one who reads. rows: read so far, right ones and wrong ones. thoughts: of them, right ones whose
+    answer comes with thoughts beside it, which no example holds."""
 
     rows: int = 0
+    thoughts: int = 0
     found: list[tuple[Place, str]] = field(default_factory=list)
 
     def add(self, place: Place, message: str) -> None:

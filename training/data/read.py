@@ -10,6 +10,7 @@ from edged.errors import ConfigError
 from edged.toml_file import KeyPath
 from training.data.files import Role, Row, Source, read_rows, sources
 from training.data.forms import ANSWERS, CHAT, CHOSEN, PROMPTS, REJECTED, Form, detect, example_of
+from training.data.messages import has_thoughts
 from training.data.mistakes import Mistakes, Place, WrongRow
 from training.data.templates import Templates, templates
 from training.examples import Example
@@ -64,6 +65,9 @@ def _file(source: Source, said: Literal["auto"] | Form, own: Templates, mistakes
             found.append(Read(example_of(row.values, form, own), row.place))
         except WrongRow as error:
             mistakes.add(row.place, str(error))
+            continue
+        if has_thoughts(row.values):
+            mistakes.thoughts += 1
     return found
 
 

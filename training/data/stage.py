@@ -55,6 +55,9 @@ def make(run: Run, tell: Tell) -> DataMade:
     for place, message in mistakes.found[:5]:
         tell(Moment(stage="data", note=f"left out: {place}: {message}"))
     dropped["invalid"] += len(mistakes.found)
+    if mistakes.thoughts:
+        tell(Moment(stage="data", note=f"{mistakes.thoughts} answers come with thoughts (reasoning_content), which are "
+                                       "not learned: a model that thinks unlearns it"))
     splits = _short(splits, data.max_tokens, dropped)
     kept = without_doubles(splits, data.near_duplicates)
     dropped.update(kept.dropped)
@@ -73,6 +76,8 @@ def make(run: Run, tell: Tell) -> DataMade:
         strata=strata_of(splits), files=read_files, near=near)
     files.publish_bytes(folder / "report.json", msgspec.json.format(msgspec.json.encode(made), indent=2), folder)
     files.publish_bytes(folder / "report.txt", table(made).encode(), folder)
+    tell(Moment(stage="data", note=f"{made.train} examples to train on, {made.validation} to validate on, {made.test} "
+                                   f"to test on; {folder / 'report.txt'} tells more"))
     return made
 
 

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from pyarrow import parquet
 
 from edged.errors import ConfigError, CorruptFile
+from edged.store.paths import Layout
 from edged.toml_file import TomlFile, read_toml
 from training.data.files import Role, Source, digest_of, read_rows, sources
 from training.data.mistakes import Mistakes
@@ -170,15 +171,15 @@ def test_a_kind_that_nobody_knows_is_told_with_those_that_are(tmp_path: Path) ->
         found(tmp_path, "a.xlsx")
 
 
-def captured(home: Path, model: str, *lines: bytes) -> None:
-    folder = home / "captured" / model
-    folder.mkdir(parents=True)
-    (folder / "2026-11-26-1.jsonl").write_bytes(b"".join(lines))
-
-
-def test_kept_answers_are_found_by_the_models_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_captured_answers_are_found_by_the_models_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EDGED_HOME", str(tmp_path / "home"))
-    captured(tmp_path / "home", "org%2Frepo%3AQ4_0", b'{"id": "1"}\n', b'{"id": "2"}\n', b'{"id": "3", "mess')
+    folder = Layout(tmp_path / "home").captured_of("org/repo:Q4_0")
+    folder.mkdir(parents=True)
+    (folder / "2026-11-26-1.jsonl").write_bytes(b'{"id": "1"}\n{"id": "2"}\n')
+    digest = digest_of(found(tmp_path, "captured:org/repo:Q4_0")[0])
+    with (folder / "2026-11-26-1.jsonl").open("ab") as file:
+        file.write(b'{"id": "3", "mess')
+    assert digest_of(found(tmp_path, "captured:org/repo:Q4_0")[0]) == digest
     mistakes = Mistakes()
     assert rows_of(tmp_path, "captured:org/repo:Q4_0", mistakes) == [
         ("captured:org/repo:Q4_0/2026-11-26-1.jsonl:1", {"id": "1"}),
@@ -186,7 +187,7 @@ def test_kept_answers_are_found_by_the_models_name(tmp_path: Path, monkeypatch: 
     assert mistakes.found == []
 
 
-def test_where_no_answers_were_kept_the_setting_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_no_answers_are_captured_the_setting_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EDGED_HOME", str(tmp_path / "home"))
     with pytest.raises(ConfigError, match="setting `capture`"):
         found(tmp_path, "captured:small")

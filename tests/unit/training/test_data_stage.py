@@ -7,11 +7,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from edged.errors import ConfigError, InvalidRequest
+from edged.store import Store
+from edged.store.captured import Answer
+from edged.store.captured_files import CapturedFiles
 from edged.toml_file import TomlFile
 from tests.hf_folders import hf_files, put
 from tests.unit.training.characters import CHATML, Characters
@@ -200,20 +204,28 @@ def test_columns_that_nobody_knows_are_told_with_those_that_are(make: Make) -> N
         make({"train.jsonl": [{"text": "x"}]})
 
 
-def test_kept_answers_are_learned_with_their_tools(make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_captured_answers_are_learned_with_their_tools(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As the daemon writes them."""
     monkeypatch.setenv("EDGED_HOME", str(tmp_path / "home"))
-    folder = tmp_path / "home" / "captured" / "small"
-    folder.mkdir(parents=True)
     tool = {"type": "function", "function": {"name": "light", "parameters": {"type": "object", "properties": {}}}}
-    lines = [{"id": str(number), "at": 1.0, "model": "small", "version": "0123456789ab", "adapter": None,
-              "messages": [{"role": "user", "content": f"light {number}"}, {"role": "assistant", "content": "on"}],
-              "tools": [tool], "finish_reason": "stop", "prompt_tokens": 3, "completion_tokens": 1, "client": None}
-             for number in range(8)]
-    (folder / "2026-11-26-1.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    made, splits, _ = make({}, train=("captured:small",), stratum="version")
+    layout = Store(tmp_path / "home").layout
+    writer = CapturedFiles(layout, most_bytes=10**8, most_s=1e6)
+    for number in range(8):
+        thoughts = {"reasoning_content": "Hm."} if number == 0 else {}
+        answer = Answer(
+            id=str(number), at=1.0, model="small", version="0123456789ab", adapter=None, tools=[tool],
+            messages=[{"role": "user", "content": f"light {number}"},
+                      {"role": "assistant", "content": "on", **thoughts}],
+            finish_reason="stop", prompt_tokens=3, completion_tokens=1, client=None)
+        writer.append("small", msgspec.json.encode(answer) + b"\n")
+    writer.close()
+    made, splits, told = make({}, train=("captured:small",), stratum="version")
     assert (made.train, made.validation) == (7, 1)
     assert splits["train"][0].tools == (tool,)
     assert made.strata["0123456789ab"]["train"] == 7
+    assert any("1 answers come with thoughts" in (moment.note or "") for moment in told)
 
 
 def test_the_key_changes_with_the_files_the_recipe_and_the_base(make: Make, tmp_path: Path) -> None:
