@@ -12,6 +12,7 @@ from training.chosen import chosen
 from training.recipe import load_recipe
 from training.run import Moment, Run
 from training.search.found import Searched
+from training.search.trial import Trial
 
 pytestmark = pytest.mark.real
 
@@ -66,3 +67,25 @@ def test_a_better_recipe_is_found_and_followed(tiny_hf: Path, tmp_path: Path, mo
         assert not {"model", "checkpoints"} & {each.name for each in folder.iterdir()}
     assert (run.path("search") / "history.png").exists()
     assert any(moment.stage == "search" and "loss" in moment.figures for moment in told)
+
+
+def test_a_trial_may_be_judged_by_what_it_says(tiny_hf: Path, tmp_path: Path, one_thread: None) -> None:
+    (tmp_path / "base").symlink_to(tiny_hf)
+    rows = [{"prompt": f"say {number}", "answer": "yes"} for number in range(24)]
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    path = tmp_path / "home.toml"
+    path.write_text(RECIPE.replace("trials = 4", 'objective = "exact_match"\ntrials = 4').replace("max_steps = 4", "")
+                    .replace("epochs = 1.0", "epochs = 30.0").replace("share = 0.5", "")
+                    + "[evaluate]\nmax_tokens = 4\n")
+    recipe, file = load_recipe(path)
+    run = Run(tmp_path / "run", recipe, file)
+    run.folder.mkdir()
+    chain.run_stages(run, lambda moment: None, names=("data",))
+    evaluations: list[float] = []
+    (tmp_path / "trial").mkdir()
+    value, figures = Trial(
+        run, {"finetune.learning_rate": 1e-2}, tmp_path / "trial", lambda moment: None,
+        lambda step, loss: evaluations.append(loss)).made()
+    assert value == figures["exact_match"] == 100.0
+    assert len(evaluations) == 3
+    assert min(evaluations) == figures["validation_loss"]

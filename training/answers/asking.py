@@ -45,7 +45,7 @@ class Account:
         self.answers += 1
         if reply.prompt_tokens is None or reply.completion_tokens is None:
             self.untold += 1
-            if self.most is not None and (teacher.price_in or teacher.price_out):
+            if self.most is not None and _has_price(teacher):
                 raise SourceUnavailable(f"teacher {teacher.title} does not tell how many tokens its answers take, so "
                                         "max_cost cannot be kept; leave max_cost or the prices out")
             return
@@ -57,8 +57,9 @@ class Account:
 def ask_teacher(
     teacher: Teacher, wanted: Sequence[Wanted], ask: Ask, *, raw: RawFile, account: Account, tell: Tell,
 ) -> None:
-    """Those of `wanted` that raw does not have yet. Ends early once the account is spent: what is under way then still
-    comes, and costs. Raises what `ask` raises, and InvalidRequest where the teacher refuses all it is asked."""
+    """Those of `wanted` that raw does not have yet. Ends early once the account is spent, if these answers cost
+    something: what is under way then still comes, and costs. Raises what `ask` raises, and InvalidRequest where the
+    teacher refuses all it is asked."""
     known = [raw.known[each.ask] for each in wanted if each.ask in raw.known]
     for had in known:
         account.add(teacher, had.reply)
@@ -68,7 +69,7 @@ def ask_teacher(
     progress = _Progress(teacher, len(wanted), len(known), account, tell)
     refused = 0
     try:
-        for each, reply in ask(_until(left, lambda: account.spent)):
+        for each, reply in ask(_until(left, lambda: account.spent and _has_price(teacher))):
             if isinstance(reply, InvalidRequest):
                 refused += 1
                 account.refused.append((each, teacher.title, reply.message))
@@ -112,6 +113,10 @@ class _Progress:
             figures["cost"] = self._account.cost
         self._tell(Moment(stage=STAGE, what=self._what, fraction=(self._known + self.came) / self._wanted,
                           figures=figures))
+
+
+def _has_price(teacher: Teacher) -> bool:
+    return bool(teacher.price_in or teacher.price_out)
 
 
 def _until(wanted: Iterable[Wanted], ended: Callable[[], bool]) -> Iterator[Wanted]:

@@ -99,6 +99,13 @@ def test_it_stops_when_the_money_is_spent_and_goes_on_when_there_is_more(tmp_pat
     assert len(server.bodies) == 4
 
 
+def test_a_teacher_that_costs_nothing_goes_on_when_the_money_is_spent(tmp_path: Path) -> None:
+    with ChatServer(echo) as paid, ChatServer(echo) as free:
+        both = f"[{teacher(paid, concurrency=1, price_out=1.0)}, {teacher(free, name='free')}]"
+        do(run_of(tmp_path, f"teachers = {both}\nmax_cost = 1e-5"))
+    assert (len(paid.bodies), len(free.bodies)) == (2, 4)
+
+
 def test_a_limit_of_cost_needs_counts_of_tokens(tmp_path: Path) -> None:
     def say(body: Body) -> Answer:
         said = echo(body)
@@ -158,6 +165,8 @@ def test_nothing_that_passes_is_told_with_the_reasons(tmp_path: Path) -> None:
     ("teachers = [{Z}]\nsamples = 3", "3 times the same"),
     ("teachers = [{A}]\nfilters = {agreement = 0.5}", "more than one answer a prompt"),
     ("teachers = [{A}]\nfilters = {pattern = '('}", "no regular expression"),
+    ("teachers = [{A}, {model = 'n', endpoint = 'localhost:1/v1'}]", "no address of an endpoint"),
+    ("teachers = [{A}, {model = 'n', endpoint = 'http://h/v1', api_key_env = 'NO_KEY'}]", "NO_KEY is not set"),
 ])
 def test_a_recipe_that_cannot_be_meant_is_told_before_anything_is_asked(
     tmp_path: Path, said: str, message: str,
