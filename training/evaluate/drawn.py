@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 from markupsafe import Markup
@@ -11,7 +12,7 @@ from training.evaluate.items import Item
 from training.evaluate.meaning import label_of, text_of
 from training.evaluate.metrics import MetricKind
 from training.evaluate.results import Evaluated, Verdict
-from training.evaluate.table import seconds, size, steps_of
+from training.evaluate.table import number, seconds, signed, size
 from training.fit import history
 from training.fit.curve import overfits_from
 from training.run import Run, StageName
@@ -27,19 +28,32 @@ _CONTEXT = 2048
 
 def by_subject(evaluated: Evaluated, kind: MetricKind) -> tuple[str, Markup] | None:
     points = [
-        plots.Point(result.subject.shown, found.value, found.low, found.high, plots.series(0))
+        plots.Point(result.subject.shown, found.value, found.low, found.high, plots.series(0),
+                    number(found.value, kind.unit))
         for result in evaluated.results if (found := result.figures[kind.name]).value is not None]
     if not points:
         return None
     xlabel = "% of items" if kind.unit == "%" else kind.title + (" (less is better)" if kind.better == "less" else "")
-    return kind.title, Markup(plots.intervals(points, xlabel=xlabel, name=f"metric-{kind.name}"))
+    return kind.title, Markup(plots.intervals(
+        points, xlabel=xlabel, name=f"metric-{kind.name}", limits=(0, 104) if kind.unit == "%" else None,
+        width=plots.HALF))
 
 
-def steps(evaluated: Evaluated, primary: MetricKind, tolerance: float) -> Markup | None:
-    """Each step, and the first subject against the last."""
+def gains(evaluated: Evaluated, primary: MetricKind, tolerance: float) -> list[tuple[str, Markup]]:
+    """What was gained since the first subject; and each step behind it, with the way from its first to its last one,
+    which is small where all is well and so has a plot of its own."""
+    names = [result.subject.name for result in evaluated.results]
+    later = names[1:]
+    behind = [*itertools.pairwise(later), *([(later[0], later[-1])] if len(later) > 2 else [])]
+    plotted = (("since the first", [(names[0], name) for name in later], None), ("step by step", behind, tolerance))
+    return [(title, drawn) for title, pairs, allowed in plotted
+            if (drawn := _gains(evaluated, primary, pairs, title, allowed)) is not None]
+
+
+def _gains(
+    evaluated: Evaluated, primary: MetricKind, pairs: Sequence[tuple[str, str]], title: str, tolerance: float | None,
+) -> Markup | None:
     titles = {result.subject.name: result.subject.shown for result in evaluated.results}
-    names = list(titles)
-    pairs = dict.fromkeys([*steps_of(evaluated), *([(names[0], names[-1])] if len(names) > 2 else [])])
     points = []
     for before, after in pairs:
         compared = evaluated.comparison(before, after)
@@ -47,11 +61,12 @@ def steps(evaluated: Evaluated, primary: MetricKind, tolerance: float) -> Markup
         if change is not None and change.points is not None:
             colour = _COLOURS[change.verdict] if change.verdict is not None else plots.INK
             points.append(plots.Point(f"{titles[before]} → {titles[after]}", change.points, change.low, change.high,
-                                      colour))
+                                      colour, signed(change.points)))
     if not points:
         return None
-    return Markup(plots.intervals(points, xlabel=f"points of {primary.title}, on the same items", name="steps",
-                                  zero=True, tolerance=tolerance))
+    return Markup(plots.intervals(
+        points, xlabel=f"points of {primary.title}, on the same items", name=title.replace(" ", "-"), zero=True,
+        tolerance=tolerance))
 
 
 def loss(run: Run) -> Markup | None:
@@ -83,8 +98,8 @@ def performance(evaluated: Evaluated) -> list[tuple[str, Markup]]:
             for _, memory in weighed]
     resident = [None if memory.resident_bytes is None else memory.resident_bytes / 1e6 for _, memory in weighed]
     groups = [(title, values, [size(None if value is None else value * 1e6) for value in values])
-              for title, values in (("weights", stored), (f"keys and values of {_CONTEXT} tokens", kept),
-                                    ("the process that computes", resident))
+              for title, values in (("weights", stored), (f"KV of {_CONTEXT} tokens", kept),
+                                    ("process", resident))
               if any(value is not None for value in values)]
     if groups:
         known = [value for _, values, _ in groups for value in values if value is not None]

@@ -18,18 +18,20 @@ GOOD, BAD, UNSURE = "#0a0b0c", "#0d0e0f", "#101112"
 SERIES = ("#131415", "#161718", "#191a1b", "#1c1d1e", "#1f2021", "#222324")
 _VARIABLES = {INK: "ink", FAINT: "faint", PAPER: "paper", GOOD: "good", BAD: "bad", UNSURE: "unsure",
               **{colour: f"series-{number}" for number, colour in enumerate(SERIES)}}
-_WIDTH = 7.6
+#: Inches, of a plot that has the page for itself, and of one that has half of it.
+_WIDTH, HALF = 7.6, 4.9
 
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """With its interval, where there is one."""
+    """With its interval, where there is one; written: its value, as it stands beside it."""
 
     label: str
     value: float
     low: float | None
     high: float | None
     colour: str
+    written: str
 
 
 def series(number: int) -> str:
@@ -37,17 +39,17 @@ def series(number: int) -> str:
 
 
 def intervals(points: Sequence[Point], *, xlabel: str, name: str, zero: bool = False,
-              tolerance: float | None = None) -> str:
+              tolerance: float | None = None, limits: tuple[float, float] | None = None, width: float = _WIDTH) -> str:
     """One line for each point, the first on top. zero: a line there, as of differences; tolerance: another at so much
-    below."""
+    below. limits: of the axis, where it has some of its own."""
     with _style(name):
-        figure, axes = _figure(0.7 + 0.36 * len(points))
+        figure, axes = _figure(0.7 + 0.36 * len(points), width)
         for at, point in enumerate(reversed(points)):
             if point.low is not None and point.high is not None:
                 axes.plot([point.low, point.high], [at, at], color=point.colour, linewidth=3, alpha=0.35,
                           solid_capstyle="round")
             axes.plot([point.value], [at], "o", color=point.colour, markersize=7)
-            axes.annotate(f"{point.value:+.1f}" if zero else f"{point.value:.1f}", (point.value, at),
+            axes.annotate(point.written, (point.value, at),
                           xytext=(0, 7), textcoords="offset points", ha="center", fontsize=8, color=INK)
         axes.set_yticks(range(len(points)), [point.label for point in reversed(points)])
         axes.set_ylim(-0.6, len(points) - 0.3)
@@ -58,6 +60,8 @@ def intervals(points: Sequence[Point], *, xlabel: str, name: str, zero: bool = F
         axes.grid(axis="x")
         axes.set_xlabel(xlabel)
         axes.margins(x=0.08)
+        if limits is not None:
+            axes.set_xlim(*limits)
         return _svg(figure, name)
 
 
@@ -65,7 +69,7 @@ def bars(labels: Sequence[str], groups: Sequence[tuple[str, Sequence[float | Non
          xlabel: str, log: bool = False) -> str:
     """labels: of the lines. groups: each with its name, a value a line and how it is written."""
     with _style(name):
-        figure, axes = _figure(0.9 + 0.3 * len(labels) * len(groups))
+        figure, axes = _figure(0.9 + 0.24 * len(labels) * len(groups), HALF)
         height = 0.8 / len(groups)
         most = max((value for _, values, _ in groups for value in values if value is not None), default=1.0)
         for number, (title, values, written) in enumerate(groups):
@@ -78,6 +82,8 @@ def bars(labels: Sequence[str], groups: Sequence[tuple[str, Sequence[float | Non
         axes.set_yticks([len(labels) - 1 - line for line in range(len(labels))], labels)
         if log:
             axes.set_xscale("log")
+            axes.xaxis.set_major_formatter(lambda value, position: f"{value:g}")
+            axes.xaxis.set_minor_formatter(lambda value, position: "")
         axes.set_xlim(right=most * (4 if log else 1.18))
         axes.grid(axis="x")
         axes.set_xlabel(xlabel)
@@ -116,7 +122,7 @@ def matrix(rows: Sequence[str], columns: Sequence[str], counts: Sequence[Sequenc
     """Confusion: rows what is right, columns what was said; shades are shares of a row."""
     with _style(name):
         side = 0.42
-        figure, axes = _figure(1.4 + side * len(rows), width=min(_WIDTH, 2.6 + 0.62 * len(columns)))
+        figure, axes = _figure(1.4 + side * len(rows), HALF)
         for at, row in enumerate(counts):
             total = sum(row) or 1
             for place, count in enumerate(row):

@@ -17,7 +17,7 @@ from training.evaluate.measure import read_items
 from training.evaluate.metrics import MetricKind, kinds
 from training.evaluate.results import Difference, Evaluated, Result, Verdict
 from training.evaluate.strata import strata_rows
-from training.evaluate.table import VERDICTS, difference, figure, number, performance_rows, steps_of, times
+from training.evaluate.table import VERDICTS, difference, figure, number, performance_rows, signed, steps_of, times
 from training.examples import Example
 from training.run import Run
 from training.split import test_examples
@@ -60,7 +60,7 @@ def _told(run: Run, evaluated: Evaluated, out: Path, examples: dict[str, Example
                      kind.name == primary.name) for kind in metrics],
         "performance": performance_rows(evaluated),
         "metric_plots": [plot for kind in metrics if (plot := drawn.by_subject(evaluated, kind)) is not None],
-        "step_plot": drawn.steps(evaluated, primary, run.recipe.evaluate.tolerance),
+        "step_plots": drawn.gains(evaluated, primary, run.recipe.evaluate.tolerance),
         "differences": _differences(evaluated, metrics, titles), "metrics": [kind.title for kind in metrics],
         "loss_plot": drawn.loss(run), "time_plots": drawn.performance(evaluated),
         "strata": strata_rows(evaluated, primary), "confusions": drawn.confusions(evaluated, items),
@@ -84,11 +84,13 @@ def _cards(evaluated: Evaluated, primary: MetricKind) -> list[dict[str, str]]:
         if before is not None and (compared := evaluated.comparison(before.subject.name, result.subject.name)):
             change = compared.differences[primary.name]
         found.append({
-            "title": result.subject.shown, "value": "–" if value.value is None else number(value.value),
+            "title": result.subject.shown, "value": "–" if value.value is None else number(value.value, primary.unit),
             "unit": "%" if primary.unit == "%" else "",
             "interval": "" if value.low is None or value.high is None else
-            f"{number(value.low)} to {number(value.high)}",
-            "change": "" if change is None else difference(change), "verdict": (change.verdict or "") if change else "",
+            f"{number(value.low, primary.unit)} to {number(value.high, primary.unit)}",
+            "change": "" if change is None or change.points is None else signed(change.points),
+            "detail": "" if change is None else difference(change).partition(" ")[2],
+            "verdict": (change.verdict or "") if change else "",
             "mark": _mark(change), "words": _words(change),
             "precision": result.subject.precision or ""})
         before = result

@@ -62,15 +62,16 @@ def steps_of(evaluated: Evaluated) -> list[tuple[str, str]]:
 def figure(figure: Figure, unit: str) -> str:
     if figure.value is None:
         return "–"
-    within = "" if figure.low is None or figure.high is None else f" [{number(figure.low)}, {number(figure.high)}]"
-    return f"{number(figure.value)}{' %' if unit == '%' else ''}{within}"
+    within = "" if figure.low is None or figure.high is None \
+        else f" [{number(figure.low, unit)}, {number(figure.high, unit)}]"
+    return f"{number(figure.value, unit)}{' %' if unit == '%' else ''}{within}"
 
 
 def difference(change: Difference) -> str:
     if change.points is None:
         return "–"
-    within = "" if change.low is None or change.high is None else f" [{change.low:+.1f}, {change.high:+.1f}]"
-    return f"{change.points:+.1f}{within} ({change.better}, {change.worse})"
+    within = "" if change.low is None or change.high is None else f" [{signed(change.low)}, {signed(change.high)}]"
+    return f"{signed(change.points)}{within} ({change.better}, {change.worse})"
 
 
 def times(comparison: Comparison) -> str:
@@ -80,8 +81,13 @@ def times(comparison: Comparison) -> str:
     return f"× {ratio.median:.3g} [{ratio.low:.3g}, {ratio.high:.3g}]"
 
 
-def number(value: float) -> str:
-    return f"{value:.1f}" if abs(value) < 1000 else f"{value:.3g}"
+def number(value: float, unit: str) -> str:
+    return f"{value:.1f}" if unit == "%" else f"{value:#.3g}".removesuffix(".")
+
+
+def signed(points: float) -> str:
+    """Nothing is no less than nothing."""
+    return f"{round(points, 1) + 0.0:+.1f}"
 
 
 def size(count: float | None) -> str:
