@@ -43,9 +43,9 @@ def refusal(status: int, message: str, **headers: str) -> Answer:
 
 
 class ChatServer:
-    """bodies, keys: of every request so far, in their order."""
+    """bodies, keys: of every request so far, in their order. complete: what `/v1/completions` answers."""
 
-    def __init__(self, say: Callable[[Body], Answer]) -> None:
+    def __init__(self, say: Callable[[Body], Answer], complete: Callable[[Body], Answer] | None = None) -> None:
         self.bodies: list[Body] = []
         self.keys: list[str | None] = []
         self._lock = threading.Lock()
@@ -59,7 +59,10 @@ class ChatServer:
                 with outer._lock:
                     outer.bodies.append(body)
                     outer.keys.append(self.headers.get("authorization"))
-                said = say(body) if self.path == "/v1/chat/completions" else refusal(404, "no such path")
+                if self.path == "/v1/completions" and complete is not None:
+                    said = complete(body)
+                else:
+                    said = say(body) if self.path == "/v1/chat/completions" else refusal(404, "no such path")
                 data = said.body if isinstance(said.body, bytes) else json.dumps(said.body).encode()
                 self.send_response(said.status)
                 for name, value in said.headers.items():

@@ -110,7 +110,7 @@ class Scorer:
 
     def _check(self, token: int, text: str) -> None:
         """That the token is the same one there: of other vocabularies a likelihood would mean nothing."""
-        mine = self._tokenizer.decode([token], clean_up_tokenization_spaces=False)
+        mine = self._tokenizer.decode([token])
         if token in self._special or "�" in mine or text.startswith("bytes:"):
             return
         if mine.strip() != text.strip():
