@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edged.daemon.footprint import WEIGHTS
+from edged.daemon.footprint import model_bytes
 from edged.errors import EdgedError, LoadFailed, ModelNotFound
 from edged.store import Lease, Store
 from edged.store.catalog import CatalogFile
@@ -28,13 +28,13 @@ def draft_manifest(store: Store, catalog: CatalogFile, entry: ModelEntry) -> Man
 
 
 def draft_bytes(store: Store, catalog: CatalogFile, entry: ModelEntry) -> int:
-    """Memory that it takes beside the model, as far as its weights tell; 0 where it cannot be found: its load says so.
-    """
+    """Memory that its weights and its KV take beside the model, as far as the size of its file tells; 0 where it cannot
+    be found: its load says so."""
     try:
         manifest = draft_manifest(store, catalog, entry)
     except EdgedError:
         return 0
-    return 0 if manifest is None else int(manifest.size * WEIGHTS)
+    return 0 if manifest is None else model_bytes(manifest)
 
 
 def leased_draft(store: Store, catalog: CatalogFile, entry: ModelEntry) -> tuple[Lease, DraftSpec] | None:

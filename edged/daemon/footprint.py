@@ -24,11 +24,15 @@ log = structlog.get_logger("edged.daemon")
 
 def estimate(manifest: Manifest, entry: ModelEntry) -> int:
     """Before the first load. An engine fits its KV into what it is given unless the catalog fixes the context."""
+    kv_bytes = None
     if entry.context is not None and entry.kv_bytes_per_token is not None:
         kv_bytes = entry.context * entry.kv_bytes_per_token
-    else:
-        kv_bytes = int(manifest.size * KV_OF_WEIGHTS)
-    return WORKER_BYTES + int(manifest.size * WEIGHTS) + kv_bytes
+    return WORKER_BYTES + model_bytes(manifest, kv_bytes)
+
+
+def model_bytes(manifest: Manifest, kv_bytes: int | None = None) -> int:
+    """Weights and KV, of unknown size where None, without a process."""
+    return int(manifest.size * WEIGHTS) + (int(manifest.size * KV_OF_WEIGHTS) if kv_bytes is None else kv_bytes)
 
 
 def measured_budget() -> int:

@@ -60,6 +60,10 @@ class Chat:
     def close(self) -> None:
         self._template.close()
 
+    def resident_bytes(self) -> int:
+        """Of the processes for templates."""
+        return self._template.resident_bytes()
+
     @cached_property
     def habits(self) -> Habits:
         """Learned when they are first asked for: plain chats with models that do not think need none."""

@@ -7,6 +7,7 @@ import queue
 import secrets
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import psutil
@@ -54,9 +55,10 @@ class _Running:
 class Loop:
     def __init__(self, generator: Generator, outbox: Outbox, *, stash_limit_bytes: int, tokens_per_s: float,
                  ram_bytes: int = 0, disk: KvDisk | None = None, speculation: Speculation | None = None,
-                 foreign: Foreign | None = None) -> None:
+                 foreign: Foreign | None = None, beside_bytes: Callable[[], int] = int) -> None:
         """stash_limit_bytes: of KV of preempted requests; ram_bytes: of KV of idle prefixes out of the engine; disk:
-        for what several requests begin with. foreign: None for an engine whose threads are fixed."""
+        for what several requests begin with. foreign: None for an engine whose threads are fixed. beside_bytes: that
+        the worker's other processes hold."""
         self.inbox: queue.SimpleQueue[Order[Prepared]] = queue.SimpleQueue()
         self._generator = generator
         self._outbox = outbox
@@ -70,6 +72,7 @@ class Loop:
         self._requests: dict[str, _Running] = {}
         self._events: list[Event] = []
         self._process = psutil.Process()
+        self._beside_bytes = beside_bytes
         self._stats_due_s = 0.0
         self._steps = self._step_rows = self._prefix_query = self._prefix_hit = self._prompt_computed = 0
         self._hit_from: Counter[str] = Counter()
@@ -317,7 +320,7 @@ class Loop:
             speculative_proposed_tokens=self._speculation.proposed_tokens if self._speculation else 0,
             speculative_accepted_tokens=self._speculation.accepted_tokens if self._speculation else 0,
             threads=self._threads,
-            resident_bytes=self._process.memory_info().rss,
+            resident_bytes=self._process.memory_info().rss + self._beside_bytes(),
         )))
 
     @property

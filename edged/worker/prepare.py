@@ -89,6 +89,10 @@ class Prepare:
         tokens, text = self._prompt(request, self._turn(request))
         return Rendered(request.id, tokens, text, [self._vocab.written(token) for token in tokens])
 
+    def resident_bytes(self) -> int:
+        """Of the processes for templates."""
+        return self._chat.resident_bytes() if self._chat is not None else 0
+
     def close(self) -> None:
         if self._chat is not None:
             self._chat.close()

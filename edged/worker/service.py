@@ -55,7 +55,7 @@ def generation(spec: LoadSpec, loaded: Loaded, outbox: Outbox, child: Child | No
     speculation = speculation_for(spec, loaded, tokens_per_s=tokens_per_s)
     loop = Loop(generator, outbox, stash_limit_bytes=STASH_LIMIT_BYTES, tokens_per_s=tokens_per_s,
                 ram_bytes=spec.kv_cache.ram_bytes, disk=disk, speculation=speculation,
-                foreign=watched(generator, threads, speculation))
+                foreign=watched(generator, threads, speculation), beside_bytes=prepare.resident_bytes)
 
     render_warm_prompts(spec.warm_prompts, prepare, loop.inbox)
 

@@ -98,6 +98,11 @@ class Template:
         for child in idle:
             child.close()
 
+    def resident_bytes(self) -> int:
+        """Of the processes that wait now."""
+        with self._lock:
+            return sum(child.resident_bytes() for child in self._idle)
+
     def _take(self) -> Child:
         with self._lock:
             child = self._idle.pop() if self._idle else None
@@ -169,6 +174,15 @@ class Child:
     @property
     def alive(self) -> bool:
         return self._usable and self._process.poll() is None
+
+    def resident_bytes(self) -> int:
+        """0 where it has ended."""
+        import psutil  # not before the process was started: it has imports of its own to do
+
+        try:
+            return int(psutil.Process(self._process.pid).memory_info().rss)
+        except psutil.Error:
+            return 0
 
     def ask(self, body: bytes, timeout_s: float) -> Answer:
         until = time.monotonic() + timeout_s

@@ -245,3 +245,11 @@ def test_it_dies_with_its_parent(doing: str) -> None:
     gone, alive = psutil.wait_procs(children, timeout=0.5 + renderer.ALARM_GRACE_S + SLACK_S)
     assert not alive
     assert gone
+
+
+def test_the_memory_of_its_processes_is_known_as_long_as_they_live() -> None:
+    template = Template(SOURCE, {"bos_token": "<s>"})
+    (child,) = renderers()
+    assert template.resident_bytes() == pytest.approx(child.memory_info().rss, rel=0.1)
+    template.close()
+    assert template.resident_bytes() == 0

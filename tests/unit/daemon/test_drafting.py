@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from edged.daemon.drafting import draft_bytes, draft_manifest, leased_draft
+from edged.daemon.footprint import model_bytes
 from edged.errors import Conflict, LoadFailed
 from edged.store import Store
 from edged.store.catalog import CatalogFile, shipped_file
-from edged.store.entries import ModelEntry
+from edged.store.entries import FileEntry, ModelEntry
 from tests.models import fake_folder, install
 
 pytestmark = pytest.mark.unit
@@ -37,7 +39,13 @@ def test_a_draft_is_an_installed_model_or_an_alias_of_one(store: Store, catalog:
     manifest = draft_manifest(store, catalog, entry)
     assert manifest is not None
     assert manifest.name == "small"
-    assert draft_bytes(store, catalog, entry) >= manifest.size > 0
+    assert draft_bytes(store, catalog, entry) == model_bytes(manifest) >= manifest.size > 0
+
+
+def test_what_it_takes_is_its_weights_and_its_kv(store: Store) -> None:
+    large = replace(store.manifest("small"), files=(FileEntry(path="w", size=1000, sha256="0" * 64),))
+    assert model_bytes(large) == 1100 + 150
+    assert model_bytes(large, kv_bytes=7) == 1107
 
 
 def test_it_cannot_be_removed_while_it_is_loaded(store: Store, catalog: CatalogFile) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+import psutil
 import pytest
 
 from edged.daemon.generation import HIGH_MARK
@@ -38,6 +39,17 @@ async def test_first_request_loads_and_answers(rig: Make) -> None:
         status = r.router.status("m")
         assert (status.state, status.running, status.waiting) == (ModelState.READY, 0, 0)
         assert status.idle_s is not None
+
+
+async def test_what_a_model_takes_is_told_with_its_process_for_templates(rig: Make) -> None:
+    async with rig() as r:
+        r.install("m")
+        await r.answer("m")
+        worker = psutil.Process(r.pid("m"))
+        (templates,) = worker.children()
+        alone_bytes, beside_bytes = worker.memory_info().rss, templates.memory_info().rss
+        assert beside_bytes > 4 << 20
+        assert r.router.status("m").resident_bytes == pytest.approx(alone_bytes + beside_bytes, rel=0.1)
 
 
 async def test_requests_that_wait_for_one_load_share_it(rig: Make) -> None:
