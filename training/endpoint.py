@@ -47,6 +47,10 @@ _AGAIN = (408, 409, 425, 429)
 #: The request itself is refused, which others need not be.
 _REFUSED = (400, 413, 422)
 
+#: An edged that captures its answers does not capture these: questions of a test, and a teacher's answers, must not
+#: come back as data. Other servers know no such header.
+_NOT_CAPTURED = {"edged-capture": "off"}
+
 Key = TypeVar("Key", bound=Hashable)
 Result = TypeVar("Result")
 
@@ -79,7 +83,7 @@ class Endpoint:
         self._not_before_s = 0.0
         self._runner = asyncio.Runner()
         self._client = httpx.AsyncClient(
-            headers=key_header(api_key_env), timeout=httpx.Timeout(timeout_s, connect=15.0, pool=None),
+            headers=_NOT_CAPTURED | key_header(api_key_env), timeout=httpx.Timeout(timeout_s, connect=15.0, pool=None),
             limits=httpx.Limits(max_connections=None), follow_redirects=False,
             trust_env=not on_this_machine(checked_url(self.base_url)))
 

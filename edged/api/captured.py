@@ -63,11 +63,11 @@ def routes(services: Services) -> list[HTTPRouteHandler]:
 
 
 def _pieces(lines: Iterator[bytes]) -> Iterator[bytes]:
-    piece = b""
+    piece = bytearray()
     for line in lines:
         piece += line
         if len(piece) >= _PIECE_BYTES:
-            yield piece
-            piece = b""
+            yield bytes(piece)
+            piece.clear()
     if piece:
-        yield piece
+        yield bytes(piece)

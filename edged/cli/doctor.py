@@ -75,7 +75,7 @@ def _findings(facts: Facts, home: Home) -> Iterator[Finding]:
     yield from findings.environments(settings)
     yield from findings.devices(with_environments(facts, settings.home))
     yield from findings.memory(facts, settings)
-    yield from findings.capture(settings, target.origins)
+    yield from findings.capture(target)
     yield from findings.disk(settings)
     yield from findings.home(settings)
     yield from findings.installed_models(settings)

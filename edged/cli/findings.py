@@ -8,10 +8,11 @@ import shutil
 import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from msgspec import Struct
 
+from edged.cli.installed import Statuses
 from edged.cli.listen import listen_tcp
 from edged.cli.target import Target
 from edged.errors import EdgedError
@@ -128,26 +129,37 @@ def keys(settings: Settings, origins: Mapping[str, Origin]) -> Iterator[Finding]
                    "admin_keys to manage this machine over the network")
 
 
-def capture(settings: Settings, origins: Mapping[str, Origin]) -> Iterator[Finding]:
-    """Whose answers are kept for training, and whether a program looks at them before."""
+def capture(target: Target) -> Iterator[Finding]:
+    """Whose answers are kept for training, and whether a program looks at them before; by the daemon that runs, whose
+    flags only it knows, or by the settings."""
     from edged.daemon.redaction import require_program
 
+    settings = target.settings
     try:
-        require_program(settings, origins)
+        require_program(settings, target.origins)
     except EdgedError as error:
         yield problem(str(error), "`edged serve` does not start before")
+    on, redact, days = _captured(settings), list(settings.capture_redact), settings.capture_days
+    if target.running is not None:
+        with contextlib.suppress(EdgedError):
+            said = target.running.client.get("/edged/v1/config", dict[str, Any])
+            redact, days = said["capture_redact"], said["capture_days"]
+            models = target.running.client.get("/edged/v1/models", Statuses).models
+            on = sorted(model.name for model in models if model.captured and model.alias_of is None)
+    if on:
+        yield note(f"answers of {', '.join(on)} are captured in {target.home / 'captured'} with what was asked, for "
+                   f"{days:g} days, " + (f"redacted by {redact[0]}" if redact else
+                                         "as they are: nothing redacts them (`capture_redact`)"),
+                   "tell those who use them; `edged captured purge` forgets them, `capture` in the settings or in "
+                   "models.toml ends it")
+
+
+def _captured(settings: Settings) -> list[str]:
     catalogued: Mapping[str, ModelEntry] = {}
     with contextlib.suppress(EdgedError):
         catalogued = load_catalog(settings.models_file).current.models
-    on = sorted(name for name in {*settings.capture, *catalogued}
-                if is_captured(name, settings, catalogued.get(name)))
-    if on:
-        redacted = (f"redacted by {settings.capture_redact[0]}" if settings.capture_redact else
-                    "as they are: nothing redacts them (`capture_redact`)")
-        yield note(f"answers of {', '.join(on)} are captured in {settings.home / 'captured'} with what was asked, for "
-                   f"{settings.capture_days:g} days, {redacted}",
-                   "tell those who use them; `edged captured purge` forgets them, `capture` in the settings or in "
-                   "models.toml ends it")
+    return sorted(name for name in {*settings.capture, *catalogued}
+                  if is_captured(name, settings, catalogued.get(name)))
 
 
 def secret_files(config: Path | None, origins: Mapping[str, Origin]) -> Iterator[Finding]:

@@ -8,13 +8,21 @@ import signal
 import stat
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
+from edged.toml_file import TomlFile
 from tests.daemon import until
 from tests.http.conftest import MODELS_FILE, Daemon
+from training.chat_wire import Ask
+from training.data.read import examples_of
+from training.endpoint import Endpoint
+from training.examples import Message
+from training.recipe import Recipe
+from training.run import Run
 
 pytestmark = pytest.mark.http
 
@@ -153,7 +161,8 @@ def test_the_catalog_turns_it_on_and_off_at_once_and_every_command_says_so(start
     assert "tiny: its answers are captured" in daemon.edged("run", "tiny", SAID).stderr
     assert daemon.status("tiny")["captured"] is True
     assert daemon.status("slow")["captured"] is False
-    doctor = daemon.edged("doctor", EDGED_MODELS=str(daemon.models_file)).stdout
+    # The command's own settings say nothing of it: the daemon is asked.
+    doctor = daemon.edged("doctor").stdout
     assert f"answers of tiny are captured in {daemon.home / 'captured'}" in doctor
     assert "nothing redacts them" in doctor
     mark = daemon.log_file.stat().st_size
@@ -161,7 +170,12 @@ def test_the_catalog_turns_it_on_and_off_at_once_and_every_command_says_so(start
     daemon.signal(signal.SIGHUP)
     daemon.wait_for_log("capture.off", after=mark)
     assert "edged-capture" not in ask(daemon, "/v1/chat/completions", CHAT).headers
-    assert "captured" not in daemon.edged("ps").stdout
+    assert "captured" not in daemon.edged("ps").stdout + daemon.edged("doctor").stdout
+    daemon.stop()
+    doctor = daemon.edged("doctor", EDGED_CAPTURE="tiny", EDGED_CAPTURE_REDACT="sh -c true").stdout
+    assert "answers of tiny are captured" in doctor
+    assert "redacted by sh" in doctor
+    assert "there is no program no-such" in daemon.edged("doctor", EDGED_CAPTURE_REDACT="no-such").stdout
     kept(daemon, 2)
 
 
@@ -234,6 +248,34 @@ def test_a_program_redacts_each_answer_before_it_is_kept(start: Callable[..., Da
     for answer in kept(daemon, 2):
         assert answer["messages"][-1]["content"] == "The box is COLOUR."
     assert metric(daemon, 'edged_capture_dropped_total{model="tiny",reason="redacted"}') == 1
+
+
+def test_a_recipe_learns_from_what_was_captured(
+    start: Callable[..., Daemon], monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
+) -> None:
+    daemon = start(capture="tiny")
+    called = 'say: <tool_call>{"name": "lamp", "arguments": {"on": true}}</tool_call>'
+    ask(daemon, "/v1/chat/completions", CHAT | {"messages": [{"role": "user", "content": called}], "tools": [TOOL]})
+    for path, body in WIRES:
+        ask(daemon, path, body)
+    answers = kept(daemon, 5)
+    monkeypatch.setenv("EDGED_HOME", str(daemon.home))
+    run = Run(tmp_path, Recipe(name="x", base="./b"), TomlFile(tmp_path / "recipe.toml", "", {}))
+    first, *others = examples_of(run, ("captured:tiny",), ("data", "train"))
+    assert first.prompt == (Message("user", called),)
+    assert first.answer == Message("assistant", "", tuple(answers[0]["messages"][-1]["tool_calls"]))
+    assert first.tools == (TOOL,)
+    assert [(each.prompt, each.answer) for each in others] == [
+        ((Message("user", SAID),), Message("assistant", "The box is blue."))] * 4
+
+
+def test_what_training_asks_is_not_captured(start: Callable[..., Daemon]) -> None:
+    daemon = start(capture="tiny")
+    with Endpoint(daemon.base_url + "/v1", "tiny") as endpoint:
+        said = Ask(messages=(Message("user", SAID),), max_tokens=50)
+        assert endpoint.ask(said).message.content == "The box is blue."
+    ask(daemon, "/v1/chat/completions", CHAT)
+    kept(daemon, 1)
 
 
 def test_a_daemon_does_not_start_with_a_program_that_is_not_there(start: Callable[..., Daemon]) -> None:

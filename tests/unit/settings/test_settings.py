@@ -262,3 +262,22 @@ def test_the_toml_grammar_is_imported_for_mistakes_only(tmp_path: Path) -> None:
     )
     environment = {**os.environ, "EDGED_CONFIG": str(tmp_path / "edged.toml")}
     subprocess.run([sys.executable, "-c", code], check=True, env=environment, timeout=30)
+
+
+@pytest.mark.parametrize(("text", "environment"), [
+    ('capture_redact = ["/opt/redact", "--names", "a b"]\n', {}), ("capture_redact = \"/opt/redact --names 'a b'\"\n", {}),
+    (None, {"EDGED_CAPTURE_REDACT": "/opt/redact --names 'a b'"}),
+])
+def test_a_program_is_a_list_or_what_a_shell_would_make_of_a_text(
+    tmp_path: Path, text: str | None, environment: dict[str, str],
+) -> None:
+    settings, _ = load(tmp_path, text, environment)
+    assert settings.capture_redact == ("/opt/redact", "--names", "a b")
+    assert shown(settings, "capture_redact") == "/opt/redact --names 'a b'"
+
+
+@pytest.mark.parametrize("written", ["\"it's\"", '["", "x"]', "[1]", "5", "true"])
+def test_what_is_no_program_is_told_at_its_place(tmp_path: Path, written: str) -> None:
+    error = mistake(tmp_path, f"capture_redact = {written}\n")
+    assert (error.key, error.line) == ("capture_redact", 1)
+    assert "a program and its arguments" in str(error)
