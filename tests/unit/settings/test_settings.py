@@ -265,7 +265,8 @@ def test_the_toml_grammar_is_imported_for_mistakes_only(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("text", "environment"), [
-    ('capture_redact = ["/opt/redact", "--names", "a b"]\n', {}), ("capture_redact = \"/opt/redact --names 'a b'\"\n", {}),
+    ('capture_redact = ["/opt/redact", "--names", "a b"]\n', {}),
+    ("capture_redact = \"/opt/redact --names 'a b'\"\n", {}),
     (None, {"EDGED_CAPTURE_REDACT": "/opt/redact --names 'a b'"}),
 ])
 def test_a_program_is_a_list_or_what_a_shell_would_make_of_a_text(
