@@ -39,7 +39,7 @@ def search(folder: Path, trials: int, *space: Parameter, jobs: int = 1) -> tuple
     (folder / "trials").mkdir(exist_ok=True)
     told: list[Moment] = []
     study = Study(folder, "one", space, seed=1, least=True, prune=True)
-    with study, Pool(jobs, Begin("run", "recipe.toml", ""), folder, COMMAND) as pool:
+    with study, Pool([Begin("run", "recipe.toml", "")] * jobs, folder, COMMAND) as pool:
         make_trials(study, pool, trials=trials, jobs=jobs, folder=folder / "trials", tell=told.append)
     return study, told
 

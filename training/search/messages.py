@@ -10,7 +10,8 @@ from training.search.found import Setting
 
 
 class Begin(Struct, frozen=True, tag="begin"):
-    """The first line to a worker. text: the recipe as the search read it, whatever its file says meanwhile."""
+    """The first line to a worker. run: a run folder of its own. text: the recipe as the search read it, whatever its
+    file says meanwhile."""
 
     run: str
     recipe: str

@@ -22,7 +22,7 @@ import msgspec
 
 from training.search.messages import Begin, Died, FromWorker, ToWorker
 
-COMMAND = (sys.executable, "-m", "training.search.worker")
+COMMAND = (sys.executable, "-P", "-m", "training.search.worker")
 _STOP_LIMIT_S = 10.0
 _TOLD_BYTES = 2000
 
@@ -35,12 +35,12 @@ class _Worker:
 
 
 class Pool:
-    """Context manager, one thread. jobs: processes at once, each numbered from 0 and with its share of the processors.
-    """
+    """Context manager, one thread. begins: of so many processes at once, each numbered from 0 and with its share of the
+    processors."""
 
-    def __init__(self, jobs: int, begin: Begin, folder: Path, command: Sequence[str] = COMMAND) -> None:
+    def __init__(self, begins: Sequence[Begin], folder: Path, command: Sequence[str] = COMMAND) -> None:
         """folder: for the workers' logs. command: what a worker is."""
-        self._jobs, self._begin, self._folder, self._command = jobs, begin, folder, command
+        self._begins, self._folder, self._command = begins, folder, command
         self._workers: dict[int, _Worker] = {}
         self._said: queue.Queue[tuple[int, FromWorker]] = queue.Queue()
 
@@ -62,7 +62,7 @@ class Pool:
         """Starts a worker where there is none. One that has just died is told of by `get`."""
         if job not in self._workers:
             self._workers[job] = self._start(job)
-            self._write(job, self._begin)
+            self._write(job, self._begins[job])
         self._write(job, message)
 
     def get(self) -> tuple[int, FromWorker]:
@@ -87,7 +87,7 @@ class Pool:
         with path.open("wb") as log:
             process = subprocess.Popen(
                 self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log,
-                env={**os.environ, **_threads(self._jobs)})
+                env={**os.environ, **_threads(len(self._begins))})
         reader = threading.Thread(target=self._read, args=(job, process), daemon=True)
         reader.start()
         return _Worker(process, reader, path)

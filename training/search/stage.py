@@ -2,6 +2,7 @@
 
     search/study.db           optuna's study, which an attempt after a kill goes on with
     search/trials/<number>/   history and logs of each trial; its weights are not kept
+    search/workers/           run folders of the processes that make trials; worker-<n>.log: what they print
     search/trials.json        what every trial tried and came to
     search/history.png        the trials' values, and the best so far
     search/importance.png     which key mattered how much
@@ -10,6 +11,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import msgspec
 
@@ -18,6 +20,7 @@ from edged.hardware.probe import probe
 from edged.store import files
 from edged.store.space import in_words
 from training.estimate import check
+from training.models import FOLDER as BASE_FOLDER
 from training.models import base_key
 from training.recipe import Recipe, Student
 from training.run import Moment, Run, Tell, digest
@@ -57,10 +60,10 @@ def _run(run: Run, tell: Tell) -> Searched:
     _require_room(run, tell)
     folder = run.path(STAGE)
     files.make_folder(folder / "trials")
-    begin = Begin(str(run.folder), str(run.file.path), run.file.text)
+    begins = [Begin(str(_view(run, folder, job)), str(run.file.path), run.file.text) for job in range(search.jobs)]
     with Study(folder, _name(run), space, seed=run.recipe.seed, least=search.objective in _LEAST,
                prune=search.prune) as study:
-        with Pool(search.jobs, begin, folder) as pool:
+        with Pool(begins, folder) as pool:
             make_trials(study, pool, trials=search.trials, jobs=search.jobs, folder=folder / "trials", tell=tell)
         found = study.found(search.objective)
         if found is None:
@@ -97,6 +100,19 @@ def _name(run: Run) -> str:
     by_metric = None if search.objective == "validation_loss" else run.recipe.evaluate
     return digest("search", said, trained_by(run.recipe), run.recipe.seed, base_key(run), run.key("data"), answers,
                   by_metric)
+
+
+def _view(run: Run, folder: Path, job: int) -> Path:
+    """A run folder of one worker's own, which shows it what came before: what trials of a student leave in theirs (the
+    teachers' soft targets) is not for others, who may have other settings."""
+    view = folder / "workers" / str(job)
+    files.make_folder(view.parent)
+    files.make_folder(view)
+    files.make_folder(run.folder / BASE_FOLDER)
+    for name in (BASE_FOLDER, "data", "answers"):
+        if (run.folder / name).is_dir() and not (view / name).is_symlink():
+            (view / name).symlink_to(run.folder / name, target_is_directory=True)
+    return view
 
 
 def _require_room(run: Run, tell: Tell) -> None:

@@ -34,7 +34,7 @@ OnEvaluation = Callable[[int, float], None]
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """run: the search's own. folder: of the trial; it keeps history and logs, not the weights. on_evaluation: see
+    """run: of the worker. folder: of the trial; it keeps history and logs, not the weights. on_evaluation: see
     `training.fit.fit.fit`."""
 
     run: Run
@@ -68,7 +68,7 @@ class Trial:
         return value, figures
 
     def _student(self, how: Student, examples: list[Example]) -> tuple[Any, Any, Fitted]:
-        """Trials share the teachers' soft targets, which lie with the stage."""
+        """Trials of one worker share the teachers' soft targets, which lie in its run folder."""
         train: Any = importlib.import_module("training.student.stage").train
         self.run.path("student").mkdir(mode=files.FOLDER_MODE, exist_ok=True)
         made: tuple[Any, Any, Fitted] = train(
