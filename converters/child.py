@@ -18,6 +18,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from types import FrameType
+from typing import Any, TypeVar
 
 import msgspec
 from msgspec import Raw, Struct
@@ -43,6 +44,10 @@ _OUT_OF_MEMORY = ("can't allocate memory", "bad_alloc", "not enough memory", "fa
 _DISK_FULL = ("no space left on device", "disk quota exceeded")
 
 Tell = Callable[[JobProgress], None]
+#: What is told of progress.
+Told = TypeVar("Told", bound=Struct)
+#: Of a stage that raised: what to tell of it. Called in the child; keeps what a developer needs.
+Explain = Callable[[str, Exception], EdgedError]
 
 
 class StageFailed(Exception):
@@ -62,9 +67,9 @@ class Ended(Struct, frozen=True):
 
 
 class _Said(Struct, frozen=True, omit_defaults=True):
-    """One line from the child: exactly one of these. value: JSON, empty where there is none."""
+    """One line from the child: exactly one of these. progress and value: JSON, empty where there is none."""
 
-    progress: JobProgress | None = None
+    progress: Raw = Raw()
     error: JobFailed | None = None
     value: Raw = Raw()
 
@@ -75,13 +80,21 @@ _said = msgspec.json.Decoder(_Said)
 def run(stage: str, function: Callable[[Tell], object], tell: Tell) -> Ended:
     """`function` in a child; it returns what msgspec can write as JSON. Raises StageFailed. Whatever is raised here
     meanwhile (a signal, a broken pipe) ends the child first."""
+    return run_telling(stage, function, tell, JobProgress, _explained_in_log)
+
+
+def run_telling(
+    stage: str, function: Callable[[Callable[[Told], None]], object], tell: Callable[[Told], None], told: type[Told],
+    explain: Explain,
+) -> Ended:
+    """The same, of progress in another form."""
     began = time.monotonic()
     reading, writing = os.pipe()
     parent = os.getpid()
     child = os.fork()
     if child == 0:
         os.close(reading)
-        _be_the_child(stage, function, writing, parent)
+        _be_the_child(stage, function, writing, parent, explain)
     os.close(writing)
     value: bytes | None = None
     error: JobFailed | None = None
@@ -89,8 +102,8 @@ def run(stage: str, function: Callable[[Tell], object], tell: Tell) -> Ended:
     try:
         for line in _lines(reading, watched):
             said = _said.decode(line)
-            if said.progress is not None:
-                tell(said.progress)
+            if bytes(said.progress):
+                tell(msgspec.json.decode(said.progress, type=told))
             elif said.error is not None:
                 error = said.error
             else:
@@ -138,6 +151,12 @@ def explained(stage: str, error: BaseException) -> EdgedError:
     return Internal(f"stage {stage} failed: {type(error).__name__}: {_first_line(error)}; the job's log tells more")
 
 
+def _explained_in_log(stage: str, error: Exception) -> EdgedError:
+    """Standard error is the job's log."""
+    traceback.print_exc()
+    return explained(stage, error)
+
+
 def die_with_parent(parent: int) -> None:
     """The kernel kills this process when its parent ends, where the kernel can (Linux)."""
     if sys.platform == "linux":
@@ -146,7 +165,9 @@ def die_with_parent(parent: int) -> None:
             os._exit(1)
 
 
-def _be_the_child(stage: str, function: Callable[[Tell], object], writing: int, parent: int) -> None:
+def _be_the_child(
+    stage: str, function: Callable[[Callable[[Any], None]], object], writing: int, parent: int, explain: Explain,
+) -> None:
     """Never returns."""
     code = 1
     try:
@@ -163,12 +184,11 @@ def _be_the_child(stage: str, function: Callable[[Tell], object], writing: int, 
                 view = view[os.write(writing, view):]
 
         try:
-            value = function(lambda moment: send(_Said(progress=moment)))
+            value = function(lambda moment: send(_Said(progress=Raw(msgspec.json.encode(moment)))))
             send(_Said(value=Raw(msgspec.json.encode(value))))
             code = 0
         except Exception as error:
-            traceback.print_exc()
-            send(_Said(error=failed_by(explained(stage, error))))
+            send(_Said(error=failed_by(explain(stage, error))))
     finally:
         with contextlib.suppress(Exception):
             sys.stdout.flush()

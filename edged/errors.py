@@ -39,7 +39,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import ClassVar
 
 
@@ -260,3 +260,20 @@ class ConfigError(EdgedError):
         where = ":".join(str(part) for part in (file, line, column) if part is not None)
         super().__init__(": ".join(part for part in (where, key, message) if part), param=param, code=code)
         self.file, self.line, self.column, self.key = file, line, column, key
+
+
+def revived(
+    message: str, *, status: int, type: str, retry: bool, code: str | None, param: str | None = None,
+) -> EdgedError:
+    """An error of another process, as the class of the tree whose status, type and retry it said, the nearest by code.
+    """
+    same = [kind for kind in _classes(EdgedError) if (kind.status, kind.type, kind.retry) == (status, type, retry)]
+    same.sort(key=lambda kind: kind.default_code != code)
+    kind = same[0] if same else InvalidRequest if status < 500 else Internal
+    return kind(message, param=param, code=code)
+
+
+def _classes(root: type[EdgedError]) -> Iterator[type[EdgedError]]:
+    yield root
+    for child in root.__subclasses__():
+        yield from _classes(child)

@@ -12,14 +12,13 @@ import contextlib
 import os
 import signal
 import sys
-import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
 from converters import quiet
 from edged.errors import EdgedError
-from training import chain, endings, opened, plan
+from training import chain, endings, opened, outcome, plan, preflight
 from training.packages import require_packages
 from training.run import Run, StageName
 from training.show import Show, of_member, show_for
@@ -29,7 +28,6 @@ GROUPS: dict[str, tuple[StageName, ...]] = {
     "distil": ("answers", "student"),
     "run": tuple(chain.PLACES),
 }
-FAILURE_FILE = "failure.txt"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -40,6 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         run = opened.open_run(said.recipe, said.folder)
         if said.stage == "plan":
+            preflight.check(run)
             show.result(plan.plan(run))
             return endings.OK
         require_packages()
@@ -47,8 +46,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for each in (*opened.members(run), run):
                 stack.enter_context(opened.held(each))
             stack.enter_context(show)
-            with _noted(run):
-                return _run(run, said.stage, show, again=said.again)
+            _run(run, said.stage, show, again=said.again)
+        came = outcome.outcome(run, stages(said.stage))
+        show.result(came)
+        return endings.OK if came.good else endings.NOT_GOOD_ENOUGH
     except EdgedError as error:
         show.failed(error)
         return endings.code_of(error)
@@ -64,17 +65,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return endings.FAILED
 
 
-def _run(run: Run, asked: str, show: Show, *, again: bool) -> int:
-    if asked in GROUPS:
-        for member in opened.members(run):
-            chain.run_stages(member, of_member(member.recipe.name, show), names=chain.OF_MEMBERS, again=again)
-        chain.run_stages(run, show, names=GROUPS[asked], again=again)
-    else:
-        name = next(name for name in chain.PLACES if name == asked)
-        chain.run_stage(run, name, show, again=again)
-    outcome = plan.outcome(run)
-    show.result(outcome)
-    return endings.OK if outcome.good else endings.NOT_GOOD_ENOUGH
+def stages(asked: str) -> tuple[StageName, ...]:
+    return GROUPS[asked] if asked in GROUPS else tuple(name for name in chain.PLACES if name == asked)
+
+
+def _run(run: Run, asked: str, show: Show, *, again: bool) -> None:
+    names = stages(asked)
+    if asked not in GROUPS:
+        chain.run_stage(run, names[0], show, again=again)
+        return
+    preflight.check(run)
+    of_members = [name for name in names if name in chain.OF_MEMBERS]
+    for member in opened.members(run):
+        chain.run_stages(member, of_member(member.recipe.name, show), names=of_members, again=again)
+    chain.run_stages(run, show, names=names, again=again)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -87,18 +91,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--json", action="store_true", help="JSON lines on standard output")
     parser.add_argument("--again", action="store_true", help="anew, with nothing of an earlier run of the stage")
     return parser
-
-
-@contextlib.contextmanager
-def _noted(run: Run) -> Iterator[None]:
-    """An exception that nobody expected is kept whole in the run folder, and told in one line."""
-    try:
-        yield
-    except (EdgedError, BrokenPipeError):
-        raise
-    except Exception as error:
-        (run.folder / FAILURE_FILE).write_text(traceback.format_exc())
-        raise endings.unexpected(error, run.folder / FAILURE_FILE) from error
 
 
 def _stop(number: int, frame: FrameType | None) -> None:

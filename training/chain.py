@@ -12,9 +12,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from converters import child
-from edged.errors import EdgedError, InsufficientMemory, InsufficientStorage, Internal, InvalidRequest
+from edged.errors import InvalidRequest
 from edged.store import files
+from training import apart
 from training.run import Moment, Run, StageName, Tell
 from training.stage import StageKind
 
@@ -30,7 +30,7 @@ PLACES: dict[StageName, str] = {
     "evaluate": "training.evaluate.stage:EVALUATE",
     "export": "training.export.stage:EXPORT",
     "deploy": "training.deploy.stage:DEPLOY",
-    "served": "training.deploy.served_stage:SERVED",
+    "served": "training.deploy.served_stage:SERVED_STAGE",
 }
 #: How a recipe asks for a stage that it does without.
 _TABLES: dict[StageName, str] = {
@@ -42,6 +42,8 @@ _TABLES: dict[StageName, str] = {
 OF_MEMBERS: tuple[StageName, ...] = tuple(name for name in PLACES if name not in OF_GROUPS)
 
 Find = Callable[[StageName], StageKind]
+#: Does a stage, and returns what the stage returned, or that as JSON.
+Do = Callable[[Run, StageKind, Tell], object]
 #: changed: it has ended, with another key. unknown: its key depends on a stage that is still to run.
 State = Literal["unwanted", "done", "changed", "new", "unknown"]
 
@@ -85,7 +87,9 @@ def standings(run: Run, *, find: Find = stage) -> list[Standing]:
     return found
 
 
-def run_stage(run: Run, name: StageName, tell: Tell, *, again: bool = False, find: Find = stage) -> None:
+def run_stage(
+    run: Run, name: StageName, tell: Tell, *, again: bool = False, find: Find = stage, do: Do = apart.do,
+) -> None:
     """One stage alone. Raises InvalidRequest where the recipe does without it, or where an earlier one has to run
     first; what the stage raises."""
     if not wanted(run, find(name)):
@@ -99,20 +103,21 @@ def run_stage(run: Run, name: StageName, tell: Tell, *, again: bool = False, fin
             raise InvalidRequest(
                 f"stage {earlier} comes before {name} and {why}; run it: python -m training {earlier} --recipe "
                 f"{run.file.path}")
-    _bring_up(run, find(name), tell, again=again)
+    _bring_up(run, find(name), tell, do, again=again)
 
 
 def run_stages(
     run: Run, tell: Tell, *, names: Sequence[StageName] = tuple(PLACES), again: bool = False, find: Find = stage,
+    do: Do = apart.do,
 ) -> None:
     """Those of the named stages that the recipe wants and that have not ended as they would now, in the chain's order.
     Raises what a stage raises."""
     for name in PLACES:
         if name in names and wanted(run, kind := find(name)):
-            _bring_up(run, kind, tell, again=again)
+            _bring_up(run, kind, tell, do, again=again)
 
 
-def _bring_up(run: Run, kind: StageKind, tell: Tell, *, again: bool) -> None:
+def _bring_up(run: Run, kind: StageKind, tell: Tell, do: Do, *, again: bool) -> None:
     key = kind.key(run)
     if again:
         _forget(run, kind.name)
@@ -122,10 +127,7 @@ def _bring_up(run: Run, kind: StageKind, tell: Tell, *, again: bool) -> None:
     run.begin(kind.name)
     tell(Moment(stage=kind.name, fraction=0.0))
     began_s = time.monotonic()
-    try:
-        value = kind.run(run, tell)
-    except Exception as error:
-        raise explained(kind.name, error) from error
+    value = do(run, kind, tell)
     run.mark(kind.name, key, time.monotonic() - began_s, value)
     tell(Moment(stage=kind.name, what="done", fraction=1.0))
 
@@ -135,17 +137,3 @@ def _forget(run: Run, name: StageName) -> None:
     if run.path(name).exists():
         run.begin(name)
         files.remove_tree(run.path(name))
-
-
-def explained(name: StageName, error: Exception) -> Exception:
-    """What to tell of an exception of a stage: libraries wrap a full disk and a lack of memory in exceptions of their
-    own. Others are returned as they are."""
-    known = child.explained(name, error)
-    if isinstance(known, InsufficientMemory) and known is not error:
-        return InsufficientMemory(
-            f"memory ran out in stage {name}; a smaller batch_size (with more accumulation), checkpointing = true or a "
-            "smaller data.max_tokens need less. Run the same command again: it goes on where it was")
-    if isinstance(known, InsufficientStorage) and known is not error:
-        return InsufficientStorage(f"the disk became full in stage {name}; free some room on it and run the same "
-                                   "command again: it goes on where it was")
-    return known if isinstance(known, EdgedError) and not isinstance(known, Internal) else error

@@ -1,8 +1,6 @@
-"""How a training ends: exit codes, as `edged` has them, and errors that nobody foresaw, in one line."""
+"""How a training ends: exit codes, as `edged` has them."""
 
 from __future__ import annotations
-
-from pathlib import Path
 
 from edged.errors import ConfigError, Conflict, EdgedError, Internal, InvalidRequest, NotFound
 
@@ -25,7 +23,3 @@ def of_files(error: OSError) -> Internal:
     where = f": {error.filename}" if error.filename else ""
     return Internal(f"{error.strerror or error}{where}; mend that and run the same command again")
 
-
-def unexpected(error: Exception, kept: Path) -> Internal:
-    first = (str(error).strip().splitlines() or ["it said nothing"])[0][:300]
-    return Internal(f"{type(error).__name__}: {first}; {kept} tells more. The same command goes on where it was")

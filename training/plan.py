@@ -1,4 +1,4 @@
-"""What a run would do, and what it has come to: for people and for scripts."""
+"""What a run would do: for people and for scripts."""
 
 from __future__ import annotations
 
@@ -33,23 +33,8 @@ class Plan(Struct, frozen=True, kw_only=True):
             f"  {name:<{width}}  {_WORDS[each.state]}" for name, each in zip(names, self.stages, strict=True))])
 
 
-class Outcome(Struct, frozen=True, kw_only=True):
-    """good: nothing was held back. lines: in words."""
-
-    folder: str
-    good: bool = True
-    lines: tuple[str, ...] = ()
-
-    def words(self) -> str:
-        return "\n".join(self.lines)
-
-
 def plan(run: Run) -> Plan:
     """Raises EdgedError of a key that cannot be told."""
     return Plan(folder=str(run.folder), stages=tuple(
         StagePlan(run=each.recipe.name, stage=one.name, state=one.state)
         for each in (*opened.members(run), run) for one in chain.standings(each) if one.state != "unwanted"))
-
-
-def outcome(run: Run) -> Outcome:
-    return Outcome(folder=str(run.folder), lines=(f"what came out is in {run.folder}",))

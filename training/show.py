@@ -3,6 +3,7 @@ scripts. Progress goes to standard error, what came out to standard output."""
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import time
@@ -22,9 +23,13 @@ if TYPE_CHECKING:
 
 #: Without a terminal, a line at least this far apart.
 LINE_INTERVAL_S = 5.0
+#: In a terminal, not more often.
+_REDRAW_S = 0.1
 _CURVE_WIDTH = 24
 _KEPT = 2000
 _BLOCKS = "▁▂▃▄▅▆▇█"
+#: A loss that is further away is drawn here.
+_MOST = 1e9
 #: The figure that has a curve.
 _CURVE = "loss"
 
@@ -146,7 +151,9 @@ class Bars(Lines):
         self._progress = Progress(
             TextColumn("{task.description}"), BarColumn(bar_width=20), TaskProgressColumn(), TimeElapsedColumn(),
             TextColumn("{task.fields[figures]}"),
-            console=Console(stderr=True, no_color=bool(os.environ.get("NO_COLOR"))))
+            # Without a thread: stages are forked from this process.
+            console=Console(stderr=True, no_color=bool(os.environ.get("NO_COLOR"))), auto_refresh=False)
+        self._drawn_s = float("-inf")
         self._tasks: dict[str, TaskID] = {}
         self._losses: dict[str, deque[float]] = {}
 
@@ -173,6 +180,9 @@ class Bars(Lines):
         if moment.figures:
             changed["figures"] = _escaped(" ".join(filter(None, (curve(losses), figures_in_words(moment.figures)))))
         self._progress.update(task, **changed)
+        if (now_s := self._clock()) - self._drawn_s >= _REDRAW_S or moment.fraction == 1.0:
+            self._drawn_s = now_s
+            self._progress.refresh()
 
 
 def line_of(moment: Moment) -> str:
@@ -189,7 +199,7 @@ def figures_in_words(figures: dict[str, float]) -> str:
 def curve(values: Sequence[float] | deque[float], width: int = _CURVE_WIDTH) -> str:
     """Means of equal parts of the values, from the least (▁) to the greatest (█); empty below two of them. What is no
     number is left out."""
-    known = [value for value in values if value - value == 0]
+    known = [min(max(value, -_MOST), _MOST) for value in values if not math.isnan(value)]
     if len(known) < 2:
         return ""
     columns = min(width, len(known))

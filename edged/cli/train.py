@@ -19,7 +19,7 @@ from edged.cli.output import say
 from edged.cli.target import store_of
 
 #: For the child to end after ctrl-C, which the terminal sends to both.
-GRACE_S = 5.0
+GRACE_S = 2.0
 
 
 def train(
@@ -49,10 +49,10 @@ def train(
     command = [sys.executable, "-m", "training", "plan" if plan else "run", "--recipe", str(recipe)]
     command += ["--folder", str(folder)] if folder is not None else []
     command += ["--json"] * json + ["--again"] * again
-    return _child(command, {**os.environ, "EDGED_HOME": str(target.home)})
+    return run_child(command, {**os.environ, "EDGED_HOME": str(target.home)})
 
 
-def _child(command: Sequence[str], environment: Mapping[str, str]) -> int:
+def run_child(command: Sequence[str], environment: Mapping[str, str]) -> int:
     """Its exit code. It has the terminal and the signals; whatever ends it, the same command goes on."""
     with subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL) as process:
         def end(number: int, frame: FrameType | None) -> None:

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from edged.errors import Conflict, InsufficientMemory, InsufficientStorage, InvalidRequest
-from training import chain, opened
+from edged.errors import Conflict, InsufficientMemory, InsufficientStorage, Internal, InvalidRequest
+from training import apart, chain, opened
 from training.run import Moment, Run, StageName, Tell, digest
 from training.stage import StageKind
 
@@ -55,6 +57,10 @@ def opens(tmp_path: Path) -> Callable[..., Run]:
     return run
 
 
+def here(run: Run, kind: StageKind, tell: Tell) -> object:
+    return kind.run(run, tell)
+
+
 def quiet(moment: Moment) -> None:
     pass
 
@@ -62,18 +68,18 @@ def quiet(moment: Moment) -> None:
 def test_a_chain_runs_its_stages_in_order_and_passes_over_them_the_next_time(
     stages: Stages, opens: Callable[..., Run],
 ) -> None:
-    chain.run_stages(opens(), quiet, find=stages.find)
-    chain.run_stages(opens(), quiet, find=stages.find)
+    chain.run_stages(opens(), quiet, find=stages.find, do=here)
+    chain.run_stages(opens(), quiet, find=stages.find, do=here)
     assert stages.ran == ["data", "finetune", "export"]
 
 
 def test_a_change_runs_what_depends_on_it_and_nothing_else(stages: Stages, opens: Callable[..., Run]) -> None:
-    chain.run_stages(opens(), quiet, find=stages.find)
+    chain.run_stages(opens(), quiet, find=stages.find, do=here)
     stages.ran.clear()
-    chain.run_stages(opens(rate=0.2), quiet, find=stages.find)
+    chain.run_stages(opens(rate=0.2), quiet, find=stages.find, do=here)
     assert stages.ran == ["finetune", "export"]
     stages.ran.clear()
-    chain.run_stages(opens(seed=1, rate=0.2), quiet, find=stages.find)
+    chain.run_stages(opens(seed=1, rate=0.2), quiet, find=stages.find, do=here)
     assert stages.ran == ["data", "finetune", "export"]
 
 
@@ -82,29 +88,29 @@ def test_a_stage_that_failed_runs_again_with_what_it_left_and_those_before_it_do
 ) -> None:
     stages.fails["finetune"] = Conflict("not now")
     with pytest.raises(Conflict, match="not now"):
-        chain.run_stages(opens(), quiet, find=stages.find)
+        chain.run_stages(opens(), quiet, find=stages.find, do=here)
     (opens().path("finetune") / "checkpoint").write_text("half")
-    chain.run_stages(opens(), quiet, find=stages.find)
+    chain.run_stages(opens(), quiet, find=stages.find, do=here)
     assert stages.ran == ["data", "finetune", "finetune", "export"]
     assert (opens().path("finetune") / "checkpoint").exists()
 
 
 def test_again_begins_with_nothing_of_the_earlier_run(stages: Stages, opens: Callable[..., Run]) -> None:
     run = opens()
-    chain.run_stages(run, quiet, find=stages.find)
+    chain.run_stages(run, quiet, find=stages.find, do=here)
     (run.path("finetune") / "checkpoint").write_text("old")
-    chain.run_stage(run, "finetune", quiet, again=True, find=stages.find)
+    chain.run_stage(run, "finetune", quiet, again=True, find=stages.find, do=here)
     assert stages.ran == ["data", "finetune", "export", "finetune"]
     assert not (run.path("finetune") / "checkpoint").exists()
 
 
 def test_a_stage_alone_says_which_one_comes_before_it(stages: Stages, opens: Callable[..., Run]) -> None:
     with pytest.raises(InvalidRequest, match=r"stage data .*has not ended.*python -m training data --recipe"):
-        chain.run_stage(opens(), "finetune", quiet, find=stages.find)
-    chain.run_stage(opens(), "data", quiet, find=stages.find)
+        chain.run_stage(opens(), "finetune", quiet, find=stages.find, do=here)
+    chain.run_stage(opens(), "data", quiet, find=stages.find, do=here)
     with pytest.raises(InvalidRequest, match=r"stage data .*has changed"):
-        chain.run_stage(opens(seed=5), "finetune", quiet, find=stages.find)
-    chain.run_stage(opens(), "finetune", quiet, find=stages.find)
+        chain.run_stage(opens(seed=5), "finetune", quiet, find=stages.find, do=here)
+    chain.run_stage(opens(), "finetune", quiet, find=stages.find, do=here)
     assert stages.ran == ["data", "finetune"]
 
 
@@ -112,7 +118,7 @@ def test_a_stage_that_the_recipe_does_without_names_the_table_it_lacks(
     stages: Stages, opens: Callable[..., Run],
 ) -> None:
     with pytest.raises(InvalidRequest, match=r"no \[search\]"):
-        chain.run_stage(opens(), "search", quiet, find=stages.find)
+        chain.run_stage(opens(), "search", quiet, find=stages.find, do=here)
 
 
 def test_the_plan_tells_what_has_ended_what_changed_and_what_waits(
@@ -122,7 +128,7 @@ def test_the_plan_tells_what_has_ended_what_changed_and_what_waits(
         return {each.name: each.state for each in chain.standings(run, find=stages.find) if each.state != "unwanted"}
 
     assert told(opens()) == {"data": "new", "finetune": "unknown", "export": "unknown"}
-    chain.run_stages(opens(), quiet, find=stages.find)
+    chain.run_stages(opens(), quiet, find=stages.find, do=here)
     assert told(opens()) == {"data": "done", "finetune": "done", "export": "done"}
     assert told(opens(rate=0.3)) == {"data": "done", "finetune": "changed", "export": "unknown"}
 
@@ -131,16 +137,62 @@ def test_the_plan_tells_what_has_ended_what_changed_and_what_waits(
     (MemoryError(), InsufficientMemory),
     (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"), InsufficientMemory),
     (OSError(28, "No space left on device"), InsufficientStorage),
+    (KeyError("x"), Internal),
 ])
-def test_what_libraries_say_of_memory_and_disk_is_told_with_what_to_do(error: Exception, kind: type) -> None:
-    known = chain.explained("finetune", error)
+def test_what_libraries_say_is_told_with_what_to_do(
+    opens: Callable[..., Run], error: Exception, kind: type[Exception],
+) -> None:
+    run = opens()
+    known = apart.explained(run, "finetune", error)
     assert isinstance(known, kind)
     assert "goes on where it was" in str(known)
+    assert (run.folder / apart.FAILURE_FILE).exists() == (kind is Internal)
 
 
-def test_an_exception_that_nobody_foresaw_stays_what_it_is() -> None:
-    error = KeyError("x")
-    assert chain.explained("finetune", error) is error
+class Apart:
+    """In a process of its own, a stage does as its `how` says."""
+
+    def __init__(self, how: Callable[[Tell], object]) -> None:
+        self.how = how
+
+    def find(self, name: StageName) -> StageKind:
+        return StageKind(name, lambda recipe: name == "data", lambda run: "key", lambda run, tell: self.how(tell))
+
+
+def test_a_stage_is_a_process_of_its_own_that_tells_and_returns(opens: Callable[..., Run]) -> None:
+    def how(tell: Tell) -> dict[str, int]:
+        tell(Moment(stage="data", figures={"loss": 2.5}))
+        os.write(1, b"a library says something\n")
+        return {"pid": os.getpid()}
+
+    told: list[Moment] = []
+    chain.run_stages(opens(), told.append, find=Apart(how).find)
+    assert Moment(stage="data", figures={"loss": 2.5}) in told
+    assert opens().value("data", dict[str, int])["pid"] != os.getpid()
+    assert (opens().path("data") / apart.LOG_FILE).read_text() == "a library says something\n"
+
+
+def refuse(tell: Tell) -> None:
+    raise Conflict("in use")
+
+
+def kill(tell: Tell) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def crash(tell: Tell) -> None:
+    raise ZeroDivisionError("one by none")
+
+
+@pytest.mark.parametrize(("how", "kind", "words"), [
+    (refuse, Conflict, "in use"), (kill, InsufficientMemory, "batch_size"), (crash, Internal, "failure.txt tells more"),
+])
+def test_however_a_stage_ends_it_is_one_clear_error_and_not_marked_as_done(
+    opens: Callable[..., Run], how: Callable[[Tell], object], kind: type[Exception], words: str,
+) -> None:
+    with pytest.raises(kind, match=words):
+        chain.run_stages(opens(), quiet, find=Apart(how).find)
+    assert not opens().ended("data")
 
 
 def test_one_process_at_a_time_has_a_run_folder(opens: Callable[..., Run]) -> None:

@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from converters import calibration, tasks
+from edged.errors import ConfigError, Conflict, Internal, InvalidRequest
+from edged.store.entries import JobProgress
+from training import opened
+from training.deploy import command, stage
+from training.deploy.texts import passage, task
+from training.examples import Example, Message
+from training.run import Run
+
+pytestmark = pytest.mark.unit
+
+
+def opens(folder: Path, deploy: str = "", *, name: str = "home", base: str = "smollm2-135m", more: str = "") -> Run:
+    path = folder / "home.toml"
+    path.write_text(f'name = "{name}"\nbase = "{base}"\n[data]\ntrain = ["a.jsonl"]\n[finetune]\n[deploy]\n{deploy}\n'
+                    + more)
+    return opened.open_run(path)
+
+
+@pytest.mark.parametrize(("said", "words"), [
+    ({"deploy": 'conversion = ["cpu-int9"]'}, "cpu-int9"),
+    ({"deploy": 'conversion = ["own.toml"]'}, "own.toml"),
+    ({"deploy": "conversion = []"}, "names no conversion"),
+    ({"name": "smollm2-135m"}, "is that of the base"),
+    ({"deploy": 'adapter_of = "smollm2-135m"'}, 'adapter = "keep"'),
+    ({"deploy": "activate = false", "more": '[export]\nadapter = "keep"\n'}, "serves as soon as"),
+])
+def test_what_cannot_be_deployed_is_refused_before_anything_is_trained(
+    tmp_path: Path, said: dict[str, Any], words: str,
+) -> None:
+    with pytest.raises(ConfigError, match=words) as raised:
+        stage.check(opens(tmp_path, **said))
+    assert str(tmp_path / "home.toml") in str(raised.value)
+
+
+def test_a_conversion_recipe_of_ones_own_lies_beside_the_recipe(tmp_path: Path) -> None:
+    (tmp_path / "own.toml").write_text('base = "cpu-int8"\n[limits]\nperplexity_ratio = 1.5\n')
+    run = opens(tmp_path, 'conversion = ["own.toml", "cpu-int8"]')
+    stage.check(run)
+    assert stage.conversion(run, "own.toml") == str(tmp_path / "own.toml")
+    assert stage.conversion(run, "cpu-int8") == "cpu-int8"
+
+
+def example(question: str = "lights?", answer: Message | None = None, **more: Any) -> Example:
+    return Example(id="1", prompt=(Message(role="user", content=question),),
+                   answer=answer or Message(role="assistant", content='{"on": true}'), **more)
+
+
+def test_tasks_and_texts_are_what_a_conversion_reads(tmp_path: Path) -> None:
+    import msgspec
+
+    made = task(example(), 1024)
+    (tmp_path / "tasks.jsonl").write_bytes(msgspec.json.encode(made))
+    (tmp_path / "texts.jsonl").write_bytes(msgspec.json.encode(passage(example())))
+    (_, read), = tasks.read(tmp_path / "tasks.jsonl")
+    assert (read.answer, read.match) == ('{"on": true}', "exact")
+    text = calibration.read(tmp_path / "texts.jsonl", "gate")
+    assert text.passages[0].messages == [{"role": "user", "content": "lights?"},
+                                         {"role": "assistant", "content": '{"on": true}'}]
+
+
+@pytest.mark.parametrize("unfit", [
+    example("x" * 1000), example(answer=Message(role="assistant", content=" ")),
+    example(tools=({"type": "function", "function": {"name": "light"}},)),
+    example(answer=Message(role="assistant", content="", tool_calls=({"function": {"name": "light"}},))),
+])
+def test_what_a_gate_cannot_ask_is_no_task(unfit: Example) -> None:
+    assert task(unfit, 1024) is None
+
+
+def says(monkeypatch: pytest.MonkeyPatch, code: str) -> None:
+    monkeypatch.setattr(command, "EDGED", (sys.executable, "-c", code))
+
+
+def test_a_job_tells_its_progress_and_ends_with_its_version_though_it_is_held_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    says(monkeypatch, r"""
+print('{"progress": {"stage": "gate", "fraction": 0.5}}')
+print('{"manifest": {"name": "home", "version": "abcdefabcdef", "digest": "x", "engine": "ort", "precision": "int8",'
+      ' "file": "g", "files": [], "source": {"from": "local", "path": "/x"}, "reference": "x", "created": 1}}')
+raise SystemExit(6)
+""")
+    told: list[JobProgress] = []
+    assert command.job(["convert", "x"], told.append).version == "abcdefabcdef"
+    assert told == [JobProgress(stage="gate", fraction=0.5)]
+
+
+@pytest.mark.parametrize(("code", "kind", "words"), [
+    (r"""print('{"error": {"status": 422, "type": "invalid_request_error", "code": "conflict", "message": "in use"}}')
+raise SystemExit(5)""", Conflict, "`edged convert`: in use"),
+    (r"""print('{"error": {"status": 500, "type": "server_error", "code": "load_failed", "message": "no"}}')
+raise SystemExit(1)""", Internal, "`edged convert`: no"),
+    (r"""import sys; print("edged: no daemon runs", file=sys.stderr); raise SystemExit(4)""", InvalidRequest,
+     "`edged convert`: no daemon runs"),
+    ("pass", Internal, "named no version"),
+])
+def test_a_command_that_fails_is_told_with_its_own_words(
+    monkeypatch: pytest.MonkeyPatch, code: str, kind: type[Exception], words: str,
+) -> None:
+    says(monkeypatch, code)
+    with pytest.raises(kind, match=words):
+        command.job(["convert", "x"], lambda moment: None)

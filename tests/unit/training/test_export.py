@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from edged.store import trained
+from edged.store.select import TRAINING_FILE
+from tests.hf_folders import hf_files, lora_files, put
+from tests.models import contents
+from training import opened
+from training.evaluate.results import Evaluated, Figure, Result
+from training.evaluate.subject import About
+from training.examples import Example, Message, write_examples
+from training.export.stage import EXPORT, Exported
+from training.run import Moment, Run, Trained
+
+pytestmark = pytest.mark.unit
+
+DISTIL = """
+[distil.answers]
+teachers = [{ model = "big", endpoint = "http://127.0.0.1:1/v1" }]
+[distil.student]
+soft = { temperature = 2 }
+"""
+
+
+def quiet(moment: Moment) -> None:
+    pass
+
+
+def opens(folder: Path, tables: str) -> Run:
+    (folder / "home.toml").write_text(
+        f'name = "home"\nbase = "./base"\nseed = 3\n[data]\ntrain = ["a.jsonl"]\n{tables}')
+    return opened.open_run(folder / "home.toml")
+
+
+def ended(folder: Path, tables: str, *, kind: str = "weights", stage: str = "finetune") -> Run:
+    """A run up to its evaluation, as its stages leave it."""
+    if not (folder / "base").exists():
+        put(folder / "base", {**hf_files(), "generation_config.json": b"{}"})
+    run = opens(folder, tables)
+    (run.folder / "data").mkdir()
+    for name, count in (("train", 5), ("validation", 2), ("test", 3)):
+        write_examples(run.folder / "data" / f"{name}.jsonl", [
+            Example(id=f"{name}{number}", prompt=(Message(role="user", content=f"{name} {number}?"),),
+                    answer=Message(role="assistant", content="on")) for number in range(count)])
+    run.mark("data", "d" * 32, 1.0, {})
+    put(run.folder / stage / "model", {
+        **(hf_files(hidden_size=4) if kind == "weights" else lora_files(base_model_name_or_path="/private/base")),
+        "chat_template.jinja": b"{{ messages }}", "training_args.bin": b"pickle"})
+    run.mark(stage, "f" * 32, 1.0, Trained(  # type: ignore[arg-type]
+        kind=kind, folder=f"{stage}/model", base=str(folder / "base"), steps=30, seconds=2.5,  # type: ignore[arg-type]
+        metrics={"validation_loss": 0.5}))
+    (run.folder / "evaluate").mkdir()
+    run.mark("evaluate", "e" * 32, 1.0, Evaluated(
+        primary="exact_match", metrics=("exact_match",), labels=(), split="test", comparisons=(), report="report.html",
+        results=tuple(
+            Result(subject=About(name=name, kind="hf"), items=3, failed=0, unfinished=0, strata={},
+                   figures={"exact_match": Figure(value=value, low=None, high=None, items=3)})
+            for name, value in (("base", 10.0), ("trained", 90.0)))))
+    return run
+
+
+def export(run: Run) -> tuple[Exported, dict[str, bytes]]:
+    folder = run.begin("export")
+    made = EXPORT.run(run, quiet)
+    assert isinstance(made, Exported)
+    run.mark("export", EXPORT.key(run), 1.0, made)
+    assert folder == run.folder / "export"
+    return made, contents(run.folder / made.folder)
+
+
+def test_whole_weights_go_out_with_their_lineage_and_without_what_a_box_has_no_use_for(tmp_path: Path) -> None:
+    run = ended(tmp_path, '[finetune]\nmethod = "full"\n')
+    made, files = export(run)
+    assert (made.kind, made.folder) == ("model", "export/model")
+    assert set(files) == {"config.json", "model.safetensors", "tokenizer.json", "LICENSE", "chat_template.jinja",
+                          TRAINING_FILE}
+    training = trained.decode(files[TRAINING_FILE])
+    assert (training.recipe, training.base, training.method) == ("home", "./base", "all weights")
+    assert (training.train, training.validation, training.test, training.seed) == (5, 2, 3, 3)
+    assert training.metrics == {"validation_loss": 0.5, "exact_match": 90.0}
+    assert training.data_digest == "d" * 32
+    assert {"torch", "peft", "edged"} <= set(training.packages)
+
+
+def test_the_same_training_is_exported_as_the_same_bytes(tmp_path: Path) -> None:
+    run = ended(tmp_path, "[finetune]\n", kind="weights")
+    first, before = export(run)
+    again, after = export(run)
+    assert (again, after) == (first, before)
+    assert first.digest == again.digest
+
+
+def test_a_kept_adapter_has_what_serves_it_and_no_path_of_this_machine(tmp_path: Path) -> None:
+    run = ended(tmp_path, '[finetune]\nrank = 8\n[export]\nadapter = "keep"\n', kind="adapter")
+    made, files = export(run)
+    assert (made.kind, made.folder) == ("adapter", "export/adapter")
+    assert set(files) == {"adapter_config.json", "adapter_model.safetensors", "chat_template.jinja", "tokenizer.json",
+                          "generation_config.json", "LICENSE", TRAINING_FILE}
+    assert json.loads(files["adapter_config.json"])["base_model_name_or_path"] == "./base"
+    assert trained.decode(files[TRAINING_FILE]).method == "lora of rank 8"
+    assert not any(str(tmp_path).encode() in data or b"/private" in data for data in files.values())
+
+
+def test_what_was_exported_before_gives_way_to_the_other_kind(tmp_path: Path) -> None:
+    run = ended(tmp_path, '[finetune]\n[export]\nadapter = "keep"\n', kind="adapter")
+    export(run)
+    shutil.rmtree(run.folder / "finetune")
+    shutil.rmtree(run.folder / "data")
+    shutil.rmtree(run.folder / "evaluate")
+    export(ended(tmp_path, '[finetune]\nmethod = "full"\n'))
+    assert sorted(path.name for path in (run.folder / "export").iterdir()) == ["done.json", "model"]
+
+
+def test_a_students_teachers_are_its_parents(tmp_path: Path) -> None:
+    run = ended(tmp_path, DISTIL, stage="student")
+    (run.folder / "answers").mkdir()
+    write_examples(run.folder / "answers" / "examples.jsonl", [])
+    run.mark("answers", "a" * 32, 1.0, {})
+    _, files = export(run)
+    training = trained.decode(files[TRAINING_FILE])
+    assert training.parents == ("big", "base")
+    assert training.method == "a student of 4 layers, 256 wide, from scratch, soft targets at temperature 2"

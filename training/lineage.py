@@ -1,0 +1,104 @@
+"""What a run puts into `edged-training.json`: from what the weights came, and how well they did before conversion."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import time
+from pathlib import Path
+
+import msgspec
+
+from edged.errors import RefusedFile
+from edged.store import trained
+from edged.store.lineage import Training
+from edged.version import VERSION
+from training.chosen import chosen
+from training.evaluate.results import Evaluated
+from training.models import base_facts
+from training.recipe import Finetune, Recipe, Student
+from training.run import Run
+from training.split import prompts_of, training_examples, validation_examples
+
+#: Distributions that decide what comes out of a training.
+_PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "optuna", "olive-ai")
+
+
+def lineage(run: Run, earlier: Path) -> Training:
+    """earlier: the folder of the export before, whose date stays where nothing else has changed: an export that is made
+    again is the same, byte for byte. metrics: of the evaluation. Raises InvalidRequest where a stage has not ended."""
+    ended = run.trained()
+    base = base_facts(run) if ended.base is not None else None
+    made = Training(
+        recipe=run.recipe.name, recipe_digest=hashlib.sha256(run.file.text.encode()).hexdigest(),
+        base=base.reference if base is not None else None, base_digest=base.digest if base is not None else None,
+        method=method(chosen(run.recipe, run)), seed=run.recipe.seed, data_digest=run.key("data"),
+        train=len(training_examples(run)), validation=len(validation_examples(run)),
+        test=len(prompts_of(run, "test")), parents=teachers(run.recipe), steps=ended.steps, seconds=ended.seconds,
+        metrics={**ended.metrics, **_measured(run)}, packages=_packages(), at=time.time())
+    return _dated(made, earlier)
+
+
+def method(recipe: Recipe) -> str:
+    """In words."""
+    if (distil := recipe.distil) is not None and distil.student is not None:
+        return _student(distil.student)
+    assert recipe.finetune is not None
+    return _finetune(recipe.finetune)
+
+
+def teachers(recipe: Recipe) -> tuple[str, ...]:
+    """By title, each once. The base teaches where soft targets name nobody."""
+    distil = recipe.distil
+    if distil is None:
+        return ()
+    found = [teacher.title for teacher in distil.answers.teachers] if distil.answers is not None else []
+    if distil.student is not None and (distil.student.soft is not None or distil.student.match is not None):
+        named = distil.student.soft.teachers if distil.student.soft is not None else ()
+        found += [teacher.title for teacher in named] or [recipe.base.rstrip("/").rpartition("/")[2]]
+    return tuple(dict.fromkeys(found))
+
+
+def _finetune(how: Finetune) -> str:
+    said = "all weights" if how.method == "full" else f"{how.method} of rank {how.rank}"
+    said += " through Olive" if how.through == "olive" else ""
+    return f"{said}, then preferences (DPO)" if how.preferences is not None else said
+
+
+def _student(how: Student) -> str:
+    form = how.architecture
+    said = f"a student of {form.layers} layers, {form.hidden} wide, from scratch" if how.init == "scratch" \
+        else f"a student that began as {how.init}"
+    if how.soft is not None:
+        said += f", soft targets at temperature {how.soft.temperature:g}"
+    if how.match is not None:
+        said += ", layers matched"
+    return said
+
+
+def _measured(run: Run) -> dict[str, float]:
+    """Of what was trained, before anything was done to it: the figures of the last subject that transformers computed.
+    """
+    results = [each for each in run.value("evaluate", Evaluated).results if each.subject.kind == "hf"]
+    return {name: figure.value for name, figure in results[-1].figures.items() if figure.value is not None} \
+        if results else {}
+
+
+def _packages() -> dict[str, str]:
+    found = {"edged": VERSION}
+    for name in _PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _dated(made: Training, earlier: Path) -> Training:
+    try:
+        before = trained.read(earlier)
+    except RefusedFile:
+        return made
+    if before is not None and msgspec.structs.replace(made, at=before.at) == before:
+        return before
+    return made
