@@ -11,7 +11,8 @@ import msgspec
 import pytest
 
 from edged.errors import DeviceUnavailable, InvalidRequest
-from training.examples import Example, Message, identity
+from tests.training_examples import number, numbers
+from training.examples import Example, Message
 from training.finetune.adapter import start
 from training.fit import checkpoints, history
 from training.fit.fit import Fitted, fit
@@ -22,14 +23,7 @@ from training.run import Moment
 pytestmark = pytest.mark.real
 
 
-def example(number: int, weight: float = 1.0) -> Example:
-    prompt = (Message(role="user", content=f"say number {number}" + " please" * (number % 5)),)
-    return Example(id=identity(prompt), prompt=prompt, weight=weight,
-                   answer=Message(role="assistant", content=f"the number is {number % 10}"))
-
-
-TRAIN = [example(number) for number in range(48)]
-VALIDATION = [example(number) for number in range(48, 60)]
+TRAIN, VALIDATION = numbers(0, 48), numbers(48, 60)
 HOW = Finetune(epochs=2.0, batch_size=8, learning_rate=5e-3, evaluations=4, patience=0)
 
 FitTiny = Callable[..., tuple[Any, Fitted, list[Moment]]]
@@ -89,7 +83,7 @@ def test_the_loss_is_of_the_answers_tokens_as_transformers_counts_it(fit_tiny: F
 
 def test_accumulated_batches_are_one_large_batch(fit_tiny: FitTiny) -> None:
     """Of answers of different lengths: the mean is over the step's tokens, not over its batches."""
-    weighted = [example(number, weight=1.0 + number % 3) for number in range(48)]
+    weighted = [number(value, weight=1.0 + value % 3) for value in range(48)]
     _, whole, _ = fit_tiny(Finetune(epochs=1.0, batch_size=48, learning_rate=5e-3), "whole", train=weighted)
     _, parts, _ = fit_tiny(Finetune(epochs=1.0, batch_size=8, accumulation=6, learning_rate=5e-3), "parts",
                            train=weighted)
