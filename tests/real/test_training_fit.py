@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import pytest
@@ -17,7 +17,7 @@ from training.finetune.adapter import start
 from training.fit import checkpoints, history
 from training.fit.fit import Fitted, fit
 from training.models import tokenizer_of
-from training.recipe import Finetune
+from training.recipe import Finetune, Preferences
 from training.run import Moment
 
 pytestmark = pytest.mark.real
@@ -169,3 +169,31 @@ def test_qlora_is_refused_without_its_hardware(fit_tiny: FitTiny) -> None:
         pytest.skip("there is a CUDA device here")
     with pytest.raises(DeviceUnavailable, match=r"needs a CUDA device.*say method = \"lora\""):
         fit_tiny(Finetune(method="qlora"))
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_preferred_answers_become_more_likely_than_rejected_ones(
+    tiny_hf: Path, tmp_path: Path, one_thread: None, method: Literal["lora", "full"],
+) -> None:
+    """And a second call, as after a kill before the stage said that it had ended, makes nothing anew."""
+    from training.fit.preferences import prefer
+
+    pairs = [msgspec.structs.replace(each, rejected=Message(role="assistant", content="no idea")) for each in TRAIN]
+    how = Finetune(method=method, batch_size=8, evaluations=2, patience=0, precision="fp32")
+    tokenizer = tokenizer_of(tiny_hf)
+    models, results = [], []
+    for _ in range(2):
+        model = start(tiny_hf, how, "fp32", 0)
+        results.append(prefer(model, tokenizer, pairs[:40], pairs[40:], how,
+                              Preferences(learning_rate=5e-3, epochs=2.0), tmp_path / "out", seed=0,
+                              tell=lambda moment: None))
+        models.append(model)
+    fitted = results[0]
+    assert fitted.steps == 10
+    assert fitted.validation_loss is not None
+    assert fitted.validation_loss < 0.3 < math.log(2) == pytest.approx(fitted.history[0].loss)
+    assert fitted.history[-1].figures["eval_rewards/accuracies"] == 1.0
+    assert results[1] == fitted
+    assert all((one == other).all() for one, other in zip(*(model.parameters() for model in models), strict=True))
+    if method == "lora":
+        assert list(models[0].peft_config) == ["default"]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from training.recipe import Finetune, Recipe
 from training.run import Run, Tell, Trained, digest
 from training.stage import StageKind
 
-MODEL = "model"
+MODEL, PREFERENCES = "model", "preferences"
 
 
 def wanted(recipe: Recipe) -> bool:
@@ -26,10 +27,13 @@ def wanted(recipe: Recipe) -> bool:
 
 
 def key(run: Run) -> str:
+    from training.finetune.preferred import preferences_digest
     from training.models import base_key
 
     distil = run.recipe.distil
-    return digest("finetune", 1, run.recipe.finetune, run.recipe.seed, base_key(run), run.key("data"),
+    how = run.recipe.finetune
+    wanted = preferences_digest(run, how.preferences) if how is not None and how.preferences is not None else None
+    return digest("finetune", 1, how, wanted, run.recipe.seed, base_key(run), run.key("data"),
                   run.key("answers") if distil is not None and distil.answers is not None else None,
                   run.key("search") if run.recipe.search is not None else None)
 
@@ -59,20 +63,30 @@ def _finetuned(run: Run, how: Finetune, folder: Path, tell: Tell) -> Trained:
 
     base = base_folder(run, tell=tell)
     tokenizer = tokenizer_of(base)
-    model = start(base, how, precision(how.precision), run.recipe.seed)
-    fitted = fit(model, tokenizer, training_examples(run), validation_examples(run), how, folder,
-                 seed=run.recipe.seed, tell=tell)
+    seed = run.recipe.seed
+    model = start(base, how, precision(how.precision), seed)
+    fitted = [fit(model, tokenizer, training_examples(run), validation_examples(run), how, folder, seed=seed,
+                  tell=tell)]
+    if how.preferences is not None:
+        from training.finetune.preferred import preferred
+        from training.fit.preferences import prefer
+
+        train, validation = preferred(run, how.preferences, tokenizer, tell)
+        fitted.append(prefer(model, tokenizer, train, validation, how, how.preferences, folder / PREFERENCES,
+                             seed=seed, tell=tell))
     save(model, tokenizer, folder / MODEL)
     return trained(how, base, fitted)
 
 
-def trained(how: Finetune, base: Path, fitted: Fitted) -> Trained:
-    metrics = {"best_step": float(fitted.best_step), "train_loss": fitted.train_loss,
-               "validation_loss": fitted.validation_loss}
+def trained(how: Finetune, base: Path, fitted: Sequence[Fitted]) -> Trained:
+    """fitted: on the examples, and on preferences after that, whose losses are of another kind and named so."""
+    metrics = {f"{prefix}{name}": value for prefix, one in zip(("", "preference_"), fitted, strict=False)
+               for name, value in (("best_step", float(one.best_step)), ("train_loss", one.train_loss),
+                                   ("validation_loss", one.validation_loss)) if value is not None}
     return Trained(
         kind="weights" if how.method == "full" else "adapter", folder=f"finetune/{MODEL}", base=str(base),
-        steps=fitted.steps, seconds=fitted.seconds, examples=fitted.examples, tokens=fitted.tokens,
-        metrics={name: value for name, value in metrics.items() if value is not None})
+        steps=sum(one.steps for one in fitted), seconds=round(sum(one.seconds for one in fitted), 3),
+        examples=fitted[0].examples, tokens=sum(one.tokens for one in fitted), metrics=metrics)
 
 
 def save(model: Any, tokenizer: Any, to: Path) -> None:

@@ -76,16 +76,16 @@ def fit(  # noqa: PLR0917
         raise InvalidRequest("there is no example to learn from; see data/report.json for what was dropped")
     learned = items(train, sum(each.weight for each in train) / len(train))
     checked = items(validation, 1.0)
-    padding = _padding(tokenizer)
-    collator: Any = Padded(padding)
+    filling = padding(tokenizer)
+    collator: Any = Padded(filling)
     rows: list[Item] = learned
     if how.packing:
         if wrong := check_boundaries(model, model.config.get_text_config().vocab_size):
             raise InvalidRequest(f"packing = true cannot be used with this model: {wrong}; say packing = false")
-        rows, collator = _packed(learned, model), Packed(padding)
+        rows, collator = _packed(learned, model), Packed(filling)
     return run(
         trainer or FitTrainer, model, tokenizer, how, folder, rows=rows, checked=checked, collator=collator,
-        eval_collator=Padded(padding), examples=len(train), seed=seed, tell=tell, on_evaluation=on_evaluation)
+        eval_collator=Padded(filling), examples=len(train), seed=seed, tell=tell, on_evaluation=on_evaluation)
 
 
 @quiet()
@@ -188,8 +188,8 @@ def _packed(items: list[Any], model: Any) -> list[Any]:
             for row in packs(lengths, capacity)]
 
 
-def _padding(tokenizer: Any) -> int:
-    """Masked everywhere, so any token would do."""
+def padding(tokenizer: Any) -> int:
+    """The token that fills rows up. Masked everywhere, so any token would do."""
     found = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     return int(found or 0)
 
