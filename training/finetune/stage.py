@@ -42,7 +42,9 @@ def run(run: Run, tell: Tell) -> Trained:
     """Raises InvalidRequest, DeviceUnavailable, InsufficientMemory before anything is computed; what `fit` raises."""
     from training.chosen import chosen
     from training.estimate import check
+    from training.finetune.launch import launched
     from training.fit.quiet import quiet
+    from training.models import base_folder
 
     recipe = chosen(run.recipe, run)
     how = recipe.finetune
@@ -50,17 +52,26 @@ def run(run: Run, tell: Tell) -> Trained:
     check(dataclasses.replace(run, recipe=recipe), tell)
     folder = run.path("finetune")
     folder.mkdir(mode=files.FOLDER_MODE, parents=True, exist_ok=True)
+    if how.devices > 1:
+        base_folder(run, tell=tell)
+        return launched(run, how.devices, tell)
     with quiet():
-        return _finetuned(run, how, folder, tell)
+        return finetuned(run, tell)
 
 
-def _finetuned(run: Run, how: Finetune, folder: Path, tell: Tell) -> Trained:
+def finetuned(run: Run, tell: Tell) -> Trained:
+    """In this process, which may be one of several that do it together."""
+    from accelerate import PartialState
+
+    from training.chosen import chosen
     from training.finetune.adapter import start
     from training.fit.fit import fit
     from training.fit.precision import precision
     from training.models import base_folder, tokenizer_of
     from training.split import training_examples, validation_examples
 
+    how, folder = chosen(run.recipe, run).finetune, run.path("finetune")
+    assert how is not None
     base = base_folder(run, tell=tell)
     tokenizer = tokenizer_of(base)
     seed = run.recipe.seed
@@ -74,7 +85,8 @@ def _finetuned(run: Run, how: Finetune, folder: Path, tell: Tell) -> Trained:
         train, validation = preferred(run, how.preferences, tokenizer, tell)
         fitted.append(prefer(model, tokenizer, train, validation, how, how.preferences, folder / PREFERENCES,
                              seed=seed, tell=tell))
-    save(model, tokenizer, folder / MODEL)
+    if PartialState().is_main_process:
+        save(model, tokenizer, folder / MODEL)
     return trained(how, base, fitted)
 
 

@@ -104,9 +104,11 @@ def run(
 
     from training.fit.arguments import arguments
     from training.fit.flow import Flow, best_step
+    from training.fit.precision import device
 
     planned = plan(len(rows), how)
-    state = PartialState()
+    # Whoever asks first decides what it is, and without `cpu` several processes on a processor know of none other.
+    state = PartialState(cpu=device() == "cpu")
     identity = digest(kind.__name__, how, seed, _digest(rows), _digest(checked), fingerprint(model), settings)
     if state.is_main_process:
         checkpoints.begin(folder, identity)
