@@ -85,7 +85,7 @@ def ask_teacher(
             raise SourceUnavailable(f"{error.message}. {there} of {len(wanted)} answers of {teacher.title} are kept; "
                                     "the same command asks for the others") from error
         raise
-    progress.end()
+    progress.tell()
 
 
 class _Progress:
@@ -102,9 +102,9 @@ class _Progress:
         self.came += 1
         self._tokens += reply.completion_tokens or 0
         if time.monotonic() - self._told_s >= _TOLD_EVERY_S:
-            self.end()
+            self.tell()
 
-    def end(self) -> None:
+    def tell(self) -> None:
         self._told_s = time.monotonic()
         seconds = max(self._told_s - self._began_s, 1e-9)
         figures = {"answers": float(self._known + self.came), "answers_per_second": self.came / seconds,

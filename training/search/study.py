@@ -141,10 +141,12 @@ class Study:
         trials = self._study.get_trials(deepcopy=False)
         for trial in trials:
             if trial.state == TrialState.RUNNING:
-                # Queued before it is told failed: killed between the two, it is made twice, never not at all.
-                self._study.enqueue_trial(dict(trial.params) or self._default(),
-                                          user_attrs={_DEFAULT: True} if trial.user_attrs.get(_DEFAULT) else None)
-                self._storage.set_trial_user_attr(trial._trial_id, _INTERRUPTED, True)
+                # Queued before it is told failed: killed between the two, it is made twice, never not at all. What a
+                # kill kept from being drawn is drawn when its turn comes.
+                is_default = bool(trial.user_attrs.get(_DEFAULT))
+                self._study.enqueue_trial(self._default() if is_default else dict(trial.params),
+                                          user_attrs={_DEFAULT: True} if is_default else None)
+                self._study.set_user_attr(_INTERRUPTED, sorted({*self._interrupted(), trial.number}))
                 self._study.tell(trial.number, state=TrialState.FAIL)
         if not any(trial.user_attrs.get(_DEFAULT) for trial in trials):
             self._study.enqueue_trial(self._default(), user_attrs={_DEFAULT: True})
@@ -156,8 +158,12 @@ class Study:
         """Begun, and not broken off by a kill."""
         from optuna.trial import TrialState
 
+        interrupted = self._interrupted()
         return [trial for trial in self._study.get_trials(deepcopy=False)
-                if trial.state != TrialState.WAITING and not trial.user_attrs.get(_INTERRUPTED)]
+                if trial.state != TrialState.WAITING and trial.number not in interrupted]
+
+    def _interrupted(self) -> list[int]:
+        return list(self._study.user_attrs.get(_INTERRUPTED, ()))
 
     def _complete(self) -> list[FrozenTrial]:
         """With a value, the best first; of equal ones the first."""
