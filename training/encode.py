@@ -1,21 +1,19 @@
 """Examples as tokens, by the chat template of the model that is trained: the same prompt that a served model gets.
 
-The prompt is rendered as it is when a model is to answer (`add_generation_prompt`), and the whole conversation once
-more with the answer; what the second has more is what the model has to say. A template for which the prompt is not the
-beginning of the whole would train another prompt than is served, and is refused.
+The prompt is rendered as it is when a model is to answer, and the whole conversation once more with the answer
+(`training.rendering`; chats with tools `training.tool_chats`); what the second has more is what the model has to say.
 """
 
 from __future__ import annotations
 
-import json
-from collections import Counter
-from collections.abc import Iterable
 from typing import Any
 
 from msgspec import Struct
 
 from edged.errors import InvalidRequest
+from training import tool_chats
 from training.examples import Example, Message
+from training.rendering import answer_text, prompt_text
 
 #: What torch's cross entropy passes over.
 NO_LOSS = -100
@@ -46,17 +44,8 @@ def encoded(
     if said is None:
         raise InvalidRequest(f"example {example.id} has no answer to learn; let a teacher answer it ([distil.answers])")
     prompt = _prompt(tokenizer, example)
-    whole = _rendered(tokenizer, example, (*example.prompt, said), answers=False)
-    if not whole.startswith(prompt):
-        raise InvalidRequest(
-            f"example {example.id}: with the chat template of this base the prompt is not the beginning of the "
-            f"conversation ({_parting(prompt, whole)}), so the model would be trained on another prompt than it is "
-            "served; take another base, or mend its chat_template.jinja")
-    # Templates take thoughts apart that stand before the answer.
-    if said.content.rpartition("</think>")[2].strip() not in whole[len(prompt):]:
-        raise _unwritten(example, said)
     before = _tokens(tokenizer, prompt)
-    completion = _to_end_of_turn(tokenizer, _continued(tokenizer, before, prompt, whole, example))
+    completion = _completion(tokenizer, example, said, prompt, before)
     hidden = [NO_LOSS] * len(before) if completion_only else before
     return Encoded([*before, *completion], [*hidden, *completion])
 
@@ -69,89 +58,23 @@ def token_counts(tokenizer: Any, example: Example) -> tuple[int, int]:
                         for answer in answers), default=0)
 
 
-def as_chat(message: Message) -> dict[str, Any]:
-    """For a template: arguments of calls as objects, as templates want them and edged serves them."""
-    spoken: dict[str, Any] = {"role": message.role, "content": message.content}
-    if message.tool_calls:
-        spoken["tool_calls"] = [_call(call) for call in message.tool_calls]
-    if message.tool_call_id is not None:
-        spoken["tool_call_id"] = message.tool_call_id
-    if message.name is not None:
-        spoken["name"] = message.name
-    return spoken
-
-
-def _call(call: dict[str, Any]) -> dict[str, Any]:
-    function = call.get("function")
-    if not isinstance(function, dict) or not isinstance(function.get("arguments"), str):
-        return call
-    try:
-        arguments = json.loads(function["arguments"])
-    except ValueError:
-        return call
-    return {**call, "function": {**function, "arguments": arguments}} if isinstance(arguments, dict) else call
-
-
 def _prompt(tokenizer: Any, example: Example) -> str:
-    text = _rendered(tokenizer, example, example.prompt, answers=True)
-    for name in _names(example.tools):
-        if name not in text:
-            raise InvalidRequest(
-                f"example {example.id}: the chat template of this base shows no tools ({name} is nowhere in the "
-                "prompt); take a base that knows tools, or write them into the system message (data.system)")
-    for message in example.prompt:
-        if message.role == "user" and message.content.strip() not in text:
-            raise _unwritten(example, message)
-    return text
+    return tool_chats.prompt_text(tokenizer, example) if tool_chats.has_tools(example) \
+        else prompt_text(tokenizer, example)
 
 
-def _rendered(tokenizer: Any, example: Example, messages: Iterable[Message], *, answers: bool) -> str:
-    """Some templates write calls only where the content is None, others fail on that: both are tried."""
-    if tokenizer.chat_template is None:
-        raise InvalidRequest(
-            "this base has no chat template, so nobody knows how it is asked; take the instruct or chat model of its "
-            "family, or put a chat_template.jinja into its folder")
-    spoken = [as_chat(message) for message in messages]
-    called = Counter(name for message in spoken for name in _names(message.get("tool_calls", ())))
-    wanted = called + Counter({name: 1 for name in _names(example.tools) if name in called})
-    text = _apply(tokenizer, example, spoken, answers=answers)
-    if any(text.count(name) < times for name, times in wanted.items()):
-        for message in spoken:
-            if message.get("tool_calls") and not message["content"]:
-                message["content"] = None
-        text = _apply(tokenizer, example, spoken, answers=answers)
-    for name, times in wanted.items():
-        if text.count(name) < times:
-            raise InvalidRequest(
-                f"example {example.id}: the chat template of this base drops calls of tools ({name} is not where it "
-                "was called); take a base that knows tools, or write the calls as text into the answer")
-    return text
+def _completion(tokenizer: Any, example: Example, said: Message, prompt: str, before: list[int]) -> list[int]:
+    """The tokens of the answer, with the one that ends it."""
+    def tokens(text: str) -> list[int]:
+        return _to_end_of_turn(tokenizer, _continued(tokenizer, before, prompt, prompt + text, example))
 
-
-def _unwritten(example: Example, message: Message) -> InvalidRequest:
-    return InvalidRequest(
-        f"example {example.id}: the chat template of this base does not write what the {message.role} says "
-        f"({message.content.strip()[:40]!r}); it is for other messages than texts, or changes them: take another base, "
-        "or mend its chat_template.jinja")
-
-
-def _apply(tokenizer: Any, example: Example, messages: list[dict[str, Any]], *, answers: bool) -> str:
-    from jinja2 import TemplateError
-
-    try:
-        text = tokenizer.apply_chat_template(
-            messages, tools=list(example.tools) or None, add_generation_prompt=answers, tokenize=False)
-    except (TemplateError, TypeError, ValueError) as error:
-        raise InvalidRequest(f"example {example.id}: the chat template of this base refuses the messages: "
-                             f"{str(error)[:300]}") from error
-    assert isinstance(text, str)
-    return text
-
-
-def _names(described: Iterable[dict[str, Any]]) -> list[str]:
-    """Of functions, as OpenAI describes them, or their calls."""
-    functions = (one.get("function", one) for one in described)
-    return [str(function["name"]) for function in functions if isinstance(function, dict) and function.get("name")]
+    if not tool_chats.has_tools(example, said):
+        return tokens(answer_text(tokenizer, example, said, prompt))
+    for text in tool_chats.answer_texts(tokenizer, example, said, prompt):
+        found = tokens(text)
+        if tool_chats.reads_back(tokenizer, example, said, prompt, tokenizer.decode(found[:-1])):
+            return found
+    raise tool_chats.unheard(example)
 
 
 def _tokens(tokenizer: Any, text: str) -> list[int]:
@@ -176,15 +99,10 @@ def _to_end_of_turn(tokenizer: Any, completion: list[int]) -> list[int]:
     """Up to the special token that ends the turn; a template that writes none gets the tokenizer's end, without which
     no model would learn to stop."""
     special = set(tokenizer.all_special_ids)
+    # Of some families (Phi 3) the token that ends a turn is special, but has no name.
+    special |= {token for token, added in tokenizer.added_tokens_decoder.items() if added.special}
     last = max((index for index, token in enumerate(completion) if token in special), default=None)
     if last is not None and not tokenizer.decode(completion[last + 1:]).strip():
         return completion[:last + 1]
     end = tokenizer.eos_token_id
     return completion if end is None else [*completion, end]
-
-
-def _parting(prompt: str, whole: str) -> str:
-    same = next((index for index, (one, other) in enumerate(zip(prompt, whole, strict=False)) if one != other),
-                min(len(prompt), len(whole)))
-    return f"after {prompt[max(0, same - 20):same]!r} the one has {prompt[same:same + 20]!r}, the other " \
-           f"{whole[same:same + 20]!r}"

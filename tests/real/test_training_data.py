@@ -12,17 +12,22 @@ import datasets
 import pytest
 
 from converters.gguf import unquantized
-from edged.errors import InvalidRequest
+from converters.spoken import Listener
+from edged.engines.hf_vocab import HfVocab
+from edged.errors import CorruptFile, InvalidRequest
 from edged.store import Store
 from edged.store.entries import Catalog
 from edged.store.pull import pull
 from edged.toml_file import TomlFile
+from edged.types import ChatPrompt, GenerateRequest, ToolFunction, ToolUse
+from edged.worker.chat import Chat
 from tests.models import NO_HUB, ignore
 from training.data.stage import DATA
 from training.encode import NO_LOSS, encoded, prompt_ids
 from training.examples import Example, Message, identity, read_examples
 from training.models import base_facts, base_folder, base_key, tokenizer_of
 from training.recipe import Data, Recipe
+from training.rendering import as_chat
 from training.run import Run
 from training.split import SPLITS, split_file
 
@@ -113,6 +118,78 @@ def test_through_every_template_of_text_models_the_answer_is_learned_and_the_pro
         assert found.input_ids[-1] == tokenizer.eos_token_id, name
 
 
+TOOL = {"type": "function", "function": {
+    "name": "set_light", "description": "Switches a lamp.", "parameters": {
+        "type": "object", "properties": {"room": {"type": "string"}}, "required": ["room"]}}}
+CALL = {"id": "call_00001", "type": "function", "function": {"name": "set_light", "arguments": '{"room": "hall"}'}}
+ASKED = (Message("user", "Light in the hall, please."),)
+RESULT = (*ASKED, Message("assistant", tool_calls=(CALL,)), Message("tool", "done", tool_call_id="call_00001"))
+CALLS = (
+    Example(id="1", prompt=ASKED, answer=Message("assistant", tool_calls=(CALL,)), tools=(TOOL,)),
+    Example(id="2", prompt=RESULT, answer=Message("assistant", "It is on."), tools=(TOOL,)),
+    Example(id="3", prompt=(Message("system", "Be brief."), *ASKED), answer=Message("assistant", "In which house?"),
+            tools=(TOOL,)),
+)
+#: Of these the tiny tokenizer has the special tokens; None: a template that shows no tools at all.
+WITH_TOOLS = (None, "qwen2_5", "qwen3", "qwen3_instruct_2507", "lfm2_2_5", "nemotron_3_nano")
+
+
+@pytest.mark.parametrize("name", WITH_TOOLS)
+def test_a_chat_with_tools_is_learned_as_it_is_served_and_read(tiny_hf: Path, name: str | None) -> None:
+    tokenizer = tokenizer_of(tiny_hf)
+    tokenizer.chat_template = templates()[name] if name is not None else tokenizer.chat_template
+    chat = Chat(tokenizer.chat_template, HfVocab(tiny_hf, 512, frozenset()))
+    listener = Listener(tokenizer.chat_template)
+    try:
+        for example in CALLS:
+            function = TOOL["function"]
+            assert isinstance(function, dict)
+            served = chat(GenerateRequest(
+                id="1", prompt=ChatPrompt([as_chat(message) for message in example.prompt]),
+                tools=ToolUse(functions=[ToolFunction(
+                    name=function["name"], description=function["description"],
+                    parameters=json.dumps(function["parameters"]))]))).text
+            found = encoded(tokenizer, example, completion_only=True)
+            said = [label for label in found.labels if label != NO_LOSS]
+            assert tokenizer.decode(found.input_ids[:-len(said)]) == served
+            assert said[-1] == tokenizer.eos_token_id
+            heard = listener.read(tokenizer.decode(said[:-1]), prompt=served, functions=["set_light"])
+            assert example.answer is not None
+            assert heard.content.strip() == example.answer.content
+            assert [name for name, _ in heard.calls] == ["set_light"] * len(example.answer.tool_calls)
+            assert all(json.loads(arguments) == {"room": "hall"} for _, arguments in heard.calls)
+    finally:
+        chat.close()
+
+
+def test_an_answer_that_would_not_be_read_back_is_refused(tiny_hf: Path) -> None:
+    tokenizer = tokenizer_of(tiny_hf)
+    written = Message("assistant", '<tool_call>\n{"name": "set_light", "arguments": {}}\n</tool_call>')
+    with pytest.raises(InvalidRequest, match="read back"):
+        encoded(tokenizer, Example(id="1", prompt=ASKED, answer=written, tools=(TOOL,)), completion_only=True)
+
+
+def test_without_tools_the_prompt_is_the_served_one_through_every_template(tiny_hf: Path) -> None:
+    tokenizer = tokenizer_of(tiny_hf)
+    compared = 0
+    for template in templates().values():
+        tokenizer.chat_template = template
+        try:
+            mine = tokenizer.decode(prompt_ids(tokenizer, MADRID))
+        except InvalidRequest:
+            continue
+        chat = Chat(template, HfVocab(tiny_hf, 512, frozenset()))
+        try:
+            served = chat(GenerateRequest(id="1", prompt=ChatPrompt([as_chat(each) for each in TURNS]))).text
+        finally:
+            chat.close()
+        assert mine == served
+        compared += 1
+        if compared == 12:
+            break
+    assert compared == 12
+
+
 def test_no_template_drops_words_without_a_word(tiny_hf: Path) -> None:
     tokenizer = tokenizer_of(tiny_hf)
     refused = 0
@@ -130,8 +207,6 @@ def test_no_template_drops_words_without_a_word(tiny_hf: Path) -> None:
 
 
 def test_a_damaged_folder_of_datasets_is_told(tiny_hf: Path, tmp_path: Path) -> None:
-    from edged.errors import CorruptFile
-
     datasets.Dataset.from_list(rows(4)).save_to_disk(str(tmp_path / "set"))
     state = json.loads((tmp_path / "set" / "state.json").read_bytes())
     (tmp_path / "set" / state["_data_files"][0]["filename"]).write_bytes(b"no arrow")

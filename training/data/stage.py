@@ -21,6 +21,7 @@ from training.encode import token_counts
 from training.examples import write_examples
 from training.models import base_folder, base_key, tokenizer_of
 from training.recipe import Data, Recipe
+from training.rendering import require_template
 from training.run import Moment, Run, Tell, digest
 from training.split import SPLITS, SplitName, shared_out, split_file
 from training.stage import StageKind
@@ -110,10 +111,7 @@ def _read(run: Run, mistakes: Mistakes, tell: Tell) -> tuple[_Splits, tuple[File
 
 def _counted(splits: _Splits, tokenizer: Any, mistakes: Mistakes, tell: Tell) -> _Splits:
     """With their tokens. What the base's chat template refuses is wrong."""
-    if tokenizer.chat_template is None:
-        raise InvalidRequest(
-            "the base has no chat template, so nobody knows how it is asked; take the instruct or chat model of its "
-            "family, or put a chat_template.jinja into its folder")
+    require_template(tokenizer)
     total = sum(map(len, splits.values()))
     found: _Splits = {name: [] for name in SPLITS}
     done = 0

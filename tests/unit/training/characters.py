@@ -32,6 +32,7 @@ class Characters:
         self.chat_template = template
         self._texts = ["<|im_start|>", "<|im_end|>"] if special else ["<unused>", "</s>"]
         self.all_special_ids = [0, 1]
+        self.added_tokens_decoder: dict[int, Any] = {}
         self._pattern = re.compile("|".join(map(re.escape, [*self._texts, *merged])) + "|.", re.DOTALL)
 
     def __call__(self, text: str, add_special_tokens: bool) -> dict[str, list[int]]:

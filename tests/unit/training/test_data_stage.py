@@ -204,18 +204,17 @@ def test_columns_that_nobody_knows_are_told_with_those_that_are(make: Make) -> N
         make({"train.jsonl": [{"text": "x"}]})
 
 
-def test_captured_answers_are_learned_with_their_tools(
+def test_captured_answers_are_learned(
     make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """As the daemon writes them."""
     monkeypatch.setenv("EDGED_HOME", str(tmp_path / "home"))
-    tool = {"type": "function", "function": {"name": "light", "parameters": {"type": "object", "properties": {}}}}
     layout = Store(tmp_path / "home").layout
     writer = CapturedFiles(layout, most_bytes=10**8, most_s=1e6)
     for number in range(8):
         thoughts = {"reasoning_content": "Hm."} if number == 0 else {}
         answer = Answer(
-            id=str(number), at=1.0, model="small", version="0123456789ab", adapter=None, tools=[tool],
+            id=str(number), at=1.0, model="small", version="0123456789ab", adapter=None, tools=[],
             messages=[{"role": "user", "content": f"light {number}"},
                       {"role": "assistant", "content": "on", **thoughts}],
             finish_reason="stop", prompt_tokens=3, completion_tokens=1, client=None)
@@ -223,7 +222,8 @@ def test_captured_answers_are_learned_with_their_tools(
     writer.close()
     made, splits, told = make({}, train=("captured:small",), stratum="version")
     assert (made.train, made.validation) == (7, 1)
-    assert splits["train"][0].tools == (tool,)
+    assert prompts(splits["train"]) == [f"light {number}" for number in range(8) if f"light {number}" != prompts(
+        splits["validation"])[0]]
     assert made.strata["0123456789ab"]["train"] == 7
     assert any("1 answers come with thoughts" in (moment.note or "") for moment in told)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import pytest
@@ -17,8 +16,6 @@ from training.examples import Example, Message, identity
 pytestmark = pytest.mark.unit
 
 PLAIN = "{% for message in messages %}{{ message.content }}{% endfor %}{% if add_generation_prompt %}>{% endif %}"
-TOOL = {"type": "function", "function": {"name": "light", "parameters": {"type": "object", "properties": {}}}}
-CALL = {"id": "1", "type": "function", "function": {"name": "light", "arguments": json.dumps({"room": "hall"})}}
 
 
 def example(*prompt: Message, answer: Message | None = None, **more: Any) -> Example:
@@ -91,39 +88,6 @@ def test_a_base_without_a_template_is_refused() -> None:
 def test_what_the_template_says_against_the_messages_is_told() -> None:
     with pytest.raises(InvalidRequest, match="refuses the messages"):
         prompt_ids(Characters("{{ messages[5].content.none }}"), HELLO)
-
-
-def test_calls_are_learned_with_arguments_as_objects() -> None:
-    tokenizer = Characters()
-    said = example(Message("user", "Light!"), answer=Message("assistant", tool_calls=(CALL,)), tools=(TOOL,))
-    assert "<call>light(hall)" in learned(tokenizer, encoded(tokenizer, said, completion_only=True).labels)
-
-
-def test_a_template_that_writes_calls_only_without_content_writes_them() -> None:
-    tokenizer = Characters(CHATML.replace(
-        "in message.tool_calls or []", "in (message.tool_calls if message.content is none else none) or []"))
-    said = example(Message("user", "Light!"), answer=Message("assistant", tool_calls=(CALL,)))
-    assert "light(hall)" in learned(tokenizer, encoded(tokenizer, said, completion_only=True).labels)
-
-
-def test_tools_that_the_template_drops_are_refused() -> None:
-    tokenizer = Characters(CHATML.partition("{% endfor %}")[2])
-    with pytest.raises(InvalidRequest, match="shows no tools"):
-        prompt_ids(tokenizer, example(Message("user", "x"), tools=(TOOL,)))
-
-
-def test_calls_that_the_template_drops_are_refused() -> None:
-    tokenizer = Characters(PLAIN)
-    with pytest.raises(InvalidRequest, match="drops calls"):
-        encoded(tokenizer, example(Message("user", "x"), answer=Message("assistant", tool_calls=(CALL,))),
-                completion_only=True)
-
-
-def test_calls_are_missed_though_the_tools_name_the_function() -> None:
-    shown = "{% for tool in tools or [] %}[{{ tool.function.name }}]{% endfor %}"
-    with pytest.raises(InvalidRequest, match="drops calls"):
-        encoded(Characters(shown + PLAIN), example(
-            Message("user", "x"), answer=Message("assistant", tool_calls=(CALL,)), tools=(TOOL,)), completion_only=True)
 
 
 @pytest.mark.parametrize("template", [
