@@ -16,6 +16,7 @@ from typing import NamedTuple
 import msgspec
 import structlog
 
+from edged.daemon.generation import Generation
 from edged.daemon.metrics import Metrics
 from edged.daemon.recording import Recording
 from edged.daemon.redaction import Redaction, RedactionFailed
@@ -81,9 +82,10 @@ class Capture:
             return None
         return Recording(request, self._epoch)
 
-    def take(self, recording: Recording, served: Served) -> None:
-        """Its last event has come. It is kept soon, or dropped and counted."""
-        if self._closed or recording.epoch != self._epoch or not self.of(served.name):
+    def take(self, generation: Generation) -> None:
+        """Its last event has come. What was recorded of it is kept soon, or dropped and counted."""
+        recording, served = generation.recording, generation.served
+        if recording is None or self._closed or recording.epoch != self._epoch or not self.of(served.name):
             return
         size = recording.size_bytes()
         if len(self._waiting) >= MOST_WAITING or self._waiting_bytes + size > MOST_WAITING_BYTES:

@@ -93,8 +93,7 @@ class Model:
     @property
     def unasked(self) -> bool:
         """It comes back after a restart, and nobody waits for it."""
-        return (self.wish.comes_back and not self.requests and self._loaders.oldest() is None
-                and not self.stay.pinned)
+        return self.wish.comes_back and not (self.requests or self.stay.pinned) and self._loaders.oldest() is None
 
     def live(self) -> Live | None:
         """For the policy; None while it holds no memory."""
@@ -104,9 +103,7 @@ class Model:
             key=self.key, held_bytes=self._seat.held_bytes, phase=MemoryPhase[self.state.name],
             busy=bool(self.requests.active) or (self.fresh and self.ticket is not None), pinned=self.stay.pinned,
             ticket=None if self.unasked else self.ticket, used=self._used, load_s=self._seat.load_s,
-            unasked=self.unasked,
-            rate=self._site.habits.rate(self.manifest.name, self._site.clock()),
-        )
+            unasked=self.unasked, rate=self._site.habits.rate(self.manifest.name, self._site.clock()))
 
     def want(self) -> Want | None:
         """For the policy; None unless somebody waits for it to be loaded."""
@@ -319,8 +316,7 @@ class Model:
                 self._ended(generation, revive(event))
             case Finished():
                 generation.feed(event)
-                if generation.recording is not None:
-                    self._site.capture.take(generation.recording, generation.served)
+                self._site.capture.take(generation)
                 self.breaker.reset()
                 if self._site.suspects:
                     self._site.suspects.completed(self._identity(generation.request))

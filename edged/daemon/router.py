@@ -13,7 +13,6 @@ import itertools
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -35,7 +34,7 @@ from edged.daemon.process import COMMAND, TRIAL_COMMAND
 from edged.daemon.reloads import Reloads
 from edged.daemon.remembered import LoadedFile
 from edged.daemon.rollouts import Rollouts, RolloutStatus
-from edged.daemon.site import Site
+from edged.daemon.site import Site, facts_of
 from edged.daemon.status import ModelState, ModelStatus, Served
 from edged.daemon.succession import Succession
 from edged.daemon.suspects import Suspects
@@ -73,7 +72,7 @@ class Router:
             capture=self.capture,
             tickets=itertools.count(1), changed=self._changed, failing=self._failing, breaker=breaker,
             worker_command=worker_command, trial_command=trial_command,
-            facts=facts if facts is not None else partial(_facts, store.home),
+            facts=facts if facts is not None else partial(facts_of, store.home),
         )
         self._models: dict[str, Model] = {}
         self._memory = Memory(settings)
@@ -398,9 +397,3 @@ class Router:
 
 def _untold(generation: Generation, error: EdgedError | None) -> None:
     """Nobody counts it."""
-
-
-def _facts(home: Path) -> Facts:
-    from edged.hardware.probe import probe_with
-
-    return probe_with(home)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edged.daemon.breaker import Breaker
@@ -46,3 +47,10 @@ class Site:
     trial_command: Sequence[str]
     facts: Callable[[], Facts]
     clock: Callable[[], float] = time.monotonic
+
+
+def facts_of(home: Path) -> Facts:
+    """Of this machine with the engine environments of a home, probed now."""
+    from edged.hardware.probe import probe_with
+
+    return probe_with(home)
