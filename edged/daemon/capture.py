@@ -52,7 +52,8 @@ class Capture:
     def __init__(self, settings: Settings, catalog: CatalogFile, metrics: Metrics) -> None:
         """Touches nothing before it is first used."""
         self._settings, self._catalog, self._metrics = settings, catalog, metrics
-        self._folder = Captured(Layout(settings.home))
+        self._layout = Layout(settings.home)
+        self._folder = Captured(self._layout)
         self._files = captured_files(settings)
         self._redaction = (Redaction(settings.capture_redact, settings.capture_redact_s) if settings.capture_redact
                            else None)
@@ -107,7 +108,7 @@ class Capture:
             return
         self._told_on = on
         log.warning("capture.on" if on else "capture.off", models=list(on),
-                    folder=str(Layout(self._settings.home).captured), days=self._settings.capture_days,
+                    folder=str(self._layout.captured), days=self._settings.capture_days,
                     redact=list(self._settings.capture_redact) or None)
 
     async def close(self, *, last_s: float = LAST_S) -> None:
@@ -201,12 +202,13 @@ class Capture:
             log.warning("capture.dropped", model=model, reason=drop.reason, why=drop.why)
 
     async def _sweep(self) -> None:
+        """Where nothing was ever captured there is no folder, and no thread for it."""
         while True:
             try:
-                gone = await asyncio.get_running_loop().run_in_executor(self._thread, self._files.tidy)
+                if self._layout.captured.exists():
+                    gone = await asyncio.get_running_loop().run_in_executor(self._thread, self._files.tidy)
+                    if gone:
+                        log.info("capture.expired", files=gone)
             except OSError as error:
                 log.warning("capture.not_swept", reason=error.strerror)
-            else:
-                if gone:
-                    log.info("capture.expired", files=gone)
             await asyncio.sleep(_SWEEP_S)

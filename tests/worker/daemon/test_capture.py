@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -119,3 +120,23 @@ async def test_lines_of_many_at_once_are_whole_and_each_is_there_once(rig: Calla
         lines: list[dict[str, Any]] = [json.loads(line) for line in Captured(here.store.layout).lines("tiny")]
         assert len({line["id"] for line in lines}) == len(lines) == 48
         assert {line["messages"][-1]["content"] for line in lines} == {"The box is blue."}
+
+
+async def test_where_nothing_is_captured_there_is_no_thread_and_what_is_too_old_goes_all_the_same(
+    rig: Callable[..., Rig],
+) -> None:
+    before = set(threading.enumerate())
+    async with rig() as here:
+        here.install("tiny")
+        await answered(here)
+        assert not [thread.name for thread in set(threading.enumerate()) - before if "capture" in thread.name]
+    here = rig(capture_days=1)
+    folder = here.store.layout.captured_of("gone")
+    folder.mkdir(parents=True)
+    (folder / "2020-01-01-1.jsonl").write_bytes(b'{"at": 1577836800.0}\n')
+    async with here:
+        for _ in range(500):
+            if not Captured(here.store.layout).paths("gone"):
+                break
+            await asyncio.sleep(0.02)
+        assert Captured(here.store.layout).paths("gone") == []
