@@ -19,7 +19,7 @@ from edged.errors import DeviceUnavailable, InsufficientMemory, InsufficientStor
 from edged.hardware.facts import Facts
 from edged.hardware.probe import probe
 from edged.store.space import MARGIN_BYTES, in_words
-from training.recipe import Finetune, Fit
+from training.recipe import Finetune, Fit, Recipe
 from training.run import Moment, Run, Tell
 from training.sizes import Lesson, ModelSize, fit_of, lesson, model_size
 
@@ -84,6 +84,24 @@ def check(run: Run, tell: Tell, *, facts: Facts | None = None) -> Needs:
     tell(Moment(stage="student" if how is not run.recipe.finetune else "finetune", note=in_sentence(needs)))
     require(size, learned, how, known, free_disk_bytes=shutil.disk_usage(run.folder).free)
     return needs
+
+
+def require_machine(recipe: Recipe, facts: Facts) -> None:
+    """What a recipe asks of the machine whatever its data are; for before the first stage. Raises DeviceUnavailable for
+    more devices than there are, qlora without CUDA and bitsandbytes, a precision that is not computed well here. Takes
+    torch only where the recipe names such a method or precision."""
+    how = fit_of(recipe)
+    if how is None:
+        return
+    _require_devices(how, facts, device_of(facts))
+    if isinstance(how, Finetune) and how.method == "qlora":
+        from training.finetune.adapter import require_four_bits
+
+        require_four_bits()
+    if how.precision in ("bf16", "fp16"):
+        from training.fit.precision import precision
+
+        precision(how.precision)
 
 
 def estimate(

@@ -15,9 +15,10 @@ from edged.errors import InvalidRequest
 from training.data.made import DataMade
 from training.examples import Example
 from training.models import base_folder
-from training.recipe import Architecture, Finetune, Fit, Recipe, Student
+from training.recipe import Finetune, Fit, Recipe, Student
 from training.run import Run
 from training.split import training_examples, validation_examples
+from training.weigh import Shape
 
 #: Of English in most vocabularies; more tokens than there are, for others.
 _CHARACTERS_PER_TOKEN = 3
@@ -113,16 +114,12 @@ def _of_student(run: Run, how: Student) -> ModelSize:
         return _of_config(_config(folder), count, count, beside)
     made = how.architecture
     vocabulary = made.vocabulary if how.tokenizer == "own" else _vocabulary(_config(base_folder(run)))
-    count = _llama(made, vocabulary)
+    count = Shape(
+        vocab_size=vocabulary, hidden_size=made.hidden, intermediate_size=made.intermediate,
+        num_hidden_layers=made.layers, num_attention_heads=made.heads, num_key_value_heads=made.kv_heads,
+        tie_word_embeddings=True).parameters()
     return ModelSize(parameters=count, trainable=count, hidden=made.hidden, intermediate=made.intermediate,
                      layers=made.layers, heads=made.heads, vocabulary=vocabulary, context=made.context, beside=beside)
-
-
-def _llama(made: Architecture, vocabulary: int) -> int:
-    """With one table for words in and out, as students have."""
-    kept = made.hidden * made.kv_heads // made.heads
-    layer = 2 * made.hidden * (made.hidden + kept) + 3 * made.hidden * made.intermediate + 2 * made.hidden
-    return vocabulary * made.hidden + made.layers * layer + made.hidden
 
 
 def _of_config(said: dict[str, Any], parameters: int, trainable: int, beside: int = 0) -> ModelSize:

@@ -10,11 +10,13 @@ from typing import Any
 
 import datasets
 import pytest
+import torch
 
 from converters.gguf import unquantized
 from converters.spoken import Listener
 from edged.engines.hf_vocab import HfVocab
-from edged.errors import CorruptFile, InvalidRequest
+from edged.errors import CorruptFile, DeviceUnavailable, InvalidRequest
+from edged.hardware.probe import probe
 from edged.store import Store
 from edged.store.entries import Catalog
 from edged.store.pull import pull
@@ -24,9 +26,10 @@ from edged.worker.chat import Chat
 from tests.models import NO_HUB, ignore
 from training.data.stage import DATA
 from training.encode import NO_LOSS, encoded, prompt_ids
+from training.estimate import require_machine
 from training.examples import Example, Message, identity, read_examples
 from training.models import base_facts, base_folder, base_key, tokenizer_of
-from training.recipe import Data, Recipe
+from training.recipe import Data, Finetune, Recipe
 from training.rendering import as_chat
 from training.run import Run
 from training.split import SPLITS, split_file
@@ -214,3 +217,11 @@ def test_a_damaged_folder_of_datasets_is_told(tiny_hf: Path, tmp_path: Path) -> 
     run.begin("data")
     with pytest.raises(CorruptFile, match="set is no folder that `datasets` can load"):
         DATA.run(run, lambda moment: None)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="here is a card")
+@pytest.mark.parametrize(("how", "told"), [
+    (Finetune(method="qlora"), 'method = "lora"'), (Finetune(precision="fp16"), 'precision = "auto"')])
+def test_what_needs_a_card_is_refused_before_any_data_are_read(how: Finetune, told: str) -> None:
+    with pytest.raises(DeviceUnavailable, match=told):
+        require_machine(Recipe(name="x", base="./base", finetune=how), probe())

@@ -17,7 +17,7 @@ from edged.hardware.facts import Cpu, Facts, Gpu, Memory
 from edged.toml_file import TomlFile
 from tests.hf_folders import hf_files, put, weights
 from training.data.made import DataMade, lengths_of
-from training.estimate import check, estimate, in_sentence, require
+from training.estimate import check, estimate, in_sentence, require, require_machine
 from training.examples import Example, Message, identity, write_examples
 from training.recipe import Data, Distil, Finetune, Recipe, Student
 from training.run import Moment, Run
@@ -109,6 +109,14 @@ def test_more_devices_than_there_are_are_refused(monkeypatch: pytest.MonkeyPatch
     require(SMALL, LEARNED, LORA, one_card, free_disk_bytes=100 * GB)
     with pytest.raises(DeviceUnavailable, match="1 cards"):
         require(SMALL, LEARNED, replace(LORA, devices=2), one_card, free_disk_bytes=100 * GB)
+
+
+def test_what_the_machine_cannot_do_is_refused_before_any_data_are_read() -> None:
+    recipe = Recipe(name="x", base="./base", finetune=Finetune(devices=5))
+    with pytest.raises(DeviceUnavailable, match="4 cores"):
+        require_machine(recipe, facts())
+    require_machine(Recipe(name="x", base="./base", finetune=LORA), facts())
+    require_machine(Recipe(name="x", base="./base"), facts())
 
 
 def test_on_a_card_its_own_memory_counts(monkeypatch: pytest.MonkeyPatch) -> None:
