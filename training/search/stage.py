@@ -30,7 +30,7 @@ from training.search.messages import Begin
 from training.search.pool import Pool
 from training.search.space import parameters
 from training.search.study import Study
-from training.search.trial import searched, shortened, trained_by
+from training.search.trial import as_tried, searched, trained_by
 from training.search.trials import STAGE, make_trials, shown
 from training.stage import StageKind
 
@@ -119,7 +119,7 @@ def _require_room(run: Run, tell: Tell) -> None:
     """For the trials that run at once. Raises InsufficientMemory, DeviceUnavailable, and what
     `training.estimate.check` raises."""
     search, facts = searched(run.recipe), probe()
-    needs = check(dataclasses.replace(run, recipe=shortened(run.recipe)), tell, facts=facts)
+    needs = check(dataclasses.replace(run, recipe=as_tried(run.recipe)), tell, facts=facts)
     if search.jobs > max(1, facts.cpu.usable):
         raise run.file.mistake(("search", "jobs"), f"is more than the {facts.cpu.usable} cores that this process may "
                                                    "use", at_value=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import importlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -46,16 +45,18 @@ class Trial:
     def made(self) -> tuple[float, dict[str, Any]]:
         """The value that is searched for, and other figures. Raises what the training raises, what on_evaluation
         raises, and Internal where there is no value."""
+        from training.fit.quiet import quiet
         from training.split import training_examples
 
-        recipe = shortened(decoded(self.run.file, with_values(self.run.file.values, self.settings)))
+        recipe = as_tried(decoded(self.run.file, with_values(self.run.file.values, self.settings)))
         search, how = searched(recipe), trained_by(recipe)
         # Some settings may need more memory than the recipe as it is written.
         check(dataclasses.replace(self.run, recipe=recipe), _untold)
         examples = share_of(training_examples(self.run), search.share, recipe.seed)
         try:
-            model, tokenizer, fitted = (self._student(how, examples) if isinstance(how, Student)
-                                        else self._finetuned(how, examples))
+            with quiet():
+                model, tokenizer, fitted = (self._student(how, examples) if isinstance(how, Student)
+                                            else self._finetuned(how, examples))
             figures = {"seconds": round(fitted.seconds, 3), "steps": fitted.steps, "train_loss": fitted.train_loss,
                        "validation_loss": fitted.validation_loss}
             value: float | None = fitted.validation_loss
@@ -69,11 +70,10 @@ class Trial:
 
     def _student(self, how: Student, examples: list[Example]) -> tuple[Any, Any, Fitted]:
         """Trials of one worker share the teachers' soft targets, which lie in its run folder."""
-        train: Any = importlib.import_module("training.student.stage").train
+        from training.student.stage import train
+
         self.run.path("student").mkdir(mode=files.FOLDER_MODE, exist_ok=True)
-        made: tuple[Any, Any, Fitted] = train(
-            self.run, how, self.folder, self.tell, train_on=examples, on_evaluation=self.on_evaluation)
-        return made
+        return train(self.run, how, self.folder, self.tell, train_on=examples, on_evaluation=self.on_evaluation)
 
     def _finetuned(self, how: Finetune, examples: list[Example]) -> tuple[Any, Any, Fitted]:
         from training.finetune.adapter import start
@@ -133,13 +133,12 @@ def share_of(examples: Sequence[Example], share: float, seed: int) -> list[Examp
     return [example for example in examples if example.id in drawn]
 
 
-def shortened(recipe: Recipe) -> Recipe:
-    """As long as its trials are."""
-    search = searched(recipe)
-    if search.max_steps is None:
-        return recipe
-    how = trained_by(recipe)
-    how = msgspec.structs.replace(how, max_steps=min(search.max_steps, how.max_steps or search.max_steps))
+def as_tried(recipe: Recipe) -> Recipe:
+    """As its trials are made: as long as the search says, and on one device each, with the same examples a step."""
+    search, how = searched(recipe), trained_by(recipe)
+    steps = [each for each in (search.max_steps, how.max_steps) if each is not None]
+    how = msgspec.structs.replace(
+        how, max_steps=min(steps, default=None), devices=1, accumulation=how.accumulation * how.devices)
     if isinstance(how, Finetune):
         return msgspec.structs.replace(recipe, finetune=how)
     assert recipe.distil is not None

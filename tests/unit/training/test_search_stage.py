@@ -11,7 +11,7 @@ from training.examples import Example, Message
 from training.recipe import load_recipe
 from training.run import Run
 from training.search.stage import SEARCH
-from training.search.trial import share_of, shortened
+from training.search.trial import as_tried, share_of
 
 pytestmark = pytest.mark.unit
 
@@ -39,15 +39,22 @@ def test_what_cannot_be_searched_for_is_told_with_its_place(tmp_path: Path, sear
 
 def test_trials_are_as_long_as_the_search_says_and_no_longer_than_the_training(tmp_path: Path) -> None:
     for said, steps in (("max_steps = 20\n", 20), ("max_steps = 99\n", 50), ("", 50)):
-        recipe = shortened(run_of(tmp_path, said + "ranges = {'finetune.rank' = {low = 1, high = 32}}").recipe)
+        recipe = as_tried(run_of(tmp_path, said + "ranges = {'finetune.rank' = {low = 1, high = 32}}").recipe)
         assert recipe.finetune is not None
         assert recipe.finetune.max_steps == steps
     table = "[distil.student]\nmax_steps = 50\n"
     search = "max_steps = 20\nranges = {'distil.student.batch_size' = {low = 1, high = 32}}"
-    recipe = shortened(run_of(tmp_path, search, table).recipe)
+    recipe = as_tried(run_of(tmp_path, search, table).recipe)
     assert recipe.distil is not None
     assert recipe.distil.student is not None
     assert recipe.distil.student.max_steps == 20
+
+
+def test_trials_run_on_one_device_each_with_as_many_examples_a_step(tmp_path: Path) -> None:
+    table = "[finetune]\ndevices = 2\naccumulation = 3\n"
+    recipe = as_tried(run_of(tmp_path, "ranges = {'finetune.rank' = {low = 1, high = 32}}", table).recipe)
+    assert recipe.finetune is not None
+    assert (recipe.finetune.devices, recipe.finetune.accumulation, recipe.finetune.max_steps) == (1, 6, None)
 
 
 def test_every_trial_sees_the_same_share_of_the_prompts_with_all_their_answers() -> None:
