@@ -218,11 +218,23 @@ class Judge(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 Metric = Literal["perplexity", "exact_match", "accuracy", "f1", "bleu", "rouge", "json_valid", "json_match", "judge"]
 
 
+class Beside(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Another model that answers the same items once there is something served: an installed `model` of the daemon that
+    serves (a teacher, say), or one at an OpenAI-compatible `endpoint`. adapter: of edged. name: in the report."""
+
+    model: Text
+    endpoint: Text | None = None
+    adapter: Text | None = None
+    api_key_env: Text | None = None
+    name: Name | None = None
+
+
 class Evaluate(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """metrics: auto takes those that fit the answers. primary: what stages are compared by. limit: test items. labels:
     for accuracy and F1, the answers that are classes; none: those of the training split. resamples: of the paired
     bootstrap. performance: latency, throughput and memory too. tolerance: points that a step may lose before the chain
-    says that it lost."""
+    says that it lost. beside: others that stage `served` measures, between what training began from and what it
+    made."""
 
     metrics: tuple[Metric, ...] | Literal["auto"] = "auto"
     primary: Metric | None = None
@@ -234,6 +246,7 @@ class Evaluate(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     performance: bool = True
     batch_size: Positive = 8
     tolerance: NotNegative = 2.0
+    beside: tuple[Beside, ...] = ()
 
 
 class Range(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

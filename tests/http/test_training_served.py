@@ -12,6 +12,8 @@ from edged.errors import Conflict
 from edged.store import Store
 from tests.daemon import Daemon
 from tests.models import fake_folder, install
+from training.deploy.beside import subject_beside
+from training.recipe import Beside
 from training.served import serving
 
 pytestmark = pytest.mark.http
@@ -65,3 +67,19 @@ def test_beside_one_that_asks_for_keys_there_is_one_of_our_own(
             assert server.own
             server.load("tiny")
             assert say(server.base_url) == 200
+
+
+def test_a_model_beside_is_loaded_where_it_is_installed_and_only_asked_where_it_is_elsewhere(
+    home: Path, tmp_path: Path,
+) -> None:
+    with serving(tmp_path / "daemon.log") as server:
+        here = subject_beside(Beside(model="tiny"), server, home)
+        assert here.pid == server.load("tiny").pid
+        assert (here.name, here.model, here.base_url) == ("tiny", "tiny", server.base_url)
+        assert here.identity == Store(home).manifest("tiny").digest
+        assert here.artifact is not None
+        assert here.artifact.exists()
+        with pytest.raises(Conflict, match="nobody"):
+            subject_beside(Beside(model="nobody"), server, home)
+        elsewhere = subject_beside(Beside(model="org/big model", endpoint="http://127.0.0.1:1/v1"), server, home)
+    assert (elsewhere.name, elsewhere.identity, elsewhere.pid) == ("org-big-model", None, None)

@@ -12,6 +12,7 @@ from msgspec import Struct
 
 from edged.store import Store
 from training import opened
+from training.deploy.beside import artifact, subject_beside
 from training.deploy.stage import Deployed, Version, wanted
 from training.evaluate.results import Difference, Evaluated
 from training.evaluate.subject import Subject
@@ -73,7 +74,8 @@ def run_served(run: Run, tell: Tell) -> ServedAs:
             here = subjects_here(each)
             there = [_subject(each, deployed, version, server.base_url, loaded[version.reference].pid)
                      for version in deployed.versions]
-            last = evaluate(each, tell, [*here, *there], stage="served")
+            beside = [subject_beside(said, server, Path(deployed.home)) for said in each.recipe.evaluate.beside]
+            last = evaluate(each, tell, [*here[:1], *beside, *here[1:], *there], stage="served")
             checked.append(_checked(each, last, here))
     first = loaded[deployed.version.reference]
     return ServedAs(reference=deployed.version.reference, device=first.device, own=server.own, checked=tuple(checked),
@@ -85,20 +87,14 @@ def _subject(run: Run, deployed: Deployed, version: Version, base_url: str, pid:
     exported = run.value("export", Exported)
     made = run.folder / exported.folder
     keeps = exported.kind == "adapter"
+    store = Store(Path(deployed.home))
+    loads = artifact(store.manifest(version.name, version.version), store)
     return Subject(
         name=SERVED if first else f"{SERVED}-{version.conversion}", kind="endpoint", base_url=base_url,
         title="served" if first else f"served ({version.conversion})", model=version.reference,
         served_adapter=deployed.adapters.get(run.recipe.name), folder=base_folder(run) if keeps else made,
-        adapter=made if keeps else None, artifact=_artifact(deployed, version), pid=pid,
+        adapter=made if keeps else None, artifact=loads, pid=pid,
         identity=version.digest, precision=version.precision)
-
-
-def _artifact(deployed: Deployed, version: Version) -> Path:
-    """What the engine loads: a folder of ONNX, or a GGUF."""
-    store = Store(Path(deployed.home))
-    manifest = store.manifest(version.name, version.version)
-    folder = store.folder(manifest)
-    return folder / manifest.file if manifest.file.endswith(".gguf") else folder
 
 
 def _checked(run: Run, evaluated: Evaluated, here: list[Subject]) -> Checked:
