@@ -86,7 +86,7 @@ def bars(labels: Sequence[str], groups: Sequence[tuple[str, Sequence[float | Non
             axes.xaxis.set_minor_formatter(lambda value, position: "")
         axes.set_xlim(right=most * (4 if log else 1.18))
         axes.grid(axis="x")
-        axes.set_xlabel(xlabel)
+        axes.set_xlabel(f"{xlabel}, logarithmic" if log else xlabel)
         if len(groups) > 1:
             _legend(figure, axes)
         return _svg(figure, name)
