@@ -47,8 +47,8 @@ def _first(answered: Burst) -> dict[str, float]:
 def restart(side: Side, ask: Ask) -> Found:
     """The prompt is asked by three clients one after the other; then the server rests, is ended, and started again, and
     all clients ask at once, with other words of their own. first-ms: from sending, when the server says that
-    it is ready (llama-server has its model then, edged loads it for the first request, which is in its time).
-    launched-ms: the same from the launch of the process."""
+    it is ready (llama-server has its model then; edged has begun to load what was in memory, and what is left of that
+    load is in the first request's time). launched-ms: the same from the launch of the process."""
     before = side.up()
     for body in _clients(ask, before.model, 100)[:3]:
         uvloop.run(burst(before.url, "chat", [body]))
