@@ -54,7 +54,7 @@ def importance(found: Searched, path: Path) -> None:
     bars = axes.barh(keys, [found.importance[key] for key in keys], color=_TRIAL)
     axes.bar_label(bars, fmt="{:.0%}", padding=4)
     axes.set_xlim(0, 1.1)
-    axes.set_xlabel(f"share of what made {found.objective} differ (PED-ANOVA)")
+    axes.set_xlabel(f"share of what made {found.objective} differ (fANOVA)")
     _save(figure, path)
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import math
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
@@ -174,15 +173,13 @@ class Study:
                       key=lambda trial: (_worth(trial, direction), trial.number))
 
     def _importance(self, complete: Sequence[FrozenTrial]) -> dict[str, float]:
-        from optuna.importance import get_param_importances
+        from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 
         varied = [key for key in self._distributions if len({str(trial.params[key]) for trial in complete}) > 1]
         if len(complete) < _TELLING or not varied or len({trial.value for trial in complete}) < 2:
             return {}
-        with warnings.catch_warnings():
-            # Of numpy, where a key has one value among the best trials.
-            warnings.simplefilter("ignore", RuntimeWarning)
-            told = get_param_importances(self._study, params=varied)
+        evaluator = FanovaImportanceEvaluator(seed=self._seed % 2**32)
+        told = get_param_importances(self._study, evaluator=evaluator, params=varied)
         return {key: round(share, 4) for key, share in told.items() if math.isfinite(share)}
 
 
