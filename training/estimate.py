@@ -1,7 +1,8 @@
 """What a fit will take of memory, disk and time, told before it starts, and refused where it cannot fit.
 
-Memory and disk are upper bounds of what was measured (SmolLM2-135M, full, LoRA, DoRA, with and without checkpointing);
-the time is a guess by the machine's rate of matrix products, which a busy machine makes wrong.
+Memory and disk are upper bounds, by up to a half, of what was measured (SmolLM2-135M: full, LoRA, DoRA, with
+checkpointing and without); the time is a guess by the machine's rate of matrix products, which a busy machine makes
+wrong.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from training.sizes import Lesson, ModelSize, fit_of, lesson, model_size
 
 _FP32_BYTES = 4
 #: Interpreter, torch, transformers, trl and peft, before any weights.
-_LIBRARIES_BYTES = 800_000_000
+_LIBRARIES_BYTES = 600_000_000
 #: A gradient, and AdamW's two moments, of each trainable weight.
 _GRADIENT_BYTES, _OPTIMIZER_BYTES = 4, 8
 #: What backward needs of each layer and token, in sizes of the hidden and the intermediate width, at 32 bits; and of
@@ -34,7 +35,7 @@ _HIDDEN_KEPT, _INTERMEDIATE_KEPT, _ATTENTION_KEPT = 8, 4, 2
 #: DoRA keeps more of each matrix, and twice the weights that it composes.
 _DORA_KEPT, _DORA_WEIGHTS = 1.5, 2
 #: Copies of the logits at one time: themselves, their log-probabilities, gradients.
-_LOGITS_KEPT = 5
+_LOGITS_KEPT = 4
 #: Checkpoints at one time: the newest, the best, and one that is being written.
 _CHECKPOINTS = 3
 #: Of the rate of a large matrix product, what a training step reaches.

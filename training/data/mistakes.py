@@ -45,7 +45,9 @@ class Mistakes:
         """Raises ConfigError with the first ones where more than this share of the rows are wrong."""
         if not self.found or len(self.found) <= most_share * self.rows:
             return
-        told = [f"{place}: {message}" for place, message in self.found[:MOST_TOLD]]
+        files = list(dict.fromkeys(place.file for place, _ in self.found))
+        ordered = sorted(self.found, key=lambda each: (files.index(each[0].file), each[0].number))
+        told = [f"{place}: {message}" for place, message in ordered[:MOST_TOLD]]
         if len(self.found) > MOST_TOLD:
             told.append(f"and {len(self.found) - MOST_TOLD} more")
         allowed = f"data.max_invalid_share allows {most_share:.3g}" if most_share else \

@@ -103,6 +103,14 @@ def test_all_mistakes_are_told_with_file_and_line(make: Make) -> None:
         "the columns prompt. A template in [data] makes one of any columns"]
 
 
+def test_mistakes_of_different_kinds_are_told_in_the_order_of_lines(make: Make, tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text('prompt,answer\n"one\ntwo",yes\nthree,\n"fo"ur,y\n,x\n')
+    with pytest.raises(ConfigError) as caught:
+        make({}, train=("a.csv",))
+    assert [line.strip().partition(": ")[0] for line in str(caught.value).splitlines()[1:]] == [
+        "a.csv:4", "a.csv:5", "a.csv:6"]
+
+
 def test_of_many_mistakes_the_first_twenty_are_told(make: Make) -> None:
     with pytest.raises(ConfigError) as caught:
         make({"train.jsonl": pairs(30, answers=[]) and [{"prompt": "x", "answer": ""}] * 30})
