@@ -25,7 +25,8 @@ class _Measured:
 
 def figures_of(items: Sequence[Item], chosen: Chosen, resamples: int, seed: int) -> dict[str, Figure]:
     """By the names of metrics."""
-    return {name: _figure(one) for name, one in _measured([items], chosen, resamples, seed)[0].items()}
+    by_name = {kind.name: kind for kind in kinds(chosen.metrics)}
+    return {name: _figure(by_name[name], one) for name, one in _measured([items], chosen, resamples, seed)[0].items()}
 
 
 def differences(
@@ -74,11 +75,15 @@ def _measured(
     return found
 
 
-def _figure(one: _Measured) -> Figure:
+def _figure(kind: MetricKind, one: _Measured) -> Figure:
+    """A share of none or of all, of which every resample says the same, has the exact interval."""
     count = sum(score is not None for score in one.items)
-    within = interval(one.resamples)
-    return Figure(value=_known(one.value), low=within[0] if within else None, high=within[1] if within else None,
-                  items=count)
+    low, high = interval(one.resamples) or (None, None)
+    if kind.unit == "%" and count and low == high == 0:
+        high = unseen_points(count)
+    elif kind.unit == "%" and count and low == high == 100:
+        low = 100 - unseen_points(count)
+    return Figure(value=_known(one.value), low=low, high=high, items=count)
 
 
 def _difference(kind: MetricKind, before: _Measured, after: _Measured, tolerance: float) -> Difference:

@@ -176,6 +176,14 @@ def test_the_same_seed_tells_the_same() -> None:
     assert first != differences(subjects, EXACT, resamples=500, seed=8, tolerance=2.0)
 
 
+@pytest.mark.parametrize(("right", "low", "high"), [
+    (True, 100 - unseen_points(40), 100), (False, 0, unseen_points(40))])
+def test_all_right_among_few_items_is_not_certain(right: bool, low: float, high: float) -> None:
+    told = figures_of(answered([right] * 40), EXACT, 100, 1)["exact_match"]
+    assert (told.low, told.high) == (low, high)
+    assert 8 < high - low < 9
+
+
 def test_no_change_among_few_items_is_no_proof() -> None:
     few, many = (answered([True] * count) for count in (50, 500))
     [unsure] = differences([few, few], EXACT, resamples=500, seed=1, tolerance=2.0).values()
