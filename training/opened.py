@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
+
 from edged.errors import ConfigError, Conflict
 from edged.store import files, locks
 from edged.store.locks import Lock
-from training.recipe import load_recipe
+from training.recipe import Export, load_recipe
 from training.run import Run
 
 RECIPE_FILE = "recipe.toml"
@@ -33,8 +35,15 @@ def open_run(recipe: Path, folder: Path | None = None) -> Run:
 
 
 def members(run: Run) -> tuple[Run, ...]:
-    """The runs of a group, each in the folder that its own recipe names. Raises ConfigError."""
-    return tuple(open_run(run.at(said)) for said in run.recipe.members)
+    """The runs of a group, each in the folder that its own recipe names: what it learns is the same alone and in a
+    group. Here its adapter is kept and the group deploys it, whatever its own recipe says of that. Raises ConfigError.
+    """
+    return tuple(_member(open_run(run.at(said))) for said in run.recipe.members)
+
+
+def _member(run: Run) -> Run:
+    recipe = msgspec.structs.replace(run.recipe, export=Export(adapter="keep"), deploy=None)
+    return Run(run.folder, recipe, run.file)
 
 
 def held(run: Run) -> Lock:
@@ -57,8 +66,6 @@ def _check_member(group: Run, member: Run) -> None:
                       "base")
     if member.recipe.finetune is None or member.recipe.finetune.method == "full":
         raise mistake("trains no adapter; a member needs [finetune] with method lora, qlora or dora")
-    if member.recipe.export.adapter != "keep":
-        raise mistake('merges its adapter into the base; it needs [export] with adapter = "keep"')
 
 
 def _base(run: Run) -> str:

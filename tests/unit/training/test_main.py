@@ -11,7 +11,7 @@ import pytest
 from edged.cli.exit_codes import ExitCode, NoDaemon
 from edged.cli.exit_codes import code_of as code_of_commands
 from edged.errors import EdgedError
-from training import endings
+from training import endings, opened
 from training.__main__ import main
 
 pytestmark = pytest.mark.unit
@@ -44,11 +44,10 @@ def test_a_mistake_in_the_recipe_is_told_with_its_place(
     assert "form" in error["message"]
 
 
-MEMBER = 'name = "lights"\nbase = "smollm2-135m"\n[data]\ntrain = ["a"]\n[finetune]\n[export]\nadapter = "keep"\n'
+MEMBER = 'name = "lights"\nbase = "smollm2-135m"\n[data]\ntrain = ["a"]\n[finetune]\n[deploy]\n'
 
 
 @pytest.mark.parametrize(("change", "words"), [
-    (('"keep"', '"merge"'), "merges its adapter"),
     (("smollm2-135m", "./other"), "has the base ./other"),
     (("[finetune]\n", ""), "trains no adapter"),
     (("[finetune]\n", '[finetune]\nmethod = "full"\n'), "trains no adapter"),
@@ -62,6 +61,17 @@ def test_a_member_that_is_no_adapter_of_the_same_base_is_refused(
     told = capsys.readouterr().err
     assert "lights.toml" in told
     assert words in told
+
+
+def test_a_recipe_that_deploys_merged_weights_alone_keeps_its_adapter_in_a_group(tmp_path: Path) -> None:
+    (tmp_path / "lights.toml").write_text(MEMBER)
+    (tmp_path / "all.toml").write_text('name = "all"\nbase = "smollm2-135m"\nmembers = ["lights.toml"]\n[deploy]\n')
+    alone = opened.open_run(tmp_path / "lights.toml")
+    [member] = opened.members(opened.open_run(tmp_path / "all.toml"))
+    assert member.folder == alone.folder
+    assert (alone.recipe.export.adapter, member.recipe.export.adapter) == ("merge", "keep")
+    assert alone.recipe.deploy is not None
+    assert member.recipe.deploy is None
 
 
 def test_help_loads_no_heavy_library() -> None:
