@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from msgspec import Struct
 
 from training import chain, estimate, opened
+from training.chosen import chosen
 from training.run import Moment, Run, StageName
 
 _WORDS = {
@@ -15,6 +18,7 @@ _WORDS = {
 
 #: Stages that fit weights.
 _FITS: tuple[StageName, ...] = ("student", "finetune")
+_BEFORE: tuple[StageName, ...] = ("data", "answers", "search")
 
 
 class StagePlan(Struct, frozen=True, kw_only=True):
@@ -53,11 +57,9 @@ def plan(run: Run) -> Plan:
 
 
 def _needs(run: Run) -> str:
-    answers = run.recipe.distil is not None and run.recipe.distil.answers is not None
-    stages: tuple[StageName, ...] = ("data", "answers") if answers else ("data",)
-    for before in stages:
-        if not run.ended(before):
+    for before in _BEFORE:
+        if chain.wanted(run, chain.stage(before)) and not run.ended(before):
             return f"what it needs of memory and time can be told once stage {before} has ended"
     told: list[Moment] = []
-    estimate.check(run, told.append)
+    estimate.check(dataclasses.replace(run, recipe=chosen(run.recipe, run)), told.append)
     return " ".join(moment.note for moment in told if moment.note is not None)

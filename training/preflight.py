@@ -4,18 +4,28 @@ from __future__ import annotations
 
 from edged.hardware.probe import probe
 from training import opened
+from training.answers import stage as answers
 from training.deploy import stage as deploy
 from training.estimate import require_machine
 from training.models import base_key
 from training.run import Run
+from training.search import stage as search
+from training.student import stage as student
 
 
 def check(run: Run) -> None:
-    """Raises ModelNotFound or RefusedFile of a base that is not there, ConfigError of a deployment that cannot be,
-    DeviceUnavailable of what this machine cannot do."""
+    """Raises ModelNotFound or RefusedFile of a base that is not there, ConfigError of what stages would refuse in the
+    recipe, DeviceUnavailable of what this machine cannot do."""
     facts = probe()
     for each in opened.members(run) or (run,):
         require_machine(each.recipe, facts)
         base_key(each)
+        recipe = each.recipe
+        if recipe.distil is not None and recipe.distil.answers is not None:
+            answers.check(each, recipe.distil.answers)
+        if recipe.distil is not None and recipe.distil.student is not None:
+            student.check(each, recipe.distil.student)
+        if recipe.search is not None:
+            search.check(each)
     if run.recipe.deploy is not None:
         deploy.check(run)

@@ -59,7 +59,7 @@ def _key(run: Run) -> str:
 
 def _run(run: Run, tell: Tell) -> Answered:
     table = _table(run.recipe)
-    _check(run, table)
+    check(run, table)
     folder = run.path(STAGE)
     sifting = sieve(table.filters, run.at, partial(_mistake, run, "filters"))
     prompts, left_out = _prompts(run)
@@ -99,7 +99,8 @@ def _run(run: Run, tell: Tell) -> Answered:
 ANSWERS = StageKind(name=STAGE, wanted=_wanted, key=_key, run=_run)
 
 
-def _check(run: Run, table: Answers) -> None:
+def check(run: Run, table: Answers) -> None:
+    """What is wrong with the recipe, and with keys and addresses of teachers. Raises ConfigError with the place."""
     titles = Counter(teacher.title for teacher in table.teachers)
     for number, teacher in enumerate(table.teachers):
         if titles[teacher.title] > 1:

@@ -19,7 +19,7 @@ from edged.errors import InsufficientMemory, InvalidRequest
 from edged.hardware.probe import probe
 from edged.store import files
 from edged.store.space import in_words
-from training.estimate import check
+from training.estimate import check as check_needs
 from training.models import FOLDER as BASE_FOLDER
 from training.models import base_key
 from training.recipe import Recipe, Student
@@ -55,7 +55,7 @@ def _key(run: Run) -> str:
 
 def _run(run: Run, tell: Tell) -> Searched:
     search = searched(run.recipe)
-    _check(run)
+    check(run)
     space = parameters(run.recipe, run.file)
     _require_room(run, tell)
     folder = run.path(STAGE)
@@ -119,7 +119,7 @@ def _require_room(run: Run, tell: Tell) -> None:
     """For the trials that run at once. Raises InsufficientMemory, DeviceUnavailable, and what
     `training.estimate.check` raises."""
     search, facts = searched(run.recipe), probe()
-    needs = check(dataclasses.replace(run, recipe=as_tried(run.recipe)), tell, facts=facts)
+    needs = check_needs(dataclasses.replace(run, recipe=as_tried(run.recipe)), tell, facts=facts)
     if search.jobs > max(1, facts.cpu.usable):
         raise run.file.mistake(("search", "jobs"), f"is more than the {facts.cpu.usable} cores that this process may "
                                                    "use", at_value=True)
@@ -134,7 +134,7 @@ def _require_room(run: Run, tell: Tell) -> None:
                                       "that are pruned take less"))
 
 
-def _check(run: Run) -> None:
+def check(run: Run) -> None:
     """What cannot be searched for. Raises ConfigError with the place."""
     search = searched(run.recipe)
     how = trained_by(run.recipe)
