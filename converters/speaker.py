@@ -54,9 +54,12 @@ class Speaker:
         written = [self._family.write(call["function"]["name"], _json(call["function"]["arguments"]))
                    for call in message.get("tool_calls", ())]
         text = "\n".join(filter(None, [message["content"], *written]))
-        if self._tags is not None and prompt.rstrip().endswith(self._tags.opening.rstrip()):
+        if self._tags is not None and self.begins_thought(prompt):
             return f"\n{self._tags.closing.strip()}\n\n{text}"
         return text
+
+    def begins_thought(self, prompt: str) -> bool:
+        return self._tags is not None and prompt.rstrip().endswith(self._tags.opening.rstrip())
 
     def close(self) -> None:
         self._chat.close()

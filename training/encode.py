@@ -13,7 +13,7 @@ from msgspec import Struct
 from edged.errors import InvalidRequest
 from training import tool_chats
 from training.examples import Example, Message
-from training.rendering import answer_text, prompt_text
+from training.rendering import OtherPrompt, answer_text, prompt_text
 
 #: What torch's cross entropy passes over.
 NO_LOSS = -100
@@ -69,7 +69,11 @@ def _completion(tokenizer: Any, example: Example, said: Message, prompt: str, be
         return _to_end_of_turn(tokenizer, _continued(tokenizer, before, prompt, prompt + text, example))
 
     if not tool_chats.has_tools(example, said):
-        return tokens(answer_text(tokenizer, example, said, prompt))
+        try:
+            return tokens(answer_text(tokenizer, example, said, prompt))
+        except OtherPrompt:
+            if not tool_chats.begins_thought(tokenizer, prompt):
+                raise
     for text in tool_chats.answer_texts(tokenizer, example, said, prompt):
         found = tokens(text)
         if tool_chats.reads_back(tokenizer, example, said, prompt, tokenizer.decode(found[:-1])):

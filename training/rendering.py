@@ -13,6 +13,11 @@ from typing import Any
 from edged.errors import InvalidRequest
 from training.examples import Example, Message
 
+
+class OtherPrompt(InvalidRequest):
+    """The prompt is not the beginning of the conversation with its answer."""
+
+
 #: Stands for an answer, where only what surrounds one is looked at.
 _MARK = "An answer, 7."
 
@@ -27,10 +32,10 @@ def prompt_text(tokenizer: Any, example: Example) -> str:
 
 
 def answer_text(tokenizer: Any, example: Example, said: Message, prompt: str) -> str:
-    """What the conversation with `said` has after the prompt, to its very end. Raises InvalidRequest."""
+    """What the conversation with `said` has after the prompt, to its very end. Raises OtherPrompt, InvalidRequest."""
     whole = rendered(tokenizer, example, (*example.prompt, said), answers=False)
     if not whole.startswith(prompt):
-        raise InvalidRequest(
+        raise OtherPrompt(
             f"example {example.id}: with the chat template of this base the prompt is not the beginning of the "
             f"conversation ({_parting(prompt, whole)}), so the model would be trained on another prompt than it is "
             "served; take another base, or mend its chat_template.jinja")

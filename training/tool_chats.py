@@ -1,6 +1,6 @@
 """Chats with tools, as the daemon puts them to a model: in its own format of calls, or in one that it is taught in the
-system message where its template shows no tools. An answer is learned only in a form that the daemon's parser reads
-back as what it was."""
+system message where its template shows no tools; and chats with models whose prompts begin a thought. An answer is
+learned only in a form that the daemon's parser reads back as what it was."""
 
 from __future__ import annotations
 
@@ -46,6 +46,11 @@ def answer_texts(tokenizer: Any, example: Example, said: Message, prompt: str) -
         yield answer_text(tokenizer, example, said, prompt)
     if (text := speaker.answer(as_chat(said), prompt)) is not None:
         yield text + end_of_turn(tokenizer, example)
+
+
+def begins_thought(tokenizer: Any, prompt: str) -> bool:
+    """The template has the model think before each answer: an example, which has no thoughts, ends it at once."""
+    return _speaker(tokenizer)[0].begins_thought(prompt)
 
 
 def reads_back(tokenizer: Any, example: Example, said: Message, prompt: str, text: str) -> bool:

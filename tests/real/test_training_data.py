@@ -165,6 +165,18 @@ def test_a_chat_with_tools_is_learned_as_it_is_served_and_read(tiny_hf: Path, na
         chat.close()
 
 
+@pytest.mark.parametrize("name", ["nemotron_3_nano", "nemotron_3_super"])
+def test_of_a_template_that_begins_a_thought_the_answer_ends_it(tiny_hf: Path, name: str) -> None:
+    tokenizer = tokenizer_of(tiny_hf)
+    tokenizer.chat_template = templates()[name]
+    found = encoded(tokenizer, MADRID, completion_only=True)
+    prompt = prompt_ids(tokenizer, MADRID)
+    assert found.input_ids[:len(prompt)] == prompt
+    said = tokenizer.decode(found.input_ids[len(prompt):-1])
+    heard = Listener(tokenizer.chat_template).read(said, prompt=tokenizer.decode(prompt), functions=())
+    assert (heard.reasoning.strip(), heard.content.strip()) == ("", "Madrid, of course.")
+
+
 def test_an_answer_that_would_not_be_read_back_is_refused(tiny_hf: Path) -> None:
     tokenizer = tokenizer_of(tiny_hf)
     written = Message("assistant", '<tool_call>\n{"name": "set_light", "arguments": {}}\n</tool_call>')

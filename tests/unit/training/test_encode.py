@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from edged.errors import InvalidRequest
 from tests.unit.training.characters import CHATML, Characters
+from training import tool_chats
 from training.encode import NO_LOSS, encoded, prompt_ids, token_counts
 from training.examples import Example, Message, identity
 
@@ -75,7 +76,8 @@ def test_a_template_without_an_end_of_turn_gets_the_tokenizers() -> None:
     assert learned(tokenizer, encoded(tokenizer, HELLO, completion_only=True).labels) == "Hi!</s>"
 
 
-def test_a_template_whose_prompt_is_no_beginning_is_refused_with_the_place() -> None:
+def test_a_template_whose_prompt_is_no_beginning_is_refused_with_the_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tool_chats, "begins_thought", lambda tokenizer, prompt: False)
     with pytest.raises(InvalidRequest, match=r"not the beginning.*'>'"):
         encoded(Characters(PLAIN), HELLO, completion_only=True)
 
