@@ -122,6 +122,7 @@ class _Choice(Struct):
 class _Body(Struct):
     """error: of any shape; its presence is what counts."""
 
+    model: str | None = None
     choices: tuple[_Choice, ...] = ()
     usage: _Usage | None = None
     error: Any = None
@@ -141,7 +142,7 @@ def reply_of(data: bytes, seconds: float) -> Reply:
         message=Message("assistant", said.content or "", tuple(said.tool_calls or ())),
         finish_reason=choice.finish_reason, prompt_tokens=usage.prompt_tokens,
         completion_tokens=usage.completion_tokens, logprobs=choice.logprobs.choices() if choice.logprobs else None,
-        seconds=seconds)
+        seconds=seconds, served=body.model)
 
 
 class Joined:
@@ -152,6 +153,7 @@ class Joined:
         self._calls: dict[int, dict[str, Any]] = {}
         self._logprobs: tuple[TokenChoice, ...] | None = None
         self._usage = _Usage()
+        self._model: str | None = None
         self._finish_reason: str | None = None
         self._ended = False
 
@@ -167,6 +169,7 @@ class Joined:
         if body.error is not None:
             raise StreamError(told_error(body.error))
         self._usage = body.usage or self._usage
+        self._model = body.model or self._model
         return bool(body.choices) and self._piece(body.choices[0])
 
     def reply(self, seconds: float, first_token_s: float | None) -> Reply:
@@ -177,7 +180,7 @@ class Joined:
         return Reply(
             message=Message("assistant", "".join(self._content), calls), finish_reason=self._finish_reason,
             prompt_tokens=self._usage.prompt_tokens, completion_tokens=self._usage.completion_tokens,
-            logprobs=self._logprobs, seconds=seconds, first_token_s=first_token_s)
+            logprobs=self._logprobs, seconds=seconds, first_token_s=first_token_s, served=self._model)
 
     def _piece(self, choice: _Choice) -> bool:
         said = choice.delta or _Said()

@@ -25,6 +25,7 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 import httpx
+import msgspec
 
 from edged.errors import ConfigError, EdgedError, InvalidApiKey, InvalidRequest, ModelNotFound, SourceUnavailable
 from training.chat_wire import (
@@ -43,6 +44,8 @@ ATTEMPTS = 6
 _LONGEST_BACKOFF_S = 30.0
 #: Asked to wait for longer than this, it gives up and says so: a quota of a day is not waited for.
 LONGEST_WAIT_S = 300.0
+#: Of edged: name and version of what answered.
+_SERVED_HEADER = "edged-model"
 _AGAIN = (408, 409, 425, 429)
 #: The request itself is refused, which others need not be.
 _REFUSED = (400, 413, 422)
@@ -165,9 +168,10 @@ class Endpoint:
         began_s = time.monotonic()
         async with self._client.stream("POST", f"{self.base_url}/chat/completions", json=body) as response:
             if response.status_code == 200:
-                if ask.stream:
-                    return await _streamed(response, began_s)
-                return reply_of(await response.aread(), time.monotonic() - began_s)
+                reply = await _streamed(response, began_s) if ask.stream else \
+                    reply_of(await response.aread(), time.monotonic() - began_s)
+                served = response.headers.get(_SERVED_HEADER)
+                return msgspec.structs.replace(reply, served=served) if served else reply
             said = error_in(await response.aread())
             if wants_other_limit(response.status_code, said, sent_key):
                 self._limit_key = "max_completion_tokens"

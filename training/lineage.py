@@ -13,6 +13,7 @@ from edged.errors import RefusedFile
 from edged.store import trained
 from edged.store.lineage import Training
 from edged.version import VERSION
+from training.answers.answered import Answered, Told
 from training.chosen import chosen
 from training.evaluate.results import Evaluated
 from training.models import base_facts
@@ -34,7 +35,7 @@ def lineage(run: Run, earlier: Path) -> Training:
         base=base.reference if base is not None else None, base_digest=base.digest if base is not None else None,
         method=method(chosen(run.recipe, run)), seed=run.recipe.seed, data_digest=run.key("data"),
         train=len(training_examples(run)), validation=len(validation_examples(run)),
-        test=len(prompts_of(run, "test")), parents=teachers(run.recipe), steps=ended.steps, seconds=ended.seconds,
+        test=len(prompts_of(run, "test")), parents=teachers(run), steps=ended.steps, seconds=ended.seconds,
         metrics={**ended.metrics, **_measured(run)}, packages=_packages(), at=time.time())
     return _dated(made, earlier)
 
@@ -47,16 +48,21 @@ def method(recipe: Recipe) -> str:
     return _finetune(recipe.finetune)
 
 
-def teachers(recipe: Recipe) -> tuple[str, ...]:
-    """By title, each once. The base teaches where soft targets name nobody."""
-    distil = recipe.distil
+def teachers(run: Run) -> tuple[str, ...]:
+    """By title, with what their endpoints say that answered; each once. The base teaches where soft targets name
+    nobody."""
+    distil = run.recipe.distil
     if distil is None:
         return ()
-    found = [teacher.title for teacher in distil.answers.teachers] if distil.answers is not None else []
+    found = [_answerer(told) for told in run.value("answers", Answered).teachers] if distil.answers is not None else []
     if distil.student is not None and (distil.student.soft is not None or distil.student.match is not None):
         named = distil.student.soft.teachers if distil.student.soft is not None else ()
-        found += [teacher.title for teacher in named] or [recipe.base.rstrip("/").rpartition("/")[2]]
+        found += [teacher.title for teacher in named] or [run.recipe.base.rstrip("/").rpartition("/")[2]]
     return tuple(dict.fromkeys(found))
+
+
+def _answerer(told: Told) -> str:
+    return f"{told.name} ({', '.join(told.served)})" if told.served and told.served != (told.name,) else told.name
 
 
 def _finetune(how: Finetune) -> str:

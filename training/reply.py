@@ -20,7 +20,8 @@ class Reply(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """message: the assistant's, its calls as OpenAI writes them. finish_reason: stop, length or tool_calls; endpoints
     have others, or none. Counts of tokens are None where an endpoint does not tell them. seconds: from the request to
     the last token; of a batch, the whole batch's time shared out equally. first_token_s: None where nobody waited for
-    it. logprobs: where they were asked for and given."""
+    it. logprobs: where they were asked for and given. served: what answered, as the endpoint names it: of edged its
+    name and version, of others the model in the answer, which may be more exact than what was asked for."""
 
     message: Message
     finish_reason: str | None = None
@@ -29,3 +30,4 @@ class Reply(Struct, frozen=True, kw_only=True, omit_defaults=True):
     seconds: float = 0.0
     first_token_s: float | None = None
     logprobs: tuple[TokenChoice, ...] | None = None
+    served: str | None = None

@@ -29,6 +29,7 @@ def test_edged_answers_with_counts_logprobs_and_calls(daemon: Daemon, stream: bo
         reply = endpoint.ask(Ask(messages=say("it is on."), max_tokens=20, logprobs=2, stream=stream))
         assert reply.message == Message("assistant", "it is on.")
         assert reply.finish_reason == "stop"
+        assert (reply.served or "").startswith("tiny@")
         assert reply.prompt_tokens
         assert reply.logprobs is not None
         assert "".join(choice.token for choice in reply.logprobs) == "it is on."
@@ -72,5 +73,7 @@ def test_edged_is_a_teacher(daemon: Daemon, tmp_path: Path) -> None:
     value = do(run)
     assert value.answers == 8
     assert value.completion_tokens > 8
+    [served] = value.teachers[0].served
+    assert served.startswith("tiny@")
     assert {prompt for prompt, _ in learned(run)} == {f"prompt {number}" for number in range(4)}
     assert (run.path("answers") / "raw.jsonl").read_text().count('"top":[[') > 8

@@ -6,7 +6,8 @@ from msgspec import Struct
 
 
 class Told(Struct, frozen=True, kw_only=True):
-    """Of one teacher, for lineage. model, endpoint: as the recipe names them; digest: of a local model."""
+    """Of one teacher, for lineage. model, endpoint: as the recipe names them; digest: of a local model.
+    served: what answered, as endpoints name it: of edged name and version."""
 
     name: str
     model: str
@@ -14,6 +15,7 @@ class Told(Struct, frozen=True, kw_only=True):
     digest: str | None
     answers: int
     kept: int
+    served: tuple[str, ...] = ()
 
 
 class Answered(Struct, frozen=True, kw_only=True):

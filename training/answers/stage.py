@@ -185,10 +185,12 @@ def _note(tell: Tell, account: Account, table: Answers) -> None:
 def _told(run: Run, said: dict[str, list[Raw]], chosen: Selection) -> tuple[Told, ...]:
     came = Counter(raw.teacher for answers in said.values() for raw in answers)
     kept = Counter(title for example in chosen.kept for title in (example.teacher or "").split("+"))
+    served = {(raw.teacher, raw.reply.served) for answers in said.values() for raw in answers}
     return tuple(
         Told(name=teacher.title, model=teacher.model, endpoint=teacher.endpoint,
              digest=None if teacher.endpoint is not None else _identity(run, teacher),
-             answers=came[teacher.title], kept=kept[teacher.title])
+             answers=came[teacher.title], kept=kept[teacher.title],
+             served=tuple(sorted(name for title, name in served if title == teacher.title and name is not None)))
         for teacher in _table(run.recipe).teachers)
 
 

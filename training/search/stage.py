@@ -148,3 +148,4 @@ def check(run: Run) -> None:
             reason = f"it changes what {search.objective} counts; take another objective, such as exact_match"
         if reason is not None:
             raise run.file.mistake(("search", "ranges", key), f"cannot be searched for: {reason}")
+    parameters(run.recipe, run.file)

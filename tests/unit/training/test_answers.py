@@ -29,7 +29,7 @@ def test_a_teacher_answers_the_training_prompts(tmp_path: Path) -> None:
     assert learned(run) == [(f"prompt {number}", f"to prompt {number}") for number in range(4)]
     assert (value.answers, value.kept, value.covered, value.prompts, value.rejected) == (4, 4, 4, 4, {})
     assert value.cost == pytest.approx(4 * (10 * 1 + 5 * 2) / 1e6)
-    assert value.teachers[0].name == "big"
+    assert (value.teachers[0].name, value.teachers[0].served) == ("big", ("m",))
     assert all(body["temperature"] == 0.7 for body in server.bodies)
     assert any(moment.fraction == 1.0 and moment.figures["cost"] > 0 for moment in told)
     assert {path.name for path in run.path("answers").iterdir()} == {

@@ -11,6 +11,7 @@ from edged.store.select import TRAINING_FILE
 from tests.hf_folders import hf_files, lora_files, put
 from tests.models import contents
 from training import opened
+from training.answers.answered import Answered, Told
 from training.evaluate.results import Evaluated, Figure, Result
 from training.evaluate.subject import About
 from training.examples import Example, Message, write_examples
@@ -120,8 +121,12 @@ def test_a_students_teachers_are_its_parents(tmp_path: Path) -> None:
     run = ended(tmp_path, DISTIL, stage="student")
     (run.folder / "answers").mkdir()
     write_examples(run.folder / "answers" / "examples.jsonl", [])
-    run.mark("answers", "a" * 32, 1.0, {})
+    big = Told(name="big", model="m", endpoint="http://localhost/v1", digest=None, answers=2, kept=1,
+               served=("big@12", "big@13"))
+    run.mark("answers", "a" * 32, 1.0, Answered(
+        digest="d", prompts=2, covered=1, wanted=2, answers=2, kept=1, same=0, rejected={"too short": 1}, left_out=0,
+        prompt_tokens=1, completion_tokens=1, cost=0.0, stopped=False, teachers=(big,)))
     _, files = export(run)
     training = trained.decode(files[TRAINING_FILE])
-    assert training.parents == ("big", "base")
+    assert training.parents == ("big (big@12, big@13)", "base")
     assert training.method == "a student of 4 layers, 256 wide, from scratch, soft targets at temperature 2"
