@@ -114,7 +114,7 @@ class Fit(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """How weights are fitted. batch_size: examples a step and device; accumulation: such batches before the weights
     change. evaluations: times that the validation loss is taken, and a checkpoint written, in the whole run. patience:
     evaluations without a better loss before it ends early; 0 never does. precision: of the arithmetic; auto is bf16 or
-    fp16 where the device computes it well, else fp32. checkpointing: of activations, which halves memory for a third
+    fp16 on a CUDA device, else fp32. checkpointing: of activations, which halves memory for a third
     more time. completion_only: the loss is of the answer alone."""
 
     epochs: AboveZero = 3.0

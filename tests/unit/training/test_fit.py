@@ -167,8 +167,8 @@ AVX2, AVX512, AMX, ARM = {"avx2"}, {"avx2", "avx512_bf16"}, {"amx_bf16"}, {"asim
 
 
 @pytest.mark.parametrize(("said", "device", "features", "gpu_bf16", "chosen"), [
-    ("auto", "cpu", AVX2, False, "fp32"), ("auto", "cpu", AVX512, False, "bf16"), ("auto", "cpu", AMX, False, "bf16"),
-    ("auto", "cpu", ARM, False, "fp32"), ("bf16", "cpu", ARM, False, "bf16"), ("fp32", "cpu", AVX512, False, "fp32"),
+    ("auto", "cpu", AVX2, False, "fp32"), ("auto", "cpu", AVX512, False, "fp32"), ("bf16", "cpu", AMX, False, "bf16"),
+    ("bf16", "cpu", AVX512, False, "bf16"), ("bf16", "cpu", ARM, False, "bf16"), ("fp32", "cpu", AVX512, False, "fp32"),
     ("auto", "cuda", AVX2, True, "bf16"), ("auto", "cuda", AVX512, False, "fp16"), ("fp16", "cuda", AVX2, True, "fp16"),
     ("auto", "mps", ARM, False, "fp32"),
 ])
