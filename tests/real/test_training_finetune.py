@@ -76,6 +76,32 @@ def test_an_adapter_and_then_preferences_as_a_folder_that_peft_loads(
     assert (folder / "adapter_model.safetensors").read_bytes() == before
 
 
+def test_olives_own_pass_learns_and_goes_on_where_it_was(tiny_hf: Path, tmp_path: Path, one_thread: None) -> None:
+    import shutil
+
+    run = a_run(tmp_path / "run", tiny_hf,
+                'through = "olive"\nepochs = 2\nlearning_rate = 5e-3\nbatch_size = 8\nevaluations = 4\n')
+    made, told = tune(run)
+    rows = history.read(run.path("finetune"))
+    losses = [loss for _, loss in history.validation(rows)]
+    assert made.steps == 12
+    assert len(losses) == 4
+    assert made.metrics["validation_loss"] == min(losses) < losses[0]
+    assert [moment.figures["loss"] for moment in told if "loss" in moment.figures] \
+        == pytest.approx([row.loss for row in rows if row.loss is not None], rel=1e-2)
+    folder = run.folder / made.folder
+    assert {"adapter_config.json", "adapter_model.safetensors", "tokenizer.json"} \
+        <= {file.name for file in folder.iterdir()}
+    before = (folder / "adapter_model.safetensors").read_bytes()
+    checkpoints = run.path("finetune") / "olive" / "checkpoints"
+    shutil.rmtree(checkpoints / "checkpoint-12")
+    (checkpoints / "checkpoint-12").mkdir()
+    (checkpoints / "checkpoint-12" / "trainer_state.json").write_text('{"log_his')
+    again, _ = tune(run)
+    assert again.metrics == made.metrics
+    assert (folder / "adapter_model.safetensors").read_bytes() == before
+
+
 def test_two_processes_make_the_step_that_one_makes(tiny_hf: Path, tmp_path: Path, one_thread: None) -> None:
     one = a_run(tmp_path / "one", tiny_hf, "epochs = 1\nbatch_size = 48\n")
     two = a_run(tmp_path / "two", tiny_hf, "epochs = 1\nbatch_size = 24\ndevices = 2\n")

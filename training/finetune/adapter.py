@@ -75,6 +75,15 @@ def _four_bits(how: Finetune, kind: Any) -> dict[str, Any]:
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=kind)}
 
 
+def linear_modules(base: Path) -> list[str]:
+    """Names of the linear layers but the head, without loading any weights."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    with torch.device("meta"):
+        return _linear(AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(base, local_files_only=True)))
+
+
 def _linear(model: Any) -> list[str]:
     import torch
 

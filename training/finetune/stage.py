@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Sequence
+import shutil
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from edged.store import files
-from training.fit.fit import Fitted
+from training.fit.fit import Fitted, summed
+from training.fit.plan import plan
 from training.recipe import Finetune, Recipe
 from training.run import Run, Tell, Trained, digest
 from training.stage import StageKind
@@ -74,19 +77,25 @@ def finetuned(run: Run, tell: Tell) -> Trained:
     assert how is not None
     base = base_folder(run, tell=tell)
     tokenizer = tokenizer_of(base)
-    seed = run.recipe.seed
+    seed, train, validation = run.recipe.seed, training_examples(run), validation_examples(run)
+    if how.through == "olive":
+        from training.finetune.through_olive import tune
+
+        adapter, rows = tune(base, tokenizer, how, folder, train=train, validation=validation,
+                             computed=precision(how.precision), seed=seed, tell=tell)
+        save(partial(_copied, adapter), tokenizer, folder / MODEL)
+        return trained(how, base, [summed(rows, plan(len(train), how), len(train))])
     model = start(base, how, precision(how.precision), seed)
-    fitted = [fit(model, tokenizer, training_examples(run), validation_examples(run), how, folder, seed=seed,
-                  tell=tell)]
+    fitted = [fit(model, tokenizer, train, validation, how, folder, seed=seed, tell=tell)]
     if how.preferences is not None:
         from training.finetune.preferred import preferred
         from training.fit.preferences import prefer
 
-        train, validation = preferred(run, how.preferences, tokenizer, tell)
-        fitted.append(prefer(model, tokenizer, train, validation, how, how.preferences, folder / PREFERENCES,
+        better, held_out = preferred(run, how.preferences, tokenizer, tell)
+        fitted.append(prefer(model, tokenizer, better, held_out, how, how.preferences, folder / PREFERENCES,
                              seed=seed, tell=tell))
     if PartialState().is_main_process:
-        save(model, tokenizer, folder / MODEL)
+        save(model.save_pretrained, tokenizer, folder / MODEL)
     return trained(how, base, fitted)
 
 
@@ -101,19 +110,24 @@ def trained(how: Finetune, base: Path, fitted: Sequence[Fitted]) -> Trained:
         examples=fitted[0].examples, tokens=sum(one.tokens for one in fitted), metrics=metrics)
 
 
-def save(model: Any, tokenizer: Any, to: Path) -> None:
-    """The folder `to`, whole or not at all: adapter or weights in safetensors, tokenizer and chat template."""
+def save(weights: Callable[[Path], object], tokenizer: Any, to: Path) -> None:
+    """The folder `to`, whole or not at all: adapter or weights in safetensors, tokenizer and chat template. weights:
+    writes them into a folder, which it may have to make."""
     half = to.with_name(f"{to.name}.part")
     for old in (half, to):
         with contextlib.suppress(FileNotFoundError):
             files.remove_tree(old)
-    model.save_pretrained(half)
+    weights(half)
     tokenizer.save_pretrained(half)
     # peft describes the adapter in a page of placeholders.
     files.remove(half / "README.md")
     for file in half.iterdir():
         files.sync_file(file)
     files.rename(half, to)
+
+
+def _copied(adapter: Path, to: Path) -> None:
+    shutil.copytree(adapter, to)
 
 
 FINETUNE = StageKind("finetune", wanted, key, run)

@@ -10,7 +10,7 @@ from training.fit.plan import Plan
 from training.fit.precision import device, precision
 from training.recipe import Fit
 
-_SCHEDULES = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}
+SCHEDULES = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}
 
 
 def arguments(how: Fit, planned: Plan, folder: Path, seed: int, settings: dict[str, Any]) -> Any:
@@ -23,7 +23,7 @@ def arguments(how: Fit, planned: Plan, folder: Path, seed: int, settings: dict[s
     return (DPOConfig if "beta" in settings else SFTConfig)(
         output_dir=str(folder / FOLDER), max_steps=planned.steps, per_device_train_batch_size=how.batch_size,
         per_device_eval_batch_size=how.batch_size, gradient_accumulation_steps=how.accumulation,
-        learning_rate=how.learning_rate, lr_scheduler_type=_SCHEDULES[how.schedule], warmup_steps=planned.warmup_steps,
+        learning_rate=how.learning_rate, lr_scheduler_type=SCHEDULES[how.schedule], warmup_steps=planned.warmup_steps,
         weight_decay=how.weight_decay, max_grad_norm=how.max_grad_norm, activation_checkpointing=how.checkpointing,
         bf16=computed == "bf16", fp16=computed == "fp16", use_cpu=device() == "cpu", seed=seed, data_seed=seed,
         logging_strategy="no", eval_strategy="no", save_strategy="no", logging_nan_inf_filter=False,

@@ -21,7 +21,7 @@ from edged.store import files
 from training.examples import Example
 from training.fit import checkpoints, history
 from training.fit.curve import draw
-from training.fit.history import Row
+from training.fit.history import Row, best_step
 from training.fit.order import packs
 from training.fit.plan import Plan, exhausted, plan
 from training.fit.quiet import quiet
@@ -103,7 +103,7 @@ def run(
     from transformers.trainer_callback import PrinterCallback
 
     from training.fit.arguments import arguments
-    from training.fit.flow import Flow, best_step
+    from training.fit.flow import Flow
     from training.fit.precision import device
 
     planned = plan(len(rows), how)
@@ -136,7 +136,7 @@ def run(
     if state.is_main_process:
         history.write(folder, made)
         draw(made, folder)
-    return _fitted(made, steps, chosen, planned, examples)
+    return summed(made, planned, examples)
 
 
 def fingerprint(model: Any) -> str:
@@ -172,7 +172,10 @@ def _ended(newest: Path | None, log: list[dict[str, Any]], planned: Plan, patien
     return checkpoints.step_of(newest) >= planned.steps or exhausted(losses, patience)
 
 
-def _fitted(made: list[Row], steps: int, chosen: int, planned: Plan, examples: int) -> Fitted:
+def summed(made: list[Row], planned: Plan, examples: int) -> Fitted:
+    """A curve that has ended, in figures."""
+    steps = max((each.step for each in made), default=0)
+    chosen = best_step(made, steps)
     at_best = [each for each in made if each.step <= chosen]
     return Fitted(
         steps=steps, best_step=chosen, stopped_early=steps < planned.steps, history=made, examples=examples,

@@ -12,7 +12,7 @@ from transformers import TrainerCallback
 
 from edged.errors import TrainingFailed
 from training.fit import checkpoints, history
-from training.fit.plan import Plan, best, exhausted
+from training.fit.plan import Plan, exhausted
 from training.run import Moment, Tell
 
 
@@ -82,11 +82,5 @@ class Flow(TrainerCallback):  # type: ignore[misc]
         PartialState().wait_for_everyone()
         if state.is_world_process_zero:
             checkpoints.mark_whole(checkpoints.at(self._folder, state.global_step))
-            checkpoints.keep(self._folder, {state.global_step, best_step(history.rows(state.log_history),
-                                                                         state.global_step)})
-
-
-def best_step(rows: list[history.Row], last: int) -> int:
-    """Of the least validation loss; the last one where there is no validation."""
-    losses = history.validation(rows)
-    return losses[best([loss for _, loss in losses])][0] if losses else last
+            best = history.best_step(history.rows(state.log_history), state.global_step)
+            checkpoints.keep(self._folder, {state.global_step, best})

@@ -10,6 +10,7 @@ import msgspec
 from msgspec import Struct
 
 from edged.store.files import publish_bytes
+from training.fit.plan import best
 
 HISTORY = "history.jsonl"
 #: How the trainer names what becomes a field of Row.
@@ -82,3 +83,9 @@ def rate(history: Sequence[Row]) -> float | None:
         return None
     took_s = (after.seconds or 0.0) - (before.seconds or 0.0)
     return round(((after.tokens or 0) - (before.tokens or 0)) / took_s, 1) if took_s > 0 else None
+
+
+def best_step(history: Sequence[Row], last: int) -> int:
+    """Of the least validation loss; the last one where there is no validation."""
+    losses = validation(history)
+    return losses[best([loss for _, loss in losses])][0] if losses else last

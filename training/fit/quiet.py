@@ -9,8 +9,8 @@ from collections.abc import Iterator
 
 from converters.quiet import ENVIRONMENT
 
-#: peft and trl ask transformers by a name that it is about to drop.
-_OLD_NAMES = ".*`is_gradient_checkpointing` is deprecated"
+#: peft, trl and Olive use names that transformers is about to drop.
+_OLD_NAMES = ".*gradient_checkpointing.* is deprecated"
 
 
 @contextlib.contextmanager

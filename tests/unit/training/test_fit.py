@@ -13,14 +13,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edged.errors import DeviceUnavailable
+from edged.errors import DeviceUnavailable, InvalidRequest
+from tests.training_examples import number, numbers
+from training.finetune.through_olive import require
 from training.fit import checkpoints, history
 from training.fit.curve import overfits_from
 from training.fit.history import Row
 from training.fit.order import order, packs
 from training.fit.plan import best, exhausted, plan
 from training.fit.precision import Said, choose
-from training.recipe import Fit
+from training.recipe import Finetune, Fit, Preferences
 
 pytestmark = pytest.mark.unit
 
@@ -194,3 +196,18 @@ def test_the_stage_is_known_without_torch() -> None:
             "print(sorted({'torch', 'transformers', 'trl', 'peft', 'datasets', 'matplotlib'} & set(sys.modules)))")
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert shown.strip() == "[]"
+
+
+@pytest.mark.parametrize(("how", "named"), [
+    (Finetune(method="full"), 'method = "full"'), (Finetune(method="qlora"), 'method = "qlora"'),
+    (Finetune(packing=True), "packing"), (Finetune(devices=2), "devices above 1"),
+    (Finetune(preferences=Preferences()), "preferences"),
+])
+def test_olive_is_refused_what_it_cannot_do(how: Finetune, named: str) -> None:
+    with pytest.raises(InvalidRequest, match=f'cannot be had with {named}.*say through = "trl"'):
+        require(how, numbers(0, 2))
+
+
+def test_olive_is_refused_examples_that_count_differently() -> None:
+    with pytest.raises(InvalidRequest, match="weights of examples"):
+        require(Finetune(), [number(0), number(1, weight=2.0)])
