@@ -23,7 +23,6 @@ import torch
 import trl.trainer.sft_trainer  # noqa: F401
 
 from edged.store import files
-from tests.real.tiny_model import make_hf
 from tests.training_examples import numbers
 from training.finetune.adapter import start
 from training.fit.fit import fit
@@ -71,6 +70,11 @@ def run(base: Path, folder: Path, how: str, count: int) -> None:
 
 
 def main() -> None:
+    # What libraries print, onnxruntime-genai's builder at its import, goes elsewhere.
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    from tests.real.tiny_model import make_hf
+
     torch.set_num_threads(1)
     base = make_hf(Path(sys.argv[1]))
     for line in sys.stdin:
@@ -86,7 +90,7 @@ def main() -> None:
             finally:
                 os._exit(code)
         _, status = os.waitpid(child, 0)
-        print(os.waitstatus_to_exitcode(status), flush=True)
+        print(os.waitstatus_to_exitcode(status), file=answers, flush=True)
 
 
 if __name__ == "__main__":
