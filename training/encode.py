@@ -6,6 +6,7 @@ The prompt is rendered as it is when a model is to answer, and the whole convers
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 from msgspec import Struct
@@ -102,11 +103,17 @@ def _continued(tokenizer: Any, before: list[int], prompt: str, whole: str, examp
 def _to_end_of_turn(tokenizer: Any, completion: list[int]) -> list[int]:
     """Up to the special token that ends the turn; a template that writes none gets the tokenizer's end, without which
     no model would learn to stop."""
-    special = set(tokenizer.all_special_ids)
-    # Of some families (Phi 3) the token that ends a turn is special, but has no name.
-    special |= {token for token, added in tokenizer.added_tokens_decoder.items() if added.special}
+    special = _special(tokenizer)
     last = max((index for index, token in enumerate(completion) if token in special), default=None)
     if last is not None and not tokenizer.decode(completion[last + 1:]).strip():
         return completion[:last + 1]
     end = tokenizer.eos_token_id
     return completion if end is None else [*completion, end]
+
+
+@lru_cache(maxsize=4)
+def _special(tokenizer: Any) -> frozenset[int]:
+    """Once for a tokenizer: Gemma's has thousands. Of some families (Phi 3) the token that ends a turn is special, but
+    has no name."""
+    unnamed = (token for token, added in tokenizer.added_tokens_decoder.items() if added.special)
+    return frozenset([*tokenizer.all_special_ids, *unnamed])

@@ -38,6 +38,7 @@ class Data(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     edged kept of a model. form: how a row tells prompt and answer; auto looks at its columns. prompt, answer, rejected,
     system: Jinja templates over a row's columns. stratum: a column, or a template. Shares are of `train` where
     validation or test have no files of their own. max_tokens: longer examples are left out, and counted.
+    limit: prompts of `train`, drawn by the seed. max_invalid_share: of the rows, which are left out and counted.
     near_duplicates: prompts whose similarity (Jaccard of word trigrams) reaches it count as one; None: equal ones only.
     """
 
