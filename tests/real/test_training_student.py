@@ -36,6 +36,7 @@ from training.student.kept_targets import PART, keep
 from training.student.soft import Targets, divergence, targets
 from training.student.stage import STUDENT
 from training.student.teachers import Teachers, require_same_words
+from training.student.tokenizer import train_tokenizer
 from training.student.trainer import Lesson, sequences, trainer_of
 from training.weigh import weigh
 
@@ -100,6 +101,19 @@ def test_a_word_is_the_same_token_in_the_prompt_and_in_the_answer(made: tuple[An
     assert word in row.input_ids[:start]
     assert word in row.labels[start:]
     assert tokenizer.convert_ids_to_tokens(tokenizer("2024", add_special_tokens=False)["input_ids"]) == list("2024")
+
+
+def test_seldom_words_are_spelled_every_second_of_them_and_never_the_frequent_ones() -> None:
+    drawn = random.Random(1)
+    words = ["".join(drawn.choices("aeioubdfgklmnprst", k=6)) for _ in range(100)]
+    examples = [Example(id=str(number), prompt=(Message("user", f"find {words[number % 100]} please"),),
+                        answer=Message("assistant", f'{{"find": "{words[number % 100]}"}}')) for number in range(1000)]
+    tokenizer = train_tokenizer(examples, 2000)
+    counts = {word: len(tokenizer(word, add_special_tokens=False)["input_ids"]) for word in [*words, "find", "please"]}
+    assert counts["find"] == counts["please"] == 1
+    assert 30 < sum(count == 1 for count in counts.values()) < 70
+    assert max(counts.values()) > 2
+    assert tokenizer.tokenize('"find": "') == ['"', "find", '":', 'Ġ"']
 
 
 def test_a_divergence_of_all_tokens_is_that_of_the_full_distributions() -> None:

@@ -1,24 +1,31 @@
 """A tokenizer of a student's own: byte-level BPE over the training texts, in the form that llama.cpp knows as `smollm`
 (digits one by one, then GPT-2's words), so that every engine cuts a text alike.
 
-Two things differ from what a large model's tokenizer does, since a small student mostly has to copy:
+Three things differ from what a large model's tokenizer does, since a small student mostly has to copy:
 - no merge joins a blank with the word behind it. `kitchen` is then the same token after a blank, in a prompt, and
   after a quote, in JSON, and copying is repeating it; otherwise they are two tokens, and the pair must be learned by
-  heart for each word. A word that the data never had falls into the same pieces in both places.
-- a pair must be frequent before it is merged, so that every token is seen often enough to be learned, and rare words
-  are spelled in pieces during the training already.
+  heart for each word.
+- a pair must be frequent before it is merged, so that every token is seen often enough to be learned.
+- merges are learned without half of the words that are in few texts, so that those are spelled in pieces. A word that
+  the data never had comes in pieces too, and a student that has seen only whole words never learned to copy it.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Iterable, Iterator
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from training.examples import Example
 
 END_OF_TEXT, BEGIN, END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 CALL, CALL_END = "<tool_call>", "</tool_call>"
+#: Words in a smaller share of the texts are spelled, every second of them.
+_SELDOM = 0.02
+_WORD = re.compile(r"[^\W\d_]+")
 #: A pair is merged that comes up once in so many texts, and twice at least.
 _TEXTS_A_MERGE = 1000
 
@@ -58,11 +65,14 @@ def train_tokenizer(examples: Iterable[Example], vocabulary: int) -> Any:
     calls = any(CALL in text for text in texts)
     tokenizer = Tokenizer(models.BPE())
     digits = pre_tokenizers.Digits(individual_digits=True)
-    # Blanks apart, for the learning of merges only: what was never merged stays apart under any rule.
+    # Blanks before words apart, for the learning of merges only: what was never merged stays apart under any rule.
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([
-        digits, pre_tokenizers.Split(Regex(r"\s+"), behavior="isolated"),
+        digits, pre_tokenizers.Split(Regex(r"\s(?=[\p{L}\p{N}])"), behavior="isolated"),
         pre_tokenizers.ByteLevel(add_prefix_space=False)])
-    tokenizer.train_from_iterator(texts, trainers.BpeTrainer(
+    spelled = _spelled(texts)
+    # A digit in its place is never merged with what stands around it.
+    learned = (_WORD.sub(lambda word: "0" if word[0] in spelled else word[0], text) for text in texts)
+    tokenizer.train_from_iterator(learned, trainers.BpeTrainer(
         vocab_size=vocabulary - 2 * calls, min_frequency=max(2, len(texts) // _TEXTS_A_MERGE), show_progress=False,
         special_tokens=[END_OF_TEXT, BEGIN, END], initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet())))
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([digits, pre_tokenizers.ByteLevel(add_prefix_space=False)])
@@ -73,6 +83,13 @@ def train_tokenizer(examples: Iterable[Example], vocabulary: int) -> Any:
         tokenizer_object=tokenizer, bos_token=BEGIN, eos_token=END, pad_token=END_OF_TEXT, unk_token=END_OF_TEXT)
     made.chat_template = TEMPLATE
     return made
+
+
+def _spelled(texts: Sequence[str]) -> set[str]:
+    """Words that merges are learned without; the same ones whatever the order of texts."""
+    found = Counter(word for text in texts for word in set(_WORD.findall(text)))
+    return {word for word, count in found.items()
+            if count < _SELDOM * len(texts) and hashlib.sha256(word.encode()).digest()[0] % 2}
 
 
 def _texts(example: Example) -> Iterator[str]:
