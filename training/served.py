@@ -14,6 +14,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from urllib.parse import quote
 
@@ -22,6 +23,7 @@ import msgspec
 import psutil
 from msgspec import Struct
 
+from converters.child import die_with_parent
 from edged.errors import Conflict, Internal
 from edged.settings import Settings, load_settings
 from training.deploy.command import EDGED
@@ -143,7 +145,9 @@ def _started(settings: Settings, log: Path) -> Iterator[Server]:
                "--api-keys="]
     environment = {**os.environ, "EDGED_HOME": str(settings.home)}
     with log.open("wb") as out, subprocess.Popen(
-            command, env=environment, stdin=subprocess.DEVNULL, stdout=out, stderr=out) as process:
+            command, env=environment, stdin=subprocess.DEVNULL, stdout=out, stderr=out,
+            # However this process ends, it leaves no daemon. A stage has one thread when it starts one.
+            preexec_fn=partial(die_with_parent, os.getpid())) as process:  # noqa: PLW1509
         try:
             yield Server(f"{_listening(process, log)}/v1", process.pid, own=True)
         finally:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import httpx
@@ -10,7 +12,7 @@ import pytest
 
 from edged.errors import Conflict
 from edged.store import Store
-from tests.daemon import Daemon
+from tests.daemon import ROOT, Daemon
 from tests.models import fake_folder, install
 from training.deploy.beside import subject_beside
 from training.recipe import Beside
@@ -83,3 +85,25 @@ def test_a_model_beside_is_loaded_where_it_is_installed_and_only_asked_where_it_
             subject_beside(Beside(model="nobody"), server, home)
         elsewhere = subject_beside(Beside(model="org/big model", endpoint="http://127.0.0.1:1/v1"), server, home)
     assert (elsewhere.name, elsewhere.identity, elsewhere.pid) == ("org-big-model", None, None)
+
+
+KILLED = """
+import os, sys, time
+from pathlib import Path
+from training.served import serving
+with serving(Path(sys.argv[1])) as server:
+    server.load("tiny")
+    print(server.pid, flush=True)
+    time.sleep(60)
+"""
+
+
+def test_one_that_is_killed_leaves_no_daemon_and_no_worker(home: Path, tmp_path: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", KILLED, str(tmp_path / "log")], cwd=ROOT, stdout=subprocess.PIPE,
+                          text=True) as process:
+        assert process.stdout is not None
+        daemon = psutil.Process(int(process.stdout.readline()))
+        all_of_them = [daemon, *daemon.children(recursive=True)]
+        process.kill()
+    _, left = psutil.wait_procs(all_of_them, timeout=10)
+    assert left == []
