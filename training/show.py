@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 LINE_INTERVAL_S = 5.0
 #: In a terminal, not more often.
 _REDRAW_S = 0.1
-_CURVE_WIDTH = 24
+_CURVE_WIDTH = 16
 _KEPT = 2000
 _BLOCKS = "▁▂▃▄▅▆▇█"
 #: A loss that is further away is drawn here.
@@ -146,13 +146,18 @@ class Bars(Lines):
     def __init__(self) -> None:
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+        from rich.table import Column
 
         super().__init__()
+        # Figures are cut where the terminal is narrow, the rest is not.
+        fixed = Column(no_wrap=True)
         self._progress = Progress(
-            TextColumn("{task.description}"), BarColumn(bar_width=20), TaskProgressColumn(), TimeElapsedColumn(),
-            TextColumn("{task.fields[figures]}"),
+            TextColumn("{task.description}", table_column=fixed),
+            BarColumn(bar_width=12, table_column=Column(min_width=12)), TaskProgressColumn(table_column=fixed),
+            TimeElapsedColumn(table_column=fixed),
+            TextColumn("{task.fields[figures]}", table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis")),
             # Without a thread: stages are forked from this process.
-            console=Console(stderr=True, no_color=bool(os.environ.get("NO_COLOR"))), auto_refresh=False)
+            console=Console(stderr=True, no_color=bool(os.environ.get("NO_COLOR"))), auto_refresh=False, expand=True)
         self._drawn_s = float("-inf")
         self._tasks: dict[str, TaskID] = {}
         self._losses: dict[str, deque[float]] = {}
@@ -193,7 +198,8 @@ def line_of(moment: Moment) -> str:
 
 
 def figures_in_words(figures: dict[str, float]) -> str:
-    return ", ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in figures.items())
+    named = {name.replace("_per_second", "/s").replace("_", " "): value for name, value in figures.items()}
+    return ", ".join(f"{name} {value:.4g}" for name, value in named.items())
 
 
 def curve(values: Sequence[float] | deque[float], width: int = _CURVE_WIDTH) -> str:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from edged.errors import Conflict
 from training.run import Moment
-from training.show import JsonLines, Lines, curve, of_member
+from training.show import Bars, JsonLines, Lines, curve, of_member
 
 pytestmark = pytest.mark.unit
 
@@ -51,3 +51,21 @@ def test_for_scripts_every_moment_is_a_line_and_the_last_one_is_the_error(
     assert first == {"progress": {"stage": "lights/data", "fraction": 0.5}}
     assert last["error"]["message"] == "another process works there"
     assert last["error"]["retry"] is False
+
+
+def test_in_a_terminal_each_stage_keeps_a_bar_with_its_loss_as_a_curve(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    with Bars() as show:
+        show(Moment(stage="data", what="done before", fraction=1.0))
+        for number in range(9):
+            show(Moment(stage="finetune", what="[training]", fraction=number / 8, figures={
+                "loss": 8.0 - number, "tokens_per_second": 812.3}))
+        show(Moment(stage="finetune", note="[the base] was quantized"))
+    note, data, finetune = capsys.readouterr().err.splitlines()
+    assert note == "finetune: note: [the base] was quantized"
+    assert data.startswith("data done before")
+    assert "finetune [training]" in finetune
+    assert "100%" in finetune
+    assert "█▇▆▅▅▄▃▂▁ loss 0" in finetune
