@@ -2,28 +2,37 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shutil
+from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
 import numpy as np
+import psutil
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
 from edged.errors import InvalidRequest
+from training.evaluate import race
 from training.evaluate.evaluation import evaluate
 from training.evaluate.items import Item
 from training.evaluate.measure import read_items
 from training.evaluate.metrics import METRICS
+from training.evaluate.results import Memory
 from training.evaluate.stage import EVALUATE, subjects_here
+from training.evaluate.subject import Subject
 from training.examples import Example, Message, identity, write_examples
 from training.local_model import LocalModel
 from training.recipe import load_recipe
+from training.reply import Reply
 from training.run import Moment, Run, Trained
+from training.split import test_examples as examples_of
 
 pytestmark = pytest.mark.real
 
@@ -192,3 +201,40 @@ def test_f1_is_sklearns() -> None:
     for kind, average in zip(METRICS["f1"], ("macro", "micro"), strict=True):
         found = float(kind.figure(kind.statistics(items, labels).sum(axis=0)))
         assert found == pytest.approx(100 * f1_score(right, said, labels=labels[:3], average=average))
+
+
+def test_subjects_that_memory_does_not_hold_together_run_one_after_the_other(
+    run: Run, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A stand-in for the processes tells when each is there."""
+    there: list[str] = []
+
+    @contextlib.contextmanager
+    def stand_in(subject: Subject) -> Iterator[StandIn]:
+        there.append(subject.name)
+        yield StandIn(list(there))
+        there.remove(subject.name)
+
+    class StandIn:
+        def __init__(self, beside: list[str]) -> None:
+            self._beside = beside
+
+        def answer(self, example: Example, max_tokens: int) -> Reply:
+            return Reply(message=Message("assistant", "x"), completion_tokens=len(self._beside), seconds=1.0,
+                         first_token_s=0.5)
+
+        def memory(self) -> Memory:
+            return Memory()
+
+    monkeypatch.setattr(race, "racer", stand_in)
+    examples = examples_of(run)
+    (run.folder / "evaluate").mkdir()
+    notes: list[Moment] = []
+    for available, most in ((1 << 40, 2), (race.need_bytes(subjects_here(run)) - 1, 1)):
+        monkeypatch.setattr(psutil, "virtual_memory", lambda known=available: SimpleNamespace(available=known))
+        found = race.race(subjects_here(run), examples, 6, run.folder / "evaluate", notes.append)
+        assert found.turn_about == (most == 2)
+        assert {one.tokens for one in found.rounds["trained"]} == {most}
+        assert len(found.rounds["before"]) == len(found.rounds["trained"]) == len(examples) - 1
+        (run.folder / "evaluate/rounds.json").unlink()
+    assert ["one after the other" in (moment.note or "") for moment in notes if moment.note] == [True]

@@ -45,7 +45,8 @@ def evaluate(run: Run, tell: Tell, subjects: Sequence[Subject], *, stage: Stage 
         results = [_with_race(result, raced, out) for result in results]
     evaluated = Evaluated(
         primary=chosen.primary, metrics=chosen.metrics, labels=chosen.labels, split=_split(run), results=tuple(results),
-        comparisons=_comparisons(run, results, chosen, raced, out), report="evaluate/report.html")
+        comparisons=_comparisons(run, results, chosen, raced, out), report="evaluate/report.html",
+        turn_about=raced is None or raced.turn_about)
     tell(Moment(stage=stage, what="report"))
     text = table(evaluated)
     (out / TABLE_FILE).write_text(text)

@@ -2,7 +2,8 @@
 
 In each round every subject answers the same prompt, greedily, in an order that changes from round to round. What else
 the machine does meanwhile meets all of them alike, so times are compared round by round. Rounds are as many as fit into
-BUDGET_S, LEAST_ROUNDS at least.
+BUDGET_S, LEAST_ROUNDS at least. Where memory does not hold all subjects at once they run one after the other, which is
+told.
 """
 
 from __future__ import annotations
@@ -10,13 +11,16 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import msgspec
 import numpy as np
+import psutil
 from msgspec import Struct
 
+from converters.source import count_weights
 from edged.store import files
 from training.evaluate.bootstrap import LEVEL, Floats
 from training.evaluate.racers import Racer, racer
@@ -32,6 +36,8 @@ BUDGET_S = 120.0
 #: Round by round, for who wants to look: `<evaluate>/rounds.json`.
 ROUNDS_FILE = "rounds.json"
 _RESAMPLES = 4000
+#: Python and torch without a model, measured, and what an answer needs beside weights.
+_RUNTIME_BYTES = 600 << 20
 
 
 class Timed(Struct, frozen=True, kw_only=True):
@@ -43,9 +49,10 @@ class Timed(Struct, frozen=True, kw_only=True):
 
 
 class Race(Struct, frozen=True, kw_only=True):
-    """rounds: by subject, of each round the answer. key: of what raced."""
+    """rounds: by subject, of each round the answer. key: of what raced. turn_about: all were in memory at once."""
 
     key: str
+    turn_about: bool = True
     rounds: dict[str, list[Timed]]
     memory: dict[str, Memory]
 
@@ -61,26 +68,57 @@ def race(
     key = digest([subject.name for subject in subjects], marks, [one.id for one in prompts], max_tokens)
     if None not in marks and (before := _read(out)) is not None and before.key == key:
         return before
-    rounds: dict[str, list[Timed]] = {subject.name: [] for subject in subjects}
+    turn_about = need_bytes(subjects) <= psutil.virtual_memory().available
+    if not turn_about:
+        tell(Moment(stage=stage, note="memory does not hold all models at once, so their times are measured one after "
+                                      "the other; what else the machine does then counts"))
+    rounds: dict[str, list[Timed]] = {}
+    memory: dict[str, Memory] = {}
+    for group in [subjects] if turn_about else [[subject] for subject in subjects]:
+        told = partial(_told, tell, stage)
+        for subject, known, kept in _run(group, prompts, max_tokens, told, BUDGET_S * len(group) / len(subjects)):
+            rounds[subject.name], memory[subject.name] = known, kept
+    # Of subjects that ran apart, the rounds that all of them have.
+    least = min(map(len, rounds.values()), default=0)
+    made = Race(key=key, turn_about=turn_about, rounds={name: known[:least] for name, known in rounds.items()},
+                memory=memory)
+    files.publish_bytes(out / ROUNDS_FILE, msgspec.json.encode(made), out)
+    return made
+
+
+def need_bytes(subjects: Sequence[Subject]) -> int:
+    """Of the processes that a race starts: weights in 32 bits, and the libraries."""
+    return sum(4 * count_weights(subject.folder) + _RUNTIME_BYTES for subject in subjects
+               if subject.kind == "hf" and subject.folder is not None)
+
+
+def _told(tell: Tell, stage: str, what: str, fraction: float | None = None) -> None:
+    tell(Moment(stage=stage, what=what, fraction=fraction))
+
+
+def _run(
+    subjects: Sequence[Subject], prompts: Sequence[Example], max_tokens: int, told: Callable[..., None],
+    budget_s: float,
+) -> list[tuple[Subject, list[Timed], Memory]]:
+    """Of subjects that are in memory together."""
+    rounds: dict[str, list[Timed]] = {}
     with contextlib.ExitStack() as held:
         racers: list[tuple[Subject, Racer]] = []
         for subject in subjects:
-            tell(Moment(stage=stage, what=f"times: loading {subject.shown}"))
+            told(f"times: loading {subject.shown}")
             one = held.enter_context(racer(subject))
             one.answer(prompts[0], max_tokens)
             racers.append((subject, one))
+            rounds[subject.name] = []
         began_s = time.monotonic()
         measured = prompts[1:] or prompts
         for number, example in enumerate(measured):
-            if number >= LEAST_ROUNDS and time.monotonic() - began_s > BUDGET_S:
+            if number >= LEAST_ROUNDS and time.monotonic() - began_s > budget_s:
                 break
-            tell(Moment(stage=stage, what="times", fraction=number / len(measured)))
+            told("times", number / len(measured))
             for subject, one in _turned(racers, number):
                 rounds[subject.name].append(_timed(one.answer(example, max_tokens)))
-        memory = {subject.name: one.memory() for subject, one in racers}
-    made = Race(key=key, rounds=rounds, memory=memory)
-    files.publish_bytes(out / ROUNDS_FILE, msgspec.json.encode(made), out)
-    return made
+        return [(subject, rounds[subject.name], one.memory()) for subject, one in racers]
 
 
 def speed_of(rounds: Sequence[Timed]) -> Speed:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -100,8 +101,6 @@ class _Served:
 @contextlib.contextmanager
 def _process(subject: Subject) -> Iterator[_Child]:
     """Ended with the context, whatever happens in it."""
-    import os
-
     with subprocess.Popen(
             [sys.executable, "-m", "training.evaluate.child"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL, env={**os.environ, **ENVIRONMENT}) as process:

@@ -99,7 +99,8 @@ class Comparison(Struct, frozen=True, kw_only=True):
 
 
 class Evaluated(Struct, frozen=True, kw_only=True):
-    """What stage `evaluate` leaves. comparisons: of every two subjects in order. report: relative to the run."""
+    """What stage `evaluate` leaves. comparisons: of every two subjects in order. report: relative to the run.
+    turn_about: False where times were measured one subject after the other."""
 
     primary: Metric
     metrics: tuple[Metric, ...]
@@ -108,6 +109,7 @@ class Evaluated(Struct, frozen=True, kw_only=True):
     results: tuple[Result, ...]
     comparisons: tuple[Comparison, ...]
     report: str
+    turn_about: bool = True
 
     def comparison(self, before: str, after: str) -> Comparison | None:
         return next((one for one in self.comparisons if (one.before, one.after) == (before, after)), None)
