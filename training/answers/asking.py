@@ -26,9 +26,12 @@ Ask = Callable[[Iterator[Wanted]], Iterator[tuple[Wanted, Reply | InvalidRequest
 @dataclass(slots=True)
 class Account:
     """What was asked and what it cost so far, of all teachers; answers of earlier attempts count too. untold: answers
-    whose endpoint told no counts of tokens. most: that may be spent."""
+    whose endpoint told no counts of tokens. most: that may be spent. logprobs: are wanted of endpoints; without: new
+    answers of endpoints that have none."""
 
     most: float | None = None
+    logprobs: bool = False
+    without: int = 0
     answers: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
@@ -78,6 +81,7 @@ def ask_teacher(
                 continue
             raw.add(Raw(ask=each.ask, prompt=each.example.id, teacher=teacher.title, sample=each.sample, reply=reply))
             account.add(teacher, reply)
+            account.without += account.logprobs and teacher.endpoint is not None and reply.logprobs is None
             progress.add(reply)
     except EdgedError as error:
         there = len(known) + progress.came

@@ -63,7 +63,7 @@ def _run(run: Run, tell: Tell) -> Answered:
     folder = run.path(STAGE)
     sifting = sieve(table.filters, run.at, partial(_mistake, run, "filters"))
     prompts, left_out = _prompts(run)
-    account = Account(most=table.max_cost)
+    account = Account(most=table.max_cost, logprobs=table.logprobs > 0)
     wanted = {teacher.title: _all_wanted(run, teacher, table, prompts) for teacher in table.teachers}
     said: dict[str, list[Raw]] = defaultdict(list)
     with RawFile(folder / RAW_FILE) as raw:
@@ -178,6 +178,9 @@ def _note(tell: Tell, account: Account, table: Answers) -> None:
     if account.spent:
         tell(Moment(stage=STAGE, note=f"max_cost {table.max_cost} is reached ({account.cost:.4g}); the stage goes on "
                                       "with what is there"))
+    if account.without:
+        tell(Moment(stage=STAGE, note=f"{account.without} answers came without the log probabilities that were asked "
+                                      "for: their endpoint does not give them"))
     if account.untold:
         tell(Moment(stage=STAGE, note=f"{account.untold} answers came without counts of tokens; cost leaves them out"))
 

@@ -106,6 +106,13 @@ def test_a_teacher_that_costs_nothing_goes_on_when_the_money_is_spent(tmp_path: 
     assert (len(paid.bodies), len(free.bodies)) == (2, 4)
 
 
+def test_log_probabilities_that_do_not_come_are_told(tmp_path: Path) -> None:
+    told: list[Moment] = []
+    with ChatServer(echo) as server:
+        do(run_of(tmp_path, f"teachers = [{teacher(server)}]\nlogprobs = 2"), told)
+    assert any("4 answers came without the log probabilities" in (moment.note or "") for moment in told)
+
+
 def test_a_limit_of_cost_needs_counts_of_tokens(tmp_path: Path) -> None:
     def say(body: Body) -> Answer:
         said = echo(body)
