@@ -31,6 +31,10 @@ def wait_until_kept(daemon: Daemon, *models: dict[str, Any]) -> None:
     raise AssertionError(kept(daemon))
 
 
+def was_in_memory(daemon: Daemon, model: str) -> None:
+    (daemon.home / "loaded.json").write_text(json.dumps({"models": [{"model": model}]}))
+
+
 def kill(daemon: Daemon) -> None:
     """As a power cut would, for what the daemon can do about it."""
     children = daemon.children()
@@ -74,12 +78,12 @@ def test_a_model_is_ready_after_a_restart_before_anybody_asks(tmp_path: Path, ho
 
 def test_a_daemon_that_was_killed_while_it_loaded_one_does_not_try_it_again(tmp_path: Path) -> None:
     with Daemon(tmp_path) as daemon:
-        daemon.pull_fake("heavy", load_s=2)
-        assert ask(daemon, "heavy").status_code == 200
-        wait_until_kept(daemon, {"model": "heavy", "trying": False, "unused": 0})
-        kill(daemon)
+        daemon.pull_fake("heavy", load_s=6)
+        daemon.stop()
+        was_in_memory(daemon, "heavy")
+        after = events_end(daemon)
         daemon.start()
-        daemon.wait_for_log("model.loading", after=events_end(daemon))
+        daemon.wait_for_log("model.loading", after=after)
         assert [one["trying"] for one in kept(daemon)] == [True]
         kill(daemon)
         after = events_end(daemon)
@@ -116,14 +120,14 @@ def test_a_model_that_cannot_be_loaded_any_more_is_tried_once(tmp_path: Path) ->
 
 def test_the_start_does_not_wait_for_it(tmp_path: Path) -> None:
     with Daemon(tmp_path) as daemon:
-        daemon.pull_fake("slow", load_s=3)
-        assert ask(daemon, "slow").status_code == 200
+        daemon.pull_fake("slow", load_s=60)
         daemon.stop()
+        was_in_memory(daemon, "slow")
         after = events_end(daemon)
         daemon.start()
-        assert not events(daemon, "model.ready", after)
         assert httpx.get(f"{daemon.base_url}/health/ready").status_code == 200
-        ready(daemon, "slow")
+        daemon.wait_for_log("model.loading", after=after)
+        assert not events(daemon, "model.ready", after)
 
 
 def test_it_can_be_turned_off(tmp_path: Path) -> None:

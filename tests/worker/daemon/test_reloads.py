@@ -219,7 +219,7 @@ async def test_what_is_not_installed_any_more_is_passed_over(rig: Make) -> None:
 
 async def test_an_unload_before_its_turn_counts(rig: Make) -> None:
     r = rig()
-    r.install("first", load_s=0.5)
+    r.install("first", load_s=2)
     r.install("second")
     keep(r, Kept("first"), Kept("second"))
     async with r:
