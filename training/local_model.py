@@ -91,10 +91,7 @@ class LocalModel:
         rows = []
         for number, example in enumerate(examples):
             prompt = prompt_ids(self._tokenizer, example)
-            room = min(max_tokens, self.context - len(prompt))
-            if room < 1:
-                raise InvalidRequest(f"example {example.id} has a prompt of {len(prompt)} tokens, and the model a "
-                                     f"context of {self.context}; leave it out (data.max_tokens)")
+            room = self._room(example, prompt, max_tokens)
             rows += [_Row(number, sample, prompt, room) for sample in range(samples)]
         # Alike lengths together: less padding. Rows with less room than others would run on beyond the context.
         rows.sort(key=lambda row: (row.room, len(row.prompt), row.example, row.sample))
@@ -112,11 +109,12 @@ class LocalModel:
 
     def answer_timed(self, example: Example, max_tokens: int) -> Reply:
         """One answer, greedily and alone, with the time to its first token. The times begin with the messages, as those
-        of a request to a server do: template, tokenizer and all."""
+        of a request to a server do: template, tokenizer and all. Raises as `answers`."""
         started = time.perf_counter()
         prompt = prompt_ids(self._tokenizer, example)
         clock = _FirstToken()
-        [tokens] = self._generate([prompt], max_tokens, [Draw(0.0, 1.0, 0, example.id, 0)], clock)
+        room = self._room(example, prompt, max_tokens)
+        [tokens] = self._generate([prompt], room, [Draw(0.0, 1.0, 0, example.id, 0)], clock)
         seconds = time.perf_counter() - started
         return self._reply(example, prompt, tokens, seconds, None if clock.at is None else clock.at - started)
 
@@ -157,6 +155,14 @@ class LocalModel:
         """Of the answers, by token: e to the mean of -log p over all their tokens."""
         found = self.likelihoods(examples, batch_size=batch_size)
         return math.exp(sum(one.nats for one in found) / sum(one.tokens for one in found))
+
+    def _room(self, example: Example, prompt: list[int], max_tokens: int) -> int:
+        """Tokens that the answer may have. Raises InvalidRequest."""
+        room = min(max_tokens, self.context - len(prompt))
+        if room < 1:
+            raise InvalidRequest(f"example {example.id} has a prompt of {len(prompt)} tokens, and the model a context "
+                                 f"of {self.context}; leave it out (data.max_tokens)")
+        return room
 
     def _generate(
         self, prompts: list[list[int]], room: int, draws: list[Draw], streamer: _FirstToken | None = None,

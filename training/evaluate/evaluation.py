@@ -39,8 +39,9 @@ def evaluate(run: Run, tell: Tell, subjects: Sequence[Subject], *, stage: Stage 
     results = [
         measure(subject, examples, settings, out / subject.name, tell, chosen=chosen, seed=seed, stage=stage)
         for subject in subjects]
-    raced = race(subjects, examples, settings.max_tokens, out, tell, seed=seed, stage=stage) \
-        if settings.performance else None
+    raced = None
+    if settings.performance and (answered := _answered(examples, subjects, out)):
+        raced = race(subjects, answered, settings.max_tokens, out, tell, seed=seed, stage=stage)
     if raced is not None:
         results = [_with_race(result, raced, out) for result in results]
     evaluated = Evaluated(
@@ -54,6 +55,12 @@ def evaluate(run: Run, tell: Tell, subjects: Sequence[Subject], *, stage: Stage 
     for line in headline(evaluated):
         tell(Moment(stage=stage, note=line))
     return evaluated
+
+
+def _answered(examples: Sequence[Example], subjects: Sequence[Subject], out: Path) -> list[Example]:
+    """Those that every subject has an answer to."""
+    refused = {item.id for subject in subjects for item in read_items(out / subject.name) if item.said is None}
+    return [example for example in examples if example.id not in refused]
 
 
 def drawn(examples: Sequence[Example], limit: int | None, seed: int) -> list[Example]:
