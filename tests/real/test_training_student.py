@@ -71,7 +71,7 @@ def made() -> tuple[Any, Any]:
 @pytest.fixture(scope="module")
 def folder(made: tuple[Any, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("student") / "model"
-    save(*made, place)
+    save(made[0].save_pretrained, made[1], place)
     return place
 
 
@@ -103,7 +103,7 @@ def test_a_word_is_the_same_token_in_the_prompt_and_in_the_answer(made: tuple[An
     assert tokenizer.convert_ids_to_tokens(tokenizer("2024", add_special_tokens=False)["input_ids"]) == list("2024")
 
 
-def test_seldom_words_are_spelled_every_second_of_them_and_never_the_frequent_ones() -> None:
+def test_seldom_words_are_spelled_and_frequent_ones_are_whole() -> None:
     drawn = random.Random(1)
     words = ["".join(drawn.choices("aeioubdfgklmnprst", k=6)) for _ in range(100)]
     examples = [Example(id=str(number), prompt=(Message("user", f"find {words[number % 100]} please"),),
@@ -111,8 +111,7 @@ def test_seldom_words_are_spelled_every_second_of_them_and_never_the_frequent_on
     tokenizer = train_tokenizer(examples, 2000)
     counts = {word: len(tokenizer(word, add_special_tokens=False)["input_ids"]) for word in [*words, "find", "please"]}
     assert counts["find"] == counts["please"] == 1
-    assert 30 < sum(count == 1 for count in counts.values()) < 70
-    assert max(counts.values()) > 2
+    assert min(counts[word] for word in words) > 1
     assert tokenizer.tokenize('"find": "') == ['"', "find", '":', 'Ġ"']
 
 
@@ -270,7 +269,7 @@ def test_layers_are_matched_through_maps_that_are_not_exported(
         trainer=trainer_of(lesson, "two"))
     assert apart() < 0.8 * before
     match.take_maps_off(model)
-    save(model, tokenizer, tmp_path / "model")
+    save(model.save_pretrained, tokenizer, tmp_path / "model")
     from transformers import AutoModelForCausalLM
 
     assert set(AutoModelForCausalLM.from_pretrained(tmp_path / "model").state_dict()) == names

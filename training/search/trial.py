@@ -99,7 +99,7 @@ class Trial:
         from training.split import validation_examples
 
         made = self.folder / MODEL
-        save(model, tokenizer, made)
+        save(model.save_pretrained, tokenizer, made)
         adapter = (made / _ADAPTER_CONFIG).exists()
         subject = Subject(name="trial", kind="hf", folder=base_folder(self.run) if adapter else made,
                           adapter=made if adapter else None)

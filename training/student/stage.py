@@ -61,7 +61,7 @@ def run_stage(run: Run, tell: Tell) -> Trained:
     folder = run.begin("student")
     with quiet():
         model, tokenizer, fitted = train(run, student_of(recipe), folder, tell)
-        save(model, tokenizer, folder / MODEL)
+        save(model.save_pretrained, tokenizer, folder / MODEL)
     losses = {"best_step": float(fitted.best_step), "train_loss": fitted.train_loss,
               "validation_loss": fitted.validation_loss}
     return Trained(
