@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import gc
 import shutil
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -59,7 +60,10 @@ def run(run: Run, tell: Tell) -> Trained:
         base_folder(run, tell=tell)
         return launched(run, how.devices, tell)
     with quiet():
-        return finetuned(run, tell)
+        made = finetuned(run, tell)
+    # trl hangs a method of the model's own on it: a cycle that holds all weights until it is collected.
+    gc.collect()
+    return made
 
 
 def finetuned(run: Run, tell: Tell) -> Trained:

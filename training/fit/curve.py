@@ -42,7 +42,7 @@ def draw(rows: Sequence[Row], folder: Path) -> None:
         axes.annotate(f"over-fits from step {step}", (step, 0.97), xycoords=("data", "axes fraction"),
                       xytext=(4, 0), textcoords="offset points", va="top", fontsize=9, color="#555555")
     axes.set_xlabel("step")
-    axes.set_ylabel("loss (nats a token)")
+    axes.set_ylabel("loss")
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.25)
     axes.legend()
