@@ -180,7 +180,7 @@ class Study:
             return {}
         evaluator = FanovaImportanceEvaluator(seed=self._seed % 2**32)
         told = get_param_importances(self._study, evaluator=evaluator, params=varied)
-        return {key: round(share, 4) for key, share in told.items() if math.isfinite(share)}
+        return {key: round(float(share), 4) for key, share in told.items() if math.isfinite(share)}
 
 
 def _distribution(parameter: Parameter) -> BaseDistribution:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from tests.stand_in_trials import loss_of
+from training.search.found import Searched
 from training.search.plots import history, importance
 from training.search.space import Parameter
 from training.search.stage import words
@@ -47,6 +49,7 @@ def test_the_recipe_as_it_is_written_is_tried_first_and_the_best_is_told_beside_
     assert found.best in tried
     assert max(found.importance, key=lambda key: found.importance[key]) == "finetune.learning_rate"
     assert sum(found.importance.values()) == pytest.approx(1, abs=0.01)
+    assert msgspec.json.decode(msgspec.json.encode(found), type=Searched) == found
     assert "with the recipe as it is written" in words(found)
 
 
