@@ -69,7 +69,7 @@ def key(run: Run) -> str:
     check(run)
     deploy = _table(run)
     conversions = [(run.at(said).read_text() if said.endswith(".toml") else said) for said in deploy.conversion]
-    exports = [each.key("export") for each in opened.members(run) or (run,)]
+    exports = [(each.recipe.name, each.value("export", Exported).digest) for each in opened.members(run) or (run,)]
     return digest("deploy", deploy, conversions, exports, run.recipe.name, base_key(run), str(_home()))
 
 

@@ -28,7 +28,8 @@ _MAKING = "making"
 
 
 class Exported(Struct, frozen=True, kw_only=True):
-    """folder: relative to the run. digest: over its files, as `edged.store.manifests.digest_of` counts them."""
+    """folder: relative to the run. digest: over its files, as `edged.store.manifests.digest_of` counts them, without
+    what they say of their training: the same weights are not published twice because they were measured otherwise."""
 
     kind: Literal["model", "adapter"]
     folder: str
@@ -75,7 +76,8 @@ def run_export(run: Run, tell: Tell) -> Exported:
     entries = [FileEntry(path=file.name, size=file.stat().st_size, sha256=hash_file(file))
                for file in sorted(made.iterdir())]
     return Exported(kind="adapter" if keeps else "model", folder=made.relative_to(run.folder).as_posix(),
-                    digest=digest_of(entries), size_bytes=sum(entry.size for entry in entries))
+                    digest=digest_of(entry for entry in entries if entry.path != TRAINING_FILE),
+                    size_bytes=sum(entry.size for entry in entries))
 
 
 def _merge(run: Run, adapter: Path, out: Path, tell: Tell) -> None:

@@ -130,3 +130,13 @@ def test_a_students_teachers_are_its_parents(tmp_path: Path) -> None:
     training = trained.decode(files[TRAINING_FILE])
     assert training.parents == ("big (big@12, big@13)", "base")
     assert training.method == "a student of 4 layers, 256 wide, from scratch, soft targets at temperature 2"
+
+
+def test_weights_that_were_only_measured_otherwise_are_not_deployed_again(tmp_path: Path) -> None:
+    run = ended(tmp_path, '[finetune]\nmethod = "full"\n[deploy]\n')
+    first, before = export(run)
+    run.mark("evaluate", "another", 1.0, Evaluated(
+        primary="rouge", metrics=("rouge",), labels=(), split="test", comparisons=(), report="report.html", results=()))
+    again, after = export(run)
+    assert before[TRAINING_FILE] != after[TRAINING_FILE]
+    assert again.digest == first.digest
