@@ -1,0 +1,269 @@
+"""Makes the data of the example: spoken commands to a house and what a program would do, as one line of JSON each, and
+notes to a repair shop with the desk each belongs to.
+
+    python examples/home/make_data.py FOLDER [--train 600] [--test 600] [--more 12000] [--seed 7]
+
+Everything is made up by the rules below, nothing was said by anybody. The held-out test shares no command with the
+rest, has names and things in it that no other file has (`HELD_OUT` of each list), and words every command in ways that
+the others use too. `more.jsonl` has further commands without answers, for a teacher to answer.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+SYSTEM = "Turn the command into JSON."
+
+ROOMS = ("kitchen", "bedroom", "bathroom", "living room", "hallway", "office", "garage", "cellar", "attic", "nursery",
+         "guest room", "dining room", "playroom", "pantry", "studio", "balcony", "gym", "laundry room", "library",
+         "workshop")
+WHICH_ROOM = ("", "", "", "upstairs ", "downstairs ", "small ", "large ", "old ", "new ", "back ", "front ")
+DEVICES = ("lamp", "heater", "fan", "radio", "television", "kettle", "dishwasher", "oven", "humidifier", "printer",
+           "toaster", "speaker", "air conditioner", "coffee machine", "vacuum cleaner", "night light", "projector",
+           "computer", "charger", "dryer", "freezer", "doorbell", "mixer", "washing machine", "water pump",
+           "door camera")
+WHICH_DEVICE = ("", "", "", "red ", "white ", "big ", "little ", "left ", "right ", "spare ", "old ")
+PEOPLE = ("Anna", "Ben", "Carla", "David", "Elena", "Felix", "Grace", "Hugo", "Irene", "Jonas", "Karim", "Lena",
+          "Marta", "Nils", "Olga", "Paulo", "Quinn", "Rosa", "Samir", "Tara", "Ulla", "Victor", "Wanda", "Yusuf", "Zoe")
+#: Names that nobody has.
+SYLLABLES = ("ba", "del", "fi", "gor", "ha", "jen", "ka", "lo", "mir", "na", "pel", "ri", "sol", "ta", "ven", "zu")
+ITEMS = ("milk", "bread", "eggs", "apples", "rice", "coffee", "butter", "onions", "tomatoes", "pasta", "sugar", "flour",
+         "cheese", "bananas", "carrots", "batteries", "candles", "peas", "noodles", "honey", "napkins", "salt",
+         "peppers", "mushrooms", "oranges", "soap", "spinach", "beans", "tea", "potatoes", "yoghurt", "lemons", "nuts")
+WHICH_ITEM = ("", "", "", "red ", "white ", "fresh ", "frozen ", "organic ", "cheap ", "small ", "large ", "good ")
+UNITS = ("packs", "bottles", "boxes", "bags", "kilos")
+EVENTS = ("dentist", "team meeting", "piano lesson", "yoga class", "haircut", "parents evening", "car inspection",
+          "book club", "football training", "job interview", "swimming lesson", "birthday party", "house viewing",
+          "board meeting", "guitar lesson", "chess club", "garden party", "eye test", "choir practice",
+          "language course")
+DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday", "today", "tomorrow")
+SUBJECTS = ("the parcel", "the train", "dinner", "the meeting", "the dog", "the plumber", "grandma", "the car",
+            "the bus", "the cat", "my sister", "the cake", "the doctor", "the letter", "my brother", "the neighbour",
+            "the coach", "the heating", "the taxi", "the window cleaner")
+PREDICATES = ("is ready", "is late", "has arrived", "is cancelled", "is waiting outside", "will be here soon",
+              "is at the station", "comes tomorrow", "needs help", "is not here yet", "has left", "is fine again",
+              "was great", "can wait", "is in the garden")
+CITIES = ("Oslo", "Vienna", "Dublin", "Prague", "Athens", "Warsaw", "Madrid", "Rome", "Helsinki", "Zagreb", "Porto",
+          "Lyon", "Turin", "Berlin", "Paris", "London", "Munich", "Milan", "Geneva", "Seville", "Krakow", "Basel",
+          "Lisbon", "Bergen", "Ghent", "Graz")
+#: So many, the last of each list, are only in the test set, in three of ten of its commands' words.
+HELD_OUT = {"rooms": 3, "devices": 3, "people": 5, "items": 5, "events": 3, "subjects": 3, "cities": 4}
+
+_SMALL = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
+          "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen")
+_TENS = {20: "twenty", 30: "thirty", 40: "forty", 50: "fifty", 60: "sixty", 70: "seventy", 80: "eighty", 90: "ninety"}
+
+
+def in_words(number: int) -> str:
+    """0 … 99."""
+    if number < 20:
+        return _SMALL[number]
+    tens, rest = number // 10 * 10, number % 10
+    return _TENS[tens] + (f"-{_SMALL[rest]}" if rest else "")
+
+
+class Speech:
+    """Draws words. held_out: three of ten are those that no other file has."""
+
+    def __init__(self, seed: str, *, held_out: bool) -> None:
+        self.random = random.Random(seed)
+        self._held_out = held_out
+
+    def of(self, kind: str, values: tuple[str, ...]) -> str:
+        known, new = values[:-HELD_OUT[kind]], values[-HELD_OUT[kind]:]
+        return self.random.choice(new if self._held_out and self.random.random() < 0.3 else known)
+
+    def one(self, *ways: str) -> str:
+        return self.random.choice(ways)
+
+    def room(self) -> str:
+        return self.one(*WHICH_ROOM) + self.of("rooms", ROOMS)
+
+    def device(self) -> str:
+        return self.one(*WHICH_DEVICE) + self.of("devices", DEVICES)
+
+    def item(self) -> str:
+        return self.one(*WHICH_ITEM) + self.of("items", ITEMS)
+
+    def person(self) -> str:
+        if self.random.random() < 0.5:
+            return self.of("people", PEOPLE)
+        return "".join(self.random.sample(SYLLABLES, self.random.choice((2, 2, 3)))).capitalize()
+
+    def number(self, value: int) -> str:
+        return in_words(value) if self.random.random() < 0.5 else str(value)
+
+    def time(self) -> tuple[str, str]:
+        """As it is said, and as HH:MM."""
+        hour, minute = self.random.randrange(1, 12), self.random.choice((0, 0, 15, 30, 45))
+        evening = self.random.random() < 0.5
+        value = f"{hour + (12 if evening else 0):02d}:{minute:02d}"
+        half = self.one("pm", "p.m.") if evening else self.one("am", "a.m.")
+        return (f"{hour}:{minute:02d} {half}" if minute else f"{hour} {half}"), value
+
+    def polite(self, command: str) -> str:
+        before = self.one("", "", "", "please ", "can you ", "could you please ", "hey, ", "I would like you to ")
+        said = before + (command if before or self.random.random() < 0.3 else command[0].upper() + command[1:])
+        return said + (self.one("?", "") if before.startswith(("can", "could")) else self.one("", ".", ", thanks"))
+
+
+def timer(say: Speech) -> tuple[str, dict[str, object]]:
+    minutes, what = say.random.randrange(1, 100), say.item()
+    number = say.number(minutes)
+    plural = "minute" if minutes == 1 else "minutes"
+    if say.random.random() < 0.5:
+        return (say.one(f"set a timer for {number} {plural}", f"start a {number} minute timer",
+                        f"count down {number} {plural}"), {"do": "timer", "minutes": minutes})
+    return (say.one(f"set a timer for {number} {plural} for the {what}", f"time the {what} for {number} {plural}"),
+            {"do": "timer", "minutes": minutes, "for": what})
+
+
+def alarm(say: Speech) -> tuple[str, dict[str, object]]:
+    said, time = say.time()
+    day = say.one(*DAYS)
+    on = day if day in ("today", "tomorrow") else f"on {day}"
+    return (say.one(f"wake me at {said} {on}", f"set an alarm for {said} {on}", f"{on}, set the alarm to {said}"),
+            {"do": "alarm", "time": time, "day": day.lower()})
+
+
+def switch(say: Speech) -> tuple[str, dict[str, object]]:
+    device, room, state = say.device(), say.room(), say.one("on", "off")
+    return (say.one(f"turn {state} the {device} in the {room}", f"switch the {room} {device} {state}",
+                    f"the {device} in the {room} should be {state}", f"turn the {device} {state} in the {room}"),
+            {"do": "switch", "device": device, "room": room, "on": state == "on"})
+
+
+def warmth(say: Speech) -> tuple[str, dict[str, object]]:
+    room, degrees = say.room(), say.random.randrange(12, 30)
+    number = say.number(degrees)
+    return (say.one(f"set the {room} to {number} degrees", f"make it {number} degrees in the {room}",
+                    f"heat the {room} to {number} degrees"), {"do": "heat", "room": room, "degrees": degrees})
+
+
+def dim(say: Speech) -> tuple[str, dict[str, object]]:
+    room, percent = say.room(), say.random.randrange(1, 20) * 5
+    number = say.number(percent)
+    return (say.one(f"dim the light in the {room} to {number} percent", f"{room} light at {number} percent",
+                    f"set the brightness in the {room} to {number} percent"),
+            {"do": "light", "room": room, "percent": percent})
+
+
+def shopping(say: Speech) -> tuple[str, dict[str, object]]:
+    item, count, unit = say.item(), say.random.randrange(2, 13), say.one(*UNITS)
+    number = say.number(count)
+    if say.random.random() < 0.4:
+        return (say.one(f"put {item} on the shopping list", f"add {item} to the shopping list", f"we need {item}"),
+                {"do": "buy", "item": item})
+    return (say.one(f"put {number} {unit} of {item} on the shopping list", f"we need {number} {unit} of {item}",
+                    f"add {number} {unit} of {item}"), {"do": "buy", "item": item, "count": count, "unit": unit})
+
+
+def message(say: Speech) -> tuple[str, dict[str, object]]:
+    who, text = say.person(), f"{say.of('subjects', SUBJECTS)} {say.one(*PREDICATES)}"
+    return (say.one(f"tell {who} {text}", f"send {who} a message: {text}", f"write to {who} that {text}",
+                    f"text {who} saying {text}"), {"do": "message", "to": who, "text": text})
+
+
+def event(say: Speech) -> tuple[str, dict[str, object]]:
+    what, day, (said, time) = say.of("events", EVENTS), say.one(*DAYS), say.time()
+    on = day if day in ("today", "tomorrow") else f"on {day}"
+    return (say.one(f"put {what} in the calendar {on} at {said}", f"schedule {what} for {said} {on}",
+                    f"I have {what} {on} at {said}"),
+            {"do": "event", "title": what, "day": day.lower(), "time": time})
+
+
+def weather(say: Speech) -> tuple[str, dict[str, object]]:
+    city, day = say.of("cities", CITIES), say.one(*DAYS)
+    on = day if day in ("today", "tomorrow") else f"on {day}"
+    return (say.one(f"what will the weather be in {city} {on}", f"tell me the weather for {city} {on}",
+                    f"will it rain in {city} {on}"), {"do": "weather", "city": city, "day": day.lower()})
+
+
+COMMANDS: tuple[Callable[[Speech], tuple[str, dict[str, object]]], ...] = (
+    timer, alarm, switch, warmth, dim, shopping, message, event, weather)
+
+DESKS = {
+    "repair": (
+        "my {thing} stopped working after {time}", "the {thing} makes a strange noise",
+        "the screen of the {thing} is cracked, can you mend it", "the {thing} gets hot and turns itself off",
+        "the button of my {thing} is stuck", "water got into the {thing}"),
+    "billing": (
+        "I was charged twice for the {thing}", "the invoice for my {thing} has the wrong address",
+        "can I pay for the {thing} in three parts", "why does the {thing} cost more than you said",
+        "I need a receipt for the {thing}", "the discount on the {thing} is missing from my bill"),
+    "delivery": (
+        "where is the {thing} I ordered {time}", "the courier left my {thing} with a neighbour",
+        "please send the {thing} to another address", "the parcel with the {thing} is three days late",
+        "can the {thing} arrive before {time}", "the tracking number for the {thing} does not work"),
+    "returns": (
+        "I want to send the {thing} back", "the {thing} is the wrong size, how do I return it",
+        "do you take back an opened {thing}", "I changed my mind about the {thing}",
+        "you sent me a {thing} that I did not order", "how long may I keep the {thing} before I return it"),
+    "advice": (
+        "which {thing} is best for a small flat", "does the {thing} work with an older one",
+        "is the {thing} worth its price", "what is the difference between this {thing} and the cheaper one",
+        "do you have a quiet {thing}", "which {thing} uses the least power"),
+}
+TIMES = ("last week", "Monday", "the update", "the holidays", "two days", "Friday", "my birthday", "the weekend")
+
+
+def commands(seed: str, *, held_out: bool) -> Iterator[dict[str, object]]:
+    """Without end."""
+    say = Speech(seed, held_out=held_out)
+    while True:
+        command, meant = say.random.choice(COMMANDS)(say)
+        yield {"command": say.polite(command), "json": json.dumps(meant, ensure_ascii=False), "kind": meant["do"]}
+
+
+def notes(seed: str, *, held_out: bool) -> Iterator[dict[str, object]]:
+    """Without end."""
+    say = Speech(seed, held_out=held_out)
+    while True:
+        desk = say.one(*DESKS)
+        said = say.one(*DESKS[desk]).format(thing=say.device(), time=say.one(*TIMES))
+        before, after = say.one("", "", "Hello, ", "Good morning, "), say.one("", ".", ". Thank you", ", please help")
+        yield {"note": before + said + after, "desk": desk}
+
+
+def _take(rows: Iterator[dict[str, object]], count: int, column: str, taken: set[object]) -> list[dict[str, object]]:
+    """count rows with something new in the column."""
+    found: list[dict[str, object]] = []
+    while len(found) < count:
+        row = next(rows)
+        if row[column] not in taken:
+            taken.add(row[column])
+            found.append(row)
+    return found
+
+
+def _write(path: Path, rows: list[dict[str, object]]) -> None:
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    print(f"{path}: {len(rows)} rows")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--train", type=int, default=600)
+    parser.add_argument("--test", type=int, default=600)
+    parser.add_argument("--more", type=int, default=12_000)
+    parser.add_argument("--seed", type=int, default=7)
+    said = parser.parse_args()
+    said.folder.mkdir(parents=True, exist_ok=True)
+    for name, make, column in (("commands", commands, "command"), ("notes", notes, "note")):
+        taken: set[object] = set()
+        _write(said.folder / f"{name}-test.jsonl",
+               _take(make(f"{said.seed} {name} test", held_out=True), said.test, column, taken))
+        _write(said.folder / f"{name}.jsonl",
+               _take(make(f"{said.seed} {name}", held_out=False), said.train, column, taken))
+        if make is commands:
+            rows = _take(make(f"{said.seed} more", held_out=False), said.more, column, taken)
+            _write(said.folder / "more.jsonl", [{"command": row["command"], "kind": row["kind"]} for row in rows])
+
+
+if __name__ == "__main__":
+    main()
