@@ -14,6 +14,7 @@ import msgspec
 
 from converters import child
 from edged.errors import EdgedError, InsufficientMemory, InsufficientStorage, Internal, revived
+from edged.store import files
 from edged.store.files import FILE_MODE
 from training.run import Moment, Run, Tell
 from training.stage import StageKind
@@ -40,6 +41,8 @@ def do(run: Run, kind: StageKind, tell: Tell) -> msgspec.Raw:
         said = failed.failed
         raise _of_training(kind.name, revived(said.message, status=said.status, type=said.type, retry=said.retry,
                                               code=said.code)) from None
+    # What an earlier run failed by is no longer so.
+    files.remove(run.folder / FAILURE_FILE)
     return msgspec.Raw(ended.value)
 
 

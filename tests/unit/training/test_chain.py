@@ -166,7 +166,9 @@ def test_a_stage_is_a_process_of_its_own_that_tells_and_returns(opens: Callable[
         return {"pid": os.getpid()}
 
     told: list[Moment] = []
+    (opens().folder / apart.FAILURE_FILE).write_text("of an earlier run")
     chain.run_stages(opens(), told.append, find=Apart(how).find)
+    assert not (opens().folder / apart.FAILURE_FILE).exists()
     assert Moment(stage="data", figures={"loss": 2.5}) in told
     assert opens().value("data", dict[str, int])["pid"] != os.getpid()
     assert (opens().path("data") / apart.LOG_FILE).read_text() == "a library says something\n"
