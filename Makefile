@@ -86,7 +86,7 @@ example-train: $(if $(wildcard $(VENV)/.dev),,setup-train)
 	@$(BIN)/python examples/home/make_data.py $(EXAMPLE)/data
 	@EDGED_HOME=$(EXAMPLE)/home $(BIN)/edged pull smollm2-135m
 	@EDGED_HOME=$(EXAMPLE)/home $(BIN)/edged train $(EXAMPLE)/commands.toml
-	@echo "edged: what came of it, in a browser: $(EXAMPLE)/runs/commands/report.html"
+	@echo "edged: what came of it, in a browser: $(EXAMPLE)/runs/commands/evaluate/report.html"
 	@echo "edged: to serve it: EDGED_HOME=$(EXAMPLE)/home $(BIN)/edged serve"
 
 # A wheel of llama.cpp for boxes without a compiler: `pip install dist/*.whl` there, then edged itself.
