@@ -161,6 +161,8 @@ class Settings(Struct, frozen=True, kw_only=True):
             value = getattr(self, setting)
             if value is not default:
                 force_setattr(self, setting, _read(setting, value))
+        # Child processes have other working folders.
+        force_setattr(self, "home", self.home.absolute())
         if self.socket is _BY_HOME:
             force_setattr(self, "socket", _default_socket(self.home))
         if self.models_file is _BY_HOME:

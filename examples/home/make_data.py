@@ -98,12 +98,10 @@ class Speech:
         return in_words(value) if self.random.random() < 0.5 else str(value)
 
     def time(self) -> tuple[str, str]:
-        """As it is said, and as HH:MM."""
-        hour, minute = self.random.randrange(1, 12), self.random.choice((0, 0, 15, 30, 45))
-        evening = self.random.random() < 0.5
-        value = f"{hour + (12 if evening else 0):02d}:{minute:02d}"
-        half = self.one("pm", "p.m.") if evening else self.one("am", "a.m.")
-        return (f"{hour}:{minute:02d} {half}" if minute else f"{hour} {half}"), value
+        """As it is said, and with its half of the day written in one way."""
+        hour, minute = self.random.randrange(1, 13), self.random.choice((0, 0, 15, 30, 45))
+        clock, half = f"{hour}:{minute:02d}" if minute else str(hour), self.one("am", "pm")
+        return f"{clock} {half if self.random.random() < 0.5 else '.'.join(half) + '.'}", f"{clock} {half}"
 
     def polite(self, command: str) -> str:
         before = self.one("", "", "", "please ", "can you ", "could you please ", "hey, ", "I would like you to ")

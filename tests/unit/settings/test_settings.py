@@ -120,6 +120,11 @@ def test_a_tilde_is_the_users_home(tmp_path: Path) -> None:
     assert settings.home == tmp_path / "user/e"
 
 
+def test_a_home_that_is_named_from_the_working_folder_is_the_same_for_children_elsewhere(tmp_path: Path) -> None:
+    settings, _ = load(tmp_path, environment={"EDGED_HOME": "there/home"})
+    assert settings.home == Path.cwd() / "there/home"
+
+
 def test_the_hub_is_named_by_its_own_variables_and_edged_ones_win(tmp_path: Path) -> None:
     hub = {"HF_ENDPOINT": "http://127.0.0.1:9/", "HF_TOKEN": "hf_secret"}
     settings, origins = load(tmp_path, environment=hub)
