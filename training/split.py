@@ -44,9 +44,10 @@ def training_examples(run: Run) -> list[Example]:
 
 
 def validation_examples(run: Run) -> list[Example]:
-    """Those of the validation split that have an answer. Where none has (data of prompts alone), the validation share
-    of what teachers answered, by prompt, which is then not trained on. Raises as `training_examples`."""
-    if not (found := _answered(prompts_of(run, "validation")) or _of_teachers(run, "validation")):
+    """Those of the validation split that have an answer, one of each prompt. Where none has (data of prompts alone),
+    the validation share of what teachers answered, by prompt, which is then not trained on. Raises as
+    `training_examples`."""
+    if not (found := _one_of_each(_answered(prompts_of(run, "validation")) or _of_teachers(run, "validation"))):
         raise InvalidRequest("no example of the validation split has an answer; name a file with answers in "
                              "data.validation, or let a teacher answer the prompts ([distil.answers])")
     return found
@@ -54,7 +55,7 @@ def validation_examples(run: Run) -> list[Example]:
 
 def test_examples(run: Run) -> list[Example]:
     """As `validation_examples`, of the test split; those of validation where the recipe has no test data."""
-    return _answered(prompts_of(run, "test")) or _of_teachers(run, "test") or validation_examples(run)
+    return _one_of_each(_answered(prompts_of(run, "test")) or _of_teachers(run, "test")) or validation_examples(run)
 
 
 def shared_out(
@@ -102,6 +103,21 @@ def _drawn(seed: int, group: str) -> str:
 
 def _answered(examples: Iterable[Example]) -> list[Example]:
     return [example for example in examples if example.answer is not None]
+
+
+def _one_of_each(examples: Sequence[Example]) -> list[Example]:
+    """Of each prompt the answer that most say, by weight; of equals the first. A prompt has one right answer where it
+    is measured: two that contradict each other can never both be said."""
+    from training.answers.select import meaning
+
+    votes: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
+    first: dict[tuple[str, str], Example] = {}
+    for example in examples:
+        assert example.answer is not None
+        said = meaning(example.answer)
+        votes[example.id][said] += example.weight
+        first.setdefault((example.id, said), example)
+    return [first[prompt, max(answers, key=answers.__getitem__)] for prompt, answers in votes.items()]
 
 
 def _sets_data_aside(run: Run) -> bool:

@@ -128,8 +128,18 @@ def test_of_prompts_alone_a_share_of_the_answers_is_held_out(tmp_path: Path) -> 
     run = made(run_with(tmp_path, Distil(answers=TEACHERS), validation_share=0.25), train=prompts)
     answered(run, [example(str(number), text) for number in range(40) for text in ("one", "two")])
     train, validation = training_examples(run), validation_examples(run)
-    assert (len(train), len(validation)) == (60, 20)
+    assert (len(train), len(validation)) == (60, 10)
     assert not {each.id for each in train} & {each.id for each in validation}
+
+
+def test_of_a_held_out_prompt_one_answer_is_right_the_one_that_most_say(tmp_path: Path) -> None:
+    """Teachers' answers to one prompt, and preferences with several pairs, share its id."""
+    pairs = [example("a", "1", rejected=Message("assistant", "x")), example("b", '{"on": true}'), example("a", "2"),
+             example("b", "off", weight=1.5), example("a", " 2"), example("b", '{"on":true}')]
+    run = made(run_with(tmp_path), train=[example("z", "1")], validation=pairs, test=pairs[::-1])
+    assert [each.answer.content for each in validation_examples(run) if each.answer] == ["2", '{"on": true}']
+    assert [(each.id, each.answer) for each in split.test_examples(run)] == [
+        (pairs[5].id, pairs[5].answer), (pairs[4].id, pairs[4].answer)]
 
 
 def test_data_without_answers_says_how_to_get_some(tmp_path: Path) -> None:
