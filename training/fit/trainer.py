@@ -17,6 +17,7 @@ from trl import SFTTrainer
 from edged.errors import TrainingFailed
 from training.fit.batches import IGNORED
 from training.fit.order import order
+from training.fit.totals import over_processes, total
 
 #: Logits in 32 bits of one forward pass, above which trl's slower way takes over: in tiles, never whole in memory.
 _MOST_LOGITS_BYTES = 1 << 30
@@ -96,14 +97,14 @@ class FitTrainer(InOrder, SFTTrainer):  # type: ignore[misc]
         by_length = sorted(range(len(data)), key=lambda index: lengths[index])
         size = self.args.per_device_eval_batch_size
         batches = [by_length[start:start + size] for start in range(0, len(data), size)]
-        total = torch.zeros(2, dtype=torch.float64)
+        own = torch.zeros(2, dtype=torch.float64)
         self.model.eval()
         with torch.no_grad():
             for batch in batches[self.args.process_index::self.args.world_size]:
                 inputs = self._prepare_inputs(self.eval_collator([data[index] for index in batch]))
                 losses, _ = self._token_losses(self.model, inputs)
-                total += torch.tensor([losses.double().sum().item(), losses.numel()], dtype=torch.float64)
-        summed = self.accelerator.reduce(total.to(self.accelerator.device), reduction="sum")
+                own += torch.tensor([total(losses), losses.numel()], dtype=torch.float64)
+        summed = over_processes(own, self.accelerator)
         metrics = {f"{metric_key_prefix}_loss": float(summed[0] / summed[1].clamp(min=1))}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)

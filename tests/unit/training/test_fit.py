@@ -22,6 +22,7 @@ from training.fit.history import Row
 from training.fit.order import order, packs
 from training.fit.plan import best, exhausted, plan
 from training.fit.precision import Said, choose
+from training.fit.totals import over_processes, total
 from training.recipe import Finetune, Fit, Preferences
 
 pytestmark = pytest.mark.unit
@@ -189,6 +190,43 @@ def test_a_precision_that_the_device_cannot_compute_is_refused_with_the_reason(
 ) -> None:
     with pytest.raises(DeviceUnavailable, match=reason):
         choose(said, device, features=features, gpu_bf16=False)
+
+
+class OnMps:
+    """A tensor of 32-bit numbers on Apple's GPU, as far as sums go."""
+
+    def __init__(self, values: list[float], device: str = "mps") -> None:
+        self.values, self.device = values, device
+
+    def cpu(self) -> OnMps:
+        return OnMps(self.values, "cpu")
+
+    def to(self, device: str) -> OnMps:
+        if device == "mps":
+            raise TypeError("Cannot convert a MPS Tensor to float64 dtype as the MPS framework doesn't support float64")
+        return OnMps(self.values, device)
+
+    def double(self) -> OnMps:
+        return self.to(self.device)
+
+    def sum(self) -> float:
+        return sum(self.values)
+
+
+class Accelerator:
+    def __init__(self, processes: int, device: str) -> None:
+        self.num_processes, self.device = processes, device
+
+    def reduce(self, own: OnMps, reduction: str) -> OnMps:
+        assert (own.device, reduction) == (self.device, "sum")
+        return OnMps([value * self.num_processes for value in own.values], own.device)
+
+
+def test_losses_are_summed_in_64_bits_where_the_device_has_none() -> None:
+    assert total(OnMps([1.5, 2.0])) == 3.5
+    own = OnMps([3.5, 2.0], "cpu")
+    assert over_processes(own, Accelerator(1, "mps")).values == [3.5, 2.0]
+    assert over_processes(own, Accelerator(2, "cuda")).values == [7.0, 4.0]
 
 
 def test_the_stage_is_known_without_torch() -> None:
