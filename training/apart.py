@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import sys
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -35,15 +36,30 @@ def do(run: Run, kind: StageKind, tell: Tell) -> msgspec.Raw:
         _print_to(run.path(kind.name) / LOG_FILE)
         return kind.run(run, told)
 
-    try:
-        ended = child.run_telling(kind.name, work, tell, Moment, explain)
-    except child.StageFailed as failed:
-        said = failed.failed
-        raise _of_training(kind.name, revived(said.message, status=said.status, type=said.type, retry=said.retry,
-                                              code=said.code)) from None
+    ended = _ended(kind.name, work, tell, explain)
     # What an earlier run failed by is no longer so.
     files.remove(run.folder / FAILURE_FILE)
     return msgspec.Raw(ended.value)
+
+
+def asked(run: Run, what: str, ask: Callable[[], None]) -> None:
+    """Asks torch something before the stages. Whoever has asked it for a GPU can never fork a process that computes on
+    one, so it must not be this process. Raises what `ask` raises."""
+    _ended(what, lambda told: ask(), lambda moment: None, lambda name, error: explained(run, name, error))
+
+
+def _ended(
+    name: str, work: Callable[[Tell], object], tell: Tell, explain: Callable[[str, Exception], EdgedError],
+) -> child.Ended:
+    # What is not written yet would be written by both.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    try:
+        return child.run_telling(name, work, tell, Moment, explain)
+    except child.StageFailed as failed:
+        said = failed.failed
+        raise _of_training(name, revived(said.message, status=said.status, type=said.type, retry=said.retry,
+                                         code=said.code)) from None
 
 
 def explained(run: Run, name: str, error: Exception) -> EdgedError:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from edged.hardware.probe import probe
-from training import opened
+from training import apart, opened
 from training.answers import stage as answers
 from training.deploy import stage as deploy
 from training.estimate import require_machine
@@ -18,7 +20,7 @@ def check(run: Run) -> None:
     recipe, DeviceUnavailable of what this machine cannot do."""
     facts = probe()
     for each in opened.members(run) or (run,):
-        require_machine(each.recipe, facts)
+        apart.asked(each, "preflight", partial(require_machine, each.recipe, facts))
         base_key(each)
         recipe = each.recipe
         if recipe.distil is not None and recipe.distil.answers is not None:
