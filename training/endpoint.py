@@ -180,7 +180,7 @@ class Endpoint:
 
     def _failure(self, response: httpx.Response, said: str) -> EdgedError | _Again:
         status, where = response.status_code, f"{self.base_url} says {response.status_code}: {said}"
-        if (status in _AGAIN or status >= 500) and response.headers.get("x-should-retry") != "false":
+        if passes(response):
             wait_s = retry_after_s(response.headers.get("retry-after"))
             if wait_s > LONGEST_WAIT_S:
                 return SourceUnavailable(f"{where}. It asks to be left alone for {wait_s:.0f} s; run this again then")
@@ -194,6 +194,12 @@ class Endpoint:
         if status == 404:
             return ModelNotFound(f"{where}; see the endpoint's address and that it serves {self.model!r}")
         return SourceUnavailable(where)
+
+
+def passes(response: httpx.Response) -> bool:
+    """Whether a failure is one that another attempt may mend."""
+    status = response.status_code
+    return (status in _AGAIN or status >= 500) and response.headers.get("x-should-retry") != "false"
 
 
 async def _ended(tasks: Iterable[asyncio.Task[Any]]) -> None:

@@ -8,6 +8,8 @@ tokens are scored that `training.local_model` scores.
 
 from __future__ import annotations
 
+import itertools
+import time
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Any
@@ -19,12 +21,21 @@ from msgspec import Struct
 from edged.errors import InvalidRequest, SourceUnavailable
 from training.chat_wire import error_in
 from training.encode import NO_LOSS, Encoded, encoded
-from training.endpoint import checked_url, key_header, on_this_machine
+from training.endpoint import (
+    ATTEMPTS,
+    LONGEST_WAIT_S,
+    checked_url,
+    key_header,
+    on_this_machine,
+    passes,
+    retry_after_s,
+)
 from training.evaluate.subject import Subject
 from training.examples import Example
 from training.local_model import Likelihood
 
 _TIMEOUT_S = 600.0
+_NOT_IMPLEMENTED = 501
 
 
 class CannotScore(Exception):
@@ -46,14 +57,16 @@ class _Body(Struct):
 
 
 class Scorer:
-    """Context manager. tokenizer: of transformers, the served model's own."""
+    """Context manager. tokenizer: of transformers, the served model's own. backoff_s: the first wait after a failure
+    that may pass, each further one is twice as long."""
 
-    def __init__(self, subject: Subject, tokenizer: Any) -> None:
+    def __init__(self, subject: Subject, tokenizer: Any, *, backoff_s: float = 0.5) -> None:
         """Raises ConfigError, as `Endpoint` does."""
         assert subject.base_url is not None
         self._subject = subject
         self._tokenizer = tokenizer
         self._special = set(tokenizer.all_special_ids)
+        self._backoff_s = backoff_s
         url = checked_url(subject.base_url)
         self._client = httpx.Client(headers=key_header(subject.api_key_env), timeout=_TIMEOUT_S,
                                     trust_env=not on_this_machine(url))
@@ -66,7 +79,8 @@ class Scorer:
         self._client.close()
 
     def likelihoods(self, examples: Sequence[Example]) -> list[Likelihood]:
-        """Raises CannotScore where the endpoint does not do this, SourceUnavailable where it does not answer."""
+        """Raises CannotScore where the endpoint does not do this, SourceUnavailable where it does not answer, or is
+        too busy, after several attempts."""
         try:
             items = [encoded(self._tokenizer, example, completion_only=True) for example in examples]
         except InvalidRequest as error:
@@ -82,11 +96,7 @@ class Scorer:
         if self._subject.served_adapter is not None:
             body["adapter"] = self._subject.served_adapter
         base_url = str(self._subject.base_url).rstrip("/")
-        try:
-            response = self._client.post(f"{base_url}/completions", json=body)
-        except httpx.HTTPError as error:
-            raise SourceUnavailable(f"{base_url} does not answer ({error or type(error).__name__}); see that it runs, "
-                                    "then run the stage again") from error
+        response = self._response(base_url, body)
         if response.is_error:
             raise CannotScore(f"{base_url}/completions with echo is refused: {error_in(response.content)}")
         try:
@@ -94,6 +104,25 @@ class Scorer:
         except msgspec.MsgspecError as error:
             raise CannotScore(f"{base_url}/completions does not answer in OpenAI's form ({error})") from error
         return sorted(choices, key=lambda choice: choice.index)
+
+    def _response(self, base_url: str, body: dict[str, Any]) -> httpx.Response:
+        """Of the first attempt whose failure does not pass by itself, or that does not fail."""
+        for attempt in itertools.count(1):
+            wait_s = self._backoff_s * 2 ** (attempt - 1)
+            try:
+                response = self._client.post(f"{base_url}/completions", json=body)
+            except httpx.HTTPError as error:
+                why = str(error) or type(error).__name__
+            else:
+                if not passes(response) or response.status_code == _NOT_IMPLEMENTED:
+                    return response
+                why = f"{response.status_code}: {error_in(response.content)}"
+                wait_s = max(wait_s, retry_after_s(response.headers.get("retry-after")))
+            if attempt == ATTEMPTS or wait_s > LONGEST_WAIT_S:
+                raise SourceUnavailable(f"{base_url}/completions does not answer ({why}); see that it runs, then run "
+                                        "the stage again, or name evaluate.metrics without perplexity")
+            time.sleep(wait_s)
+        raise AssertionError("unreachable")
 
     def _of(self, item: Encoded, choice: _Choice) -> Likelihood:
         told = choice.logprobs

@@ -10,9 +10,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from edged.errors import CorruptFile
+from edged.errors import CorruptFile, SourceUnavailable
 from tests.chat_server import Answer, Body, ChatServer, answer, refusal
 from tests.unit.training.characters import Characters
+from training.endpoint import ATTEMPTS
 from training.evaluate.asking import asked
 from training.evaluate.items import Kept, Said
 from training.evaluate.judging import grade_in, graded
@@ -127,6 +128,27 @@ def test_an_endpoint_that_tells_no_likelihoods_says_why(complete: Callable[[Body
             Scorer(served(server.url), Characters()) as scorer, \
             pytest.raises(CannotScore, match=message):
         scorer.likelihoods(EXAMPLES)
+
+
+@pytest.mark.parametrize("status", [429, 500, 503])
+def test_an_endpoint_that_is_busy_for_a_while_tells_likelihoods_all_the_same(status: int) -> None:
+    tokenizer, left = Characters(), [2]
+
+    def complete(body: Body) -> Answer:
+        left[0] -= 1
+        return refusal(status, "busy") if left[0] >= 0 else scored(body, tokenizer, -0.5)
+
+    with ChatServer(lambda body: answer(""), complete) as server, \
+            Scorer(served(server.url), tokenizer, backoff_s=0.001) as scorer:
+        assert [one.nats for one in scorer.likelihoods(EXAMPLES)] == [2.0, 1.5, 1.5]
+
+
+def test_what_an_endpoint_is_too_busy_to_tell_is_not_taken_for_what_it_cannot() -> None:
+    with ChatServer(lambda body: answer(""), lambda body: refusal(503, "busy")) as server, \
+            Scorer(served(server.url), Characters(), backoff_s=0.001) as scorer, \
+            pytest.raises(SourceUnavailable, match="503: busy"):
+        scorer.likelihoods(EXAMPLES)
+    assert len(server.bodies) == ATTEMPTS
 
 
 def test_a_model_with_other_tokens_is_no_model_to_compare_with() -> None:
