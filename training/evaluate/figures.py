@@ -25,22 +25,38 @@ class _Measured:
 
 def figures_of(items: Sequence[Item], chosen: Chosen, resamples: int, seed: int) -> dict[str, Figure]:
     """By the names of metrics."""
-    by_name = {kind.name: kind for kind in kinds(chosen.metrics)}
-    return {name: _figure(by_name[name], one) for name, one in _measured([items], chosen, resamples, seed)[0].items()}
+    metrics = kinds(chosen.metrics)
+    measured = _measured([(kind, kind.statistics(items, chosen.labels)) for kind in metrics], resamples, seed)
+    return {kind.name: _figure(kind, one) for kind, one in zip(metrics, measured, strict=True)}
 
 
 def differences(
     subjects: Sequence[Sequence[Item]], chosen: Chosen, *, resamples: int, seed: int, tolerance: float,
 ) -> dict[tuple[int, int], dict[str, Difference]]:
     """subjects: the items of each, the same examples in the same order. Returns for every two of them, the earlier one
-    first, the differences by metric."""
-    measured = _measured(subjects, chosen, resamples, seed)
-    by_name = {kind.name: kind for kind in kinds(chosen.metrics)}
-    return {
-        (first, second): {
-            name: _difference(by_name[name], measured[first][name], measured[second][name], tolerance)
-            for name in measured[first]}
-        for second in range(len(subjects)) for first in range(second)}
+    first, the differences by metric, each of the items that could be measured of both."""
+    metrics = kinds(chosen.metrics)
+    pairs = [(first, second) for second in range(len(subjects)) for first in range(second)]
+    rows = [[kind.statistics(items, chosen.labels) for kind in metrics] for items in subjects]
+    known = [[np.array([kind.known(item) for item in items], dtype=bool) for kind in metrics] for items in subjects]
+    # Most pairs have all items in common: what was resampled for one of them serves the others.
+    wanted: dict[tuple[int, int, bytes], tuple[MetricKind, Floats]] = {}
+    common = {}
+    for pair in pairs:
+        for number, kind in enumerate(metrics):
+            both = known[pair[0]][number] & known[pair[1]][number]
+            common[pair, number] = both.tobytes()
+            for subject in pair:
+                wanted.setdefault((subject, number, both.tobytes()), (kind, rows[subject][number] * both[:, None]))
+    measured = dict(zip(wanted, _measured(list(wanted.values()), resamples, seed), strict=True))
+    found: dict[tuple[int, int], dict[str, Difference]] = {}
+    for first, second in pairs:
+        found[first, second] = {}
+        for number, kind in enumerate(metrics):
+            both = common[(first, second), number]
+            found[first, second][kind.name] = _difference(
+                kind, measured[first, number, both], measured[second, number, both], tolerance)
+    return found
 
 
 def verdict_of(points: float, low: float, tolerance: float) -> Verdict:
@@ -59,20 +75,13 @@ def unseen_points(items: int) -> float:
 
 
 def _measured(
-    subjects: Sequence[Sequence[Item]], chosen: Chosen, resamples: int, seed: int,
-) -> list[dict[str, _Measured]]:
-    metrics = kinds(chosen.metrics)
-    statistics = [kind.statistics(items, chosen.labels) for items in subjects for kind in metrics]
-    sums = iter(zip(statistics, resampled(statistics, resamples, seed), strict=True))
-    found: list[dict[str, _Measured]] = []
-    for _ in subjects:
-        of_subject = {}
-        for kind in metrics:
-            rows, drawn = next(sums)
-            of_subject[kind.name] = _Measured(
-                float(kind.figure(rows.sum(axis=0))), kind.figure(drawn), one_by_one(kind, rows))
-        found.append(of_subject)
-    return found
+    statistics: Sequence[tuple[MetricKind, Floats]], resamples: int, seed: int,
+) -> list[_Measured]:
+    if not statistics:
+        return []
+    sums = resampled([rows for _, rows in statistics], resamples, seed)
+    return [_Measured(float(kind.figure(rows.sum(axis=0))), kind.figure(drawn), one_by_one(kind, rows))
+            for (kind, rows), drawn in zip(statistics, sums, strict=True)]
 
 
 def _figure(kind: MetricKind, one: _Measured) -> Figure:

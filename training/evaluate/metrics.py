@@ -38,6 +38,7 @@ class MetricKind:
     statistics: Callable[[Sequence[Item], tuple[str, ...]], Floats]
     figure: Callable[[Floats], Floats]
     points: Callable[[Floats, Floats], Floats] = lambda before, after: after - before
+    known: Callable[[Item], bool] = lambda item: True
 
 
 def kinds(names: Sequence[Metric]) -> list[MetricKind]:
@@ -205,8 +206,9 @@ METRICS: dict[Metric, tuple[MetricKind, ...]] = {
         MetricKind(name="rouge1", title="ROUGE-1", statistics=_rouge("rouge1"), figure=_mean(100))),
     "judge": (MetricKind(
         name="judge", title="grade of the judge, 1 to 5", unit="", statistics=_grades, figure=_mean(1),
-        points=lambda before, after: 25 * (after - before)),),
+        points=lambda before, after: 25 * (after - before), known=lambda item: item.grade is not None),),
     "perplexity": (MetricKind(
         name="perplexity", title="perplexity of the answers", unit="", better="less", statistics=_losses,
-        figure=_perplexity, points=lambda before, after: 100 * (1 - after / before)),),
+        figure=_perplexity, points=lambda before, after: 100 * (1 - after / before),
+        known=lambda item: item.nats is not None),),
 }

@@ -208,6 +208,26 @@ def test_less_perplexity_is_better() -> None:
     assert (change.better, change.worse, change.verdict) == (20, 0, "gained")
 
 
+@pytest.mark.parametrize("metric", ["judge", "perplexity"])
+def test_items_that_one_of_two_lacks_are_no_difference_between_them(metric: Metric) -> None:
+    """Both are the same of all that both have; what only the first has is far off. A third one has them all."""
+    settings = Evaluate(metrics=(metric,), judge=Judge(model="m", endpoint="http://127.0.0.1:1/v1"))
+    chosen = choose(settings, [example("a")], ())
+    middle = item("a", "b", grade=3, nats=2.0, nats_tokens=1)
+    far = item("a", "b", grade=1, nats=9.0, nats_tokens=1)
+    first, second, third = [middle, far] * 20, [middle, item("a", "b")] * 20, [middle, middle] * 20
+    found = differences([first, second, third], chosen, resamples=200, seed=1, tolerance=2.0)
+    change = found[0, 1][metric]
+    assert (change.points, change.low, change.high, change.better, change.worse) == (0, 0, 0, 0, 0)
+    rose = found[0, 2][metric]
+    assert rose.points is not None
+    assert rose.points > 20
+    assert (rose.better, rose.worse) == (20, 0)
+    [none] = differences([[item("a", "b")], [middle]], chosen, resamples=20, seed=1, tolerance=2.0).values()
+    assert none[metric].points is None
+    assert none[metric].verdict is None
+
+
 @given(st.lists(st.booleans(), min_size=1, max_size=30), st.integers(0, 2**31))
 def test_intervals_hold_what_a_share_can_be(right: list[bool], seed: int) -> None:
     told = figures_of(answered(right), EXACT, 50, seed)["exact_match"]
