@@ -82,6 +82,15 @@ def routes(services: Services) -> list[HTTPRouteHandler]:
         """Forgets what clients said and were answered: the stored responses of all of them, and what was kept of their
         prompts for the next ones, on disk and in workers, and the answers captured for training."""
         await said(request, _NOTHING)
-        return Purged(await services.responses.purge(), await router.purge(), await router.capture.purge())
+        # All of them, also where one is refused.
+        captured, responses, kv_files = await asyncio.gather(
+            router.capture.purge(), services.responses.purge(), router.purge(), return_exceptions=True)
+        return Purged(_count(responses), _count(kv_files), _count(captured))
 
     return [manifests, collect, verify, purge]
+
+
+def _count(gone: int | BaseException) -> int:
+    if isinstance(gone, BaseException):
+        raise gone
+    return gone

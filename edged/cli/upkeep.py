@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from typing import Annotated
 
 from cyclopts import Parameter
@@ -14,6 +15,7 @@ from edged.cli.options import Home, Json
 from edged.cli.output import answer, answer_json, say, size
 from edged.cli.progress import Show, show_for
 from edged.cli.target import Target, store_of
+from edged.errors import EdgedError
 from edged.store.entries import Damage, JobProgress
 
 
@@ -114,6 +116,25 @@ def _purge(target: Target) -> Purged:
     from edged.store.paths import Layout
     from edged.store.responses import response_files
 
-    files = response_files(target.settings)
-    files.open()
-    return Purged(files.purge(), kv_files(target.settings).purge(), Captured(Layout(target.settings.home)).purge())
+    def responses() -> int:
+        files = response_files(target.settings)
+        files.open()
+        return files.purge()
+
+    captured, stored, kv = _each(
+        Captured(Layout(target.settings.home)).purge, responses, kv_files(target.settings).purge)
+    return Purged(stored, kv, captured)
+
+
+def _each(*purges: Callable[[], int]) -> list[int]:
+    """Every one is done; then the first error is raised, if there was one."""
+    counts: list[int] = []
+    errors: list[Exception] = []
+    for purge in purges:
+        try:
+            counts.append(purge())
+        except (OSError, EdgedError) as error:
+            errors.append(error)
+    if errors:
+        raise errors[0]
+    return counts

@@ -8,6 +8,7 @@ cannot keep up with is dropped and counted, and so is what cannot be redacted: n
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -130,12 +131,15 @@ class Capture:
         self._thread.shutdown(wait=False)
 
     async def kept(self) -> list[Kept]:
-        """Of every model of which something is kept."""
-        return await asyncio.to_thread(self._folder.kept)
+        """Of every model of which something is kept. Raises Conflict where the disk refuses."""
+        with _readable():
+            return await asyncio.to_thread(self._folder.kept)
 
     async def lines(self, model: str) -> Iterator[bytes]:
-        """As `edged.store.captured.Captured.lines`; to be iterated in a thread. Raises NotFound."""
-        return await asyncio.to_thread(self._folder.lines, model)
+        """As `edged.store.captured.Captured.lines`; to be iterated in a thread. Raises NotFound, and Conflict where the
+        disk refuses."""
+        with _readable():
+            return await asyncio.to_thread(self._folder.lines, model)
 
     async def purge(self, model: str | None = None) -> int:
         """Forget all of one model, or all, and what any is about to answer. How many answers were kept. Raises Conflict
@@ -212,3 +216,12 @@ class Capture:
             except OSError as error:
                 log.warning("capture.not_swept", reason=error.strerror)
             await asyncio.sleep(_SWEEP_S)
+
+
+@contextlib.contextmanager
+def _readable() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise Conflict(f"captured answers cannot be read ({error.strerror}); see who owns captured/ in the home, and "
+                       "its disk") from error

@@ -24,6 +24,8 @@ from edged.store.paths import Layout, name_of
 
 _FILE = re.compile(r"(\d{4}-\d{2}-\d{2})-(\d{1,9})\.jsonl", re.ASCII)
 
+_NOT_THERE = (FileNotFoundError, NotADirectoryError)
+
 
 class Answer(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One whole answer with what was asked. id: of its request; of several choices, with the choice's number behind a
@@ -87,14 +89,15 @@ def file_number(path: Path) -> tuple[str, int] | None:
 
 
 class Captured:
-    """What there is, whoever wrote it. Every method may be called in any thread."""
+    """What there is, whoever wrote it. Every method may be called in any thread, and raises OSError where the disk
+    refuses: what cannot be read is not taken for nothing."""
 
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
 
     def models(self) -> list[str]:
         """Names of those of which something is kept, sorted."""
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(*_NOT_THERE):
             return sorted(name_of(folder.name) for folder in self._layout.captured.iterdir() if self._paths(folder))
         return []
 
@@ -148,7 +151,7 @@ class Captured:
 
     def _paths(self, folder: Path) -> list[Path]:
         found = []
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(*_NOT_THERE):
             found = [(number, path) for path in folder.iterdir() if (number := file_number(path)) is not None]
         return [path for _, path in sorted(found)]
 

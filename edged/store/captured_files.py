@@ -72,7 +72,9 @@ class CapturedFiles:
             with contextlib.suppress(OSError):
                 out.truncate(before)
             raise
-        self._known[out.path] = _Known(out.size, self._known[out.path].expires_at)
+        known = self._known.get(out.path)
+        self._known[out.path] = _Known(
+            out.size, known.expires_at if known is not None else place.began_at + self._most_s)
         self.held_bytes += len(line)
         if self.held_bytes > self._most_bytes:
             self.tidy()

@@ -194,6 +194,49 @@ def test_a_purge_forgets_one_model_or_all_also_what_is_being_written(tmp_path: P
     assert here.held_bytes == 0
 
 
+@pytest.mark.parametrize("refused", ["captured", "tiny"])
+def test_a_folder_that_cannot_be_read_is_never_taken_for_an_empty_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: str,
+) -> None:
+    home = tmp_path / "home"
+    here = shelf(home)
+    here.append("tiny", line(1))
+    held_bytes, list_folder = here.held_bytes, Path.iterdir
+
+    def refusing(folder: Path) -> Any:
+        if folder.name == refused:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        return list_folder(folder)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "iterdir", refusing)
+        for act in (here.purge, here.tidy, Captured(Layout(home)).purge, Captured(Layout(home)).kept):
+            with pytest.raises(PermissionError):
+                act()
+        assert here.held_bytes == held_bytes
+    assert ids(home) == ["r1"]
+
+
+def test_a_file_beside_the_models_folders_is_passed_over(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    shelf(home).append("tiny", line(1))
+    (home / "captured" / "note.txt").write_text("not ours")
+    assert Captured(Layout(home)).models() == ["tiny"]
+
+
+def test_a_file_that_was_not_seen_while_it_was_written_is_written_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    home = tmp_path / "home"
+    here = shelf(home)
+    here.append("tiny", line(1))
+    with monkeypatch.context() as patched:
+        patched.setattr(Captured, "paths", lambda *_: [])
+        here.tidy()
+    here.append("tiny", line(2))
+    assert ids(home) == ["r1", "r2"]
+
+
 def test_after_another_process_purged_the_next_answer_is_in_a_new_file(tmp_path: Path) -> None:
     home = tmp_path / "home"
     here = shelf(home)
