@@ -15,10 +15,11 @@ from edged.store.lineage import Training
 from edged.version import VERSION
 from training.answers.answered import Answered, Told
 from training.chosen import chosen
+from training.data.made import DataMade
 from training.evaluate.results import Evaluated
 from training.models import base_facts
 from training.recipe import Finetune, Recipe, Student
-from training.run import Run
+from training.run import Run, digest
 from training.split import prompts_of, training_examples, validation_examples
 
 #: Distributions that decide what comes out of a training.
@@ -33,7 +34,7 @@ def lineage(run: Run, earlier: Path) -> Training:
     made = Training(
         recipe=run.recipe.name, recipe_digest=hashlib.sha256(run.file.text.encode()).hexdigest(),
         base=base.reference if base is not None else None, base_digest=base.digest if base is not None else None,
-        method=method(chosen(run.recipe, run)), seed=run.recipe.seed, data_digest=run.key("data"),
+        method=method(chosen(run.recipe, run)), seed=run.recipe.seed, data_digest=_data_digest(run),
         train=len(training_examples(run)), validation=len(validation_examples(run)),
         test=len(prompts_of(run, "test")), parents=teachers(run), steps=ended.steps, seconds=ended.seconds,
         metrics={**ended.metrics, **_measured(run)}, packages=_packages(), at=time.time())
@@ -59,6 +60,14 @@ def teachers(run: Run) -> tuple[str, ...]:
         named = distil.student.soft.teachers if distil.student.soft is not None else ()
         found += [teacher.title for teacher in named] or [run.recipe.base.rstrip("/").rpartition("/")[2]]
     return tuple(dict.fromkeys(found))
+
+
+def _data_digest(run: Run) -> str:
+    """Of what was learned and measured on; with what teachers answered, where they did."""
+    made = run.value("data", DataMade).digest
+    if run.recipe.distil is None or run.recipe.distil.answers is None:
+        return made
+    return digest(made, run.value("answers", Answered).digest)
 
 
 def _answerer(told: Told) -> str:

@@ -12,11 +12,12 @@ from tests.hf_folders import hf_files, lora_files, put
 from tests.models import contents
 from training import opened
 from training.answers.answered import Answered, Told
+from training.data.made import DataMade
 from training.evaluate.results import Evaluated, Figure, Result
 from training.evaluate.subject import About
 from training.examples import Example, Message, write_examples
 from training.export.stage import EXPORT, Exported
-from training.run import Moment, Run, Trained
+from training.run import Moment, Run, Trained, digest
 
 pytestmark = pytest.mark.unit
 
@@ -26,6 +27,8 @@ teachers = [{ model = "big", endpoint = "http://127.0.0.1:1/v1" }]
 [distil.student]
 soft = { temperature = 2 }
 """
+
+DATA = DataMade(digest="d" * 64, train=5, validation=2, test=3, dropped={}, lengths={}, strata={}, files=())
 
 
 def quiet(moment: Moment) -> None:
@@ -48,7 +51,7 @@ def ended(folder: Path, tables: str, *, kind: str = "weights", stage: str = "fin
         write_examples(run.folder / "data" / f"{name}.jsonl", [
             Example(id=f"{name}{number}", prompt=(Message(role="user", content=f"{name} {number}?"),),
                     answer=Message(role="assistant", content="on")) for number in range(count)])
-    run.mark("data", "d" * 32, 1.0, {})
+    run.mark("data", "key of the stage", 1.0, DATA)
     put(run.folder / stage / "model", {
         **(hf_files(hidden_size=4) if kind == "weights" else lora_files(base_model_name_or_path="/private/base")),
         "chat_template.jinja": b"{{ messages }}", "training_args.bin": b"pickle"})
@@ -84,7 +87,7 @@ def test_whole_weights_go_out_with_their_lineage_and_without_what_a_box_has_no_u
     assert (training.recipe, training.base, training.method) == ("home", "./base", "all weights")
     assert (training.train, training.validation, training.test, training.seed) == (5, 2, 3, 3)
     assert training.metrics == {"validation_loss": 0.5, "exact_match": 90.0}
-    assert training.data_digest == "d" * 32
+    assert training.data_digest == "d" * 64
     assert {"torch", "peft", "edged"} <= set(training.packages)
 
 
@@ -129,6 +132,7 @@ def test_a_students_teachers_are_its_parents(tmp_path: Path) -> None:
     _, files = export(run)
     training = trained.decode(files[TRAINING_FILE])
     assert training.parents == ("big (big@12, big@13)", "base")
+    assert training.data_digest == digest("d" * 64, "d")
     assert training.method == "a student of 4 layers, 256 wide, from scratch, soft targets at temperature 2"
 
 
