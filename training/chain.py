@@ -14,7 +14,7 @@ from typing import Literal
 
 from edged.errors import InvalidRequest
 from edged.store import files
-from training import apart
+from training import apart, opened
 from training.run import Moment, Run, StageName, Tell
 from training.stage import StageKind
 
@@ -69,10 +69,11 @@ def wanted(run: Run, kind: StageKind) -> bool:
 
 
 def standings(run: Run, *, find: Find = stage) -> list[Standing]:
-    """Of every stage, in order. Raises EdgedError of a key that cannot be told, such as a data file that is not
-    there."""
+    """Of every stage, in order; of a group, whose stages wait for those of its members. Raises EdgedError of a key that
+    cannot be told, such as a data file that is not there."""
     found: list[Standing] = []
-    waits = False
+    waits = any(each.state not in ("unwanted", "done")
+                for member in opened.members(run) for each in standings(member, find=find))
     for name in PLACES:
         kind = find(name)
         if not wanted(run, kind):

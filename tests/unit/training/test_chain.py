@@ -19,7 +19,8 @@ RECIPE = (
 
 
 class Stages:
-    """Stages that note that they ran. data depends on the seed, finetune on its table, and each on those before."""
+    """Stages that note that they ran. data depends on the seed, finetune on its table, and each on those before;
+    deploy, which groups alone want, on the exports of the members."""
 
     def __init__(self) -> None:
         self.ran: list[str] = []
@@ -30,7 +31,8 @@ class Stages:
 
         def key(run: Run) -> str:
             before = {"finetune": ["data"], "export": ["finetune"]}.get(name, [])
-            own = {"data": run.recipe.seed, "finetune": run.recipe.finetune}.get(name)
+            own = {"data": run.recipe.seed, "finetune": run.recipe.finetune,
+                   "deploy": [each.key("export") for each in opened.members(run)]}.get(name)
             return digest(name, own, [run.key(each) for each in before])  # type: ignore[arg-type]
 
         def work(run: Run, tell: Tell) -> dict[str, int]:
@@ -40,7 +42,7 @@ class Stages:
             (run.path(name) / "made").write_text("x")
             return {"count": len(self.ran)}
 
-        return StageKind(name, lambda recipe: wanted, key, work)
+        return StageKind(name, lambda recipe: wanted or (name == "deploy" and bool(recipe.members)), key, work)
 
 
 @pytest.fixture
@@ -131,6 +133,29 @@ def test_the_plan_tells_what_has_ended_what_changed_and_what_waits(
     chain.run_stages(opens(), quiet, find=stages.find, do=here)
     assert told(opens()) == {"data": "done", "finetune": "done", "export": "done"}
     assert told(opens(rate=0.3)) == {"data": "done", "finetune": "changed", "export": "unknown"}
+
+
+@pytest.fixture
+def group(tmp_path: Path, opens: Callable[..., Run]) -> Run:
+    """Of one member, which is home.toml."""
+    opens()
+    (tmp_path / "house.toml").write_text('name = "house"\nbase = "./base"\nmembers = ["home.toml"]\n[deploy]\n')
+    return opened.open_run(tmp_path / "house.toml")
+
+
+def test_a_groups_stages_wait_for_those_of_its_members(
+    stages: Stages, opens: Callable[..., Run], group: Run,
+) -> None:
+    def told() -> dict[str, str]:
+        return {each.name: each.state for each in chain.standings(group, find=stages.find) if each.state != "unwanted"}
+
+    assert told() == {"deploy": "unknown"}
+    chain.run_stages(opens(), quiet, find=stages.find, do=here)
+    assert told() == {"deploy": "new"}
+    chain.run_stages(group, quiet, find=stages.find, do=here)
+    assert told() == {"deploy": "done"}
+    opens(rate=0.2)
+    assert told() == {"deploy": "unknown"}
 
 
 @pytest.mark.parametrize(("error", "kind"), [
