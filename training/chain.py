@@ -91,19 +91,18 @@ def standings(run: Run, *, find: Find = stage) -> list[Standing]:
 def run_stage(
     run: Run, name: StageName, tell: Tell, *, again: bool = False, find: Find = stage, do: Do = apart.do,
 ) -> None:
-    """One stage alone. Raises InvalidRequest where the recipe does without it, or where an earlier one has to run
-    first; what the stage raises."""
+    """One stage alone. Raises InvalidRequest where the recipe does without it, or where an earlier one, of the run or
+    of a group's members, has to run first; what the stage raises."""
     if not wanted(run, find(name)):
         raise InvalidRequest(f"{run.file.path} has no {_TABLES[name]}, so there is nothing for stage {name} to do")
+    for member in opened.members(run):
+        for earlier in OF_MEMBERS:
+            # Alone, a member may export something else than for its group.
+            _require_done(member, find(earlier), name, command=f"run --recipe {run.file.path}")
     for earlier in PLACES:
         if earlier == name:
             break
-        kind = find(earlier)
-        if wanted(run, kind) and not run.is_done(earlier, kind.key(run)):
-            why = "has changed since it ended" if run.ended(earlier) else "has not ended"
-            raise InvalidRequest(
-                f"stage {earlier} comes before {name} and {why}; run it: python -m training {earlier} --recipe "
-                f"{run.file.path}")
+        _require_done(run, find(earlier), name)
     _bring_up(run, find(name), tell, do, again=again)
 
 
@@ -112,10 +111,23 @@ def run_stages(
     do: Do = apart.do,
 ) -> None:
     """Those of the named stages that the recipe wants and that have not ended as they would now, in the chain's order.
-    Raises what a stage raises."""
-    for name in PLACES:
-        if name in names and wanted(run, kind := find(name)):
+    Raises InvalidRequest where one that is not named has to run before a named one; what a stage raises."""
+    kinds = [kind for name in PLACES if wanted(run, kind := find(name))]
+    last = max((index for index, kind in enumerate(kinds) if kind.name in names), default=-1)
+    for index, kind in enumerate(kinds[:last + 1]):
+        if kind.name in names:
             _bring_up(run, kind, tell, do, again=again)
+        else:
+            _require_done(run, kind, next(each.name for each in kinds[index:] if each.name in names))
+
+
+def _require_done(run: Run, kind: StageKind, before: StageName, *, command: str | None = None) -> None:
+    """As it would end now, where the recipe wants it. command: that does it; None: that of the stage alone."""
+    if wanted(run, kind) and not run.is_done(kind.name, kind.key(run)):
+        why = "has changed since it ended" if run.ended(kind.name) else "has not ended"
+        raise InvalidRequest(
+            f"stage {kind.name} of {run.recipe.name} comes before {before} and {why}; run it: python -m training "
+            f"{command or f'{kind.name} --recipe {run.file.path}'}")
 
 
 def _bring_up(run: Run, kind: StageKind, tell: Tell, do: Do, *, again: bool) -> None:

@@ -116,6 +116,20 @@ def test_a_stage_alone_says_which_one_comes_before_it(stages: Stages, opens: Cal
     assert stages.ran == ["data", "finetune"]
 
 
+def test_several_stages_do_not_go_on_with_what_has_changed_before_or_between_them(
+    stages: Stages, opens: Callable[..., Run],
+) -> None:
+    chain.run_stages(opens(), quiet, find=stages.find, do=here)
+    stages.ran.clear()
+    with pytest.raises(InvalidRequest, match=r"stage data .*comes before finetune and has changed"):
+        chain.run_stages(opens(seed=5), quiet, names=("finetune", "export"), find=stages.find, do=here)
+    with pytest.raises(InvalidRequest, match=r"stage finetune .*comes before export and has changed"):
+        chain.run_stages(opens(rate=0.2), quiet, names=("data", "export"), find=stages.find, do=here)
+    assert stages.ran == []
+    chain.run_stages(opens(rate=0.2), quiet, names=("data", "finetune"), find=stages.find, do=here)
+    assert stages.ran == ["finetune"]
+
+
 def test_a_stage_that_the_recipe_does_without_names_the_table_it_lacks(
     stages: Stages, opens: Callable[..., Run],
 ) -> None:
@@ -156,6 +170,19 @@ def test_a_groups_stages_wait_for_those_of_its_members(
     assert told() == {"deploy": "done"}
     opens(rate=0.2)
     assert told() == {"deploy": "unknown"}
+
+
+def test_a_groups_stage_alone_says_which_one_of_a_member_comes_before_it(
+    stages: Stages, opens: Callable[..., Run], group: Run,
+) -> None:
+    with pytest.raises(InvalidRequest, match=r"stage data of home .*has not ended.*run --recipe .*house\.toml"):
+        chain.run_stage(group, "deploy", quiet, find=stages.find, do=here)
+    chain.run_stages(opens(), quiet, find=stages.find, do=here)
+    chain.run_stage(group, "deploy", quiet, find=stages.find, do=here)
+    opens(rate=0.2)
+    with pytest.raises(InvalidRequest, match=r"stage finetune of home .*has changed"):
+        chain.run_stage(group, "deploy", quiet, find=stages.find, do=here)
+    assert stages.ran == ["data", "finetune", "export", "deploy"]
 
 
 @pytest.mark.parametrize(("error", "kind"), [
