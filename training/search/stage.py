@@ -33,6 +33,7 @@ from training.search.study import Study
 from training.search.trial import as_tried, searched, trained_by
 from training.search.trials import STAGE, make_trials, shown
 from training.stage import StageKind
+from training.student.stage import models_of
 
 TRIALS_FILE = "trials.json"
 #: Of the tables that a search may vary: what changes what the objective is measured by, or what a trial does not do.
@@ -97,9 +98,10 @@ def _name(run: Run) -> str:
     said = msgspec.to_builtins(search)
     del said["trials"], said["jobs"]
     answers = run.key("answers") if distil is not None and distil.answers is not None else None
+    how = trained_by(run.recipe)
+    models = [base_key(run, name) for name in models_of(how)] if isinstance(how, Student) else []
     by_metric = None if search.objective == "validation_loss" else run.recipe.evaluate
-    return digest("search", said, trained_by(run.recipe), run.recipe.seed, base_key(run), run.key("data"), answers,
-                  by_metric)
+    return digest("search", said, how, run.recipe.seed, base_key(run), models, run.key("data"), answers, by_metric)
 
 
 def _view(run: Run, folder: Path, job: int) -> Path:

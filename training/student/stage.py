@@ -43,7 +43,7 @@ def key(run: Run) -> str:
         before.append(run.key("answers"))
     if run.recipe.search is not None:
         before.append(run.key("search"))
-    models = [base_key(run, name) for name in _models(run.recipe, said)]
+    models = [base_key(run, name) for name in models_of(said)]
     return digest(said, run.recipe.seed, models, before)
 
 
@@ -175,8 +175,8 @@ def _teachers(said: Student) -> list[Teacher | None]:
     return list(said.soft.teachers) if said.soft is not None and said.soft.teachers else [None]
 
 
-def _models(recipe: Recipe, said: Student) -> list[str | None]:
-    """All models that the result depends on."""
+def models_of(said: Student) -> list[str | None]:
+    """All models that the result depends on, as `training.models.base_key` takes them. None: the recipe's base."""
     found: list[str | None] = [None] if said.init == SCRATCH and said.tokenizer == "teacher" else []
     if said.init != SCRATCH:
         found.append(said.init)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from edged.errors import ConfigError
+from tests.hf_folders import hf_files, put
 from training.examples import Example, Message
 from training.recipe import load_recipe
 from training.run import Run
@@ -48,6 +49,26 @@ def test_trials_are_as_long_as_the_search_says_and_no_longer_than_the_training(t
     assert recipe.distil is not None
     assert recipe.distil.student is not None
     assert recipe.distil.student.max_steps == 20
+
+
+@pytest.mark.parametrize("student", [
+    "init = './smaller'", "soft = {teachers = [{model = './base'}, {model = './smaller'}]}",
+])
+def test_another_model_to_begin_with_or_to_learn_from_is_another_search(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, student: str,
+) -> None:
+    monkeypatch.setenv("EDGED_HOME", str(tmp_path / "no-store"))
+    put(tmp_path / "base", hf_files())
+    put(tmp_path / "smaller", hf_files(hidden_size=4))
+    ranges = "ranges = {'distil.student.batch_size' = {low = 1, high = 32}}"
+    run = run_of(tmp_path, ranges, f"[distil.student]\n{student}\n")
+    run.folder.mkdir()
+    run.begin("data")
+    run.mark("data", "key", 0.0, None)
+    key = SEARCH.key(run)
+    assert SEARCH.key(run) == key
+    (tmp_path / "smaller" / "config.json").write_bytes(hf_files(hidden_size=2)["config.json"])
+    assert SEARCH.key(run) != key
 
 
 def test_trials_run_on_one_device_each_with_as_many_examples_a_step(tmp_path: Path) -> None:
