@@ -1,7 +1,8 @@
 """A fine-tuning on several devices: `accelerate launch` of `training.finetune.launched`, one process a device.
 
 The first of the processes writes what `training.finetune.launched` describes to standard output, a line each; all that
-libraries write goes to `launch.log` in the stage's folder.
+libraries write goes to `launch.log` in the stage's folder. They learn by the recipe as the run read it, whatever its
+file says meanwhile: by `launch.json`.
 """
 
 from __future__ import annotations
@@ -10,7 +11,9 @@ import os
 import signal
 import subprocess
 import sys
+import tomllib
 from functools import partial
+from pathlib import Path
 
 import msgspec
 from msgspec import Struct
@@ -18,11 +21,27 @@ from msgspec import Struct
 from converters.child import die_with_parent
 from converters.quiet import ENVIRONMENT
 from edged.errors import EdgedError, TrainingFailed
+from edged.store import files
 from edged.store.entries import JobFailed
+from edged.toml_file import TomlFile
+from training.recipe import decoded
 from training.run import Moment, Run, Tell, Trained
 
 LOG = "launch.log"
+_BEGIN = "launch.json"
 _GRACE_S = 5.0
+
+
+class Begin(Struct, frozen=True):
+    """What each process is told. recipe: path of the recipe's file; text: what was read of it."""
+
+    folder: str
+    recipe: str
+    text: str
+
+    def run(self) -> Run:
+        file = TomlFile(Path(self.recipe), self.text, tomllib.loads(self.text))
+        return Run(Path(self.folder), decoded(file, file.values), file)
 
 
 class Said(Struct, frozen=True, omit_defaults=True):
@@ -44,10 +63,13 @@ class LaunchedFailed(EdgedError):
 def launched(run: Run, devices: int, tell: Tell) -> Trained:
     """Raises TrainingFailed where a process ends without a word; what the first one raised. Whatever is raised here
     meanwhile ends them all."""
+    begin = run.path("finetune") / _BEGIN
+    files.publish_bytes(begin, msgspec.json.encode(Begin(str(run.folder), str(run.file.path), run.file.text)),
+                        begin.parent)
     command = [
         sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", str(devices),
         "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0",
-        "-m", "training.finetune.launched", str(run.file.path), str(run.folder)]
+        "-m", "training.finetune.launched", str(begin)]
     ended: Said | None = None
     log = run.path("finetune") / LOG
     with log.open("wb") as errors, subprocess.Popen(

@@ -1,5 +1,7 @@
-"""One process of several that fine-tune together: `python -m training.finetune.launched RECIPE FOLDER`, as accelerate
-starts it. The first one writes lines of `training.finetune.launch.Said`."""
+"""One process of several that fine-tune together: `python -m training.finetune.launched BEGIN`, as accelerate
+starts it. BEGIN: path of a `training.finetune.launch.Begin`. The first one writes lines of
+`training.finetune.launch.Said`.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +13,8 @@ from pathlib import Path
 import msgspec
 
 from converters.child import die_with_parent, explained, failed_by
-from training.finetune.launch import Said
-from training.recipe import load_recipe
-from training.run import Moment, Run
+from training.finetune.launch import Begin, Said
+from training.run import Moment
 
 
 def main() -> int:
@@ -32,9 +33,9 @@ def main() -> int:
     from training.fit.quiet import quiet
 
     try:
-        recipe, file = load_recipe(Path(sys.argv[1]))
+        begin = msgspec.json.decode(Path(sys.argv[1]).read_bytes(), type=Begin)
         with quiet():
-            say(Said(trained=finetuned(Run(Path(sys.argv[2]), recipe, file), tell)))
+            say(Said(trained=finetuned(begin.run(), tell)))
     except Exception as error:
         traceback.print_exc()
         say(Said(failed=failed_by(explained("finetune", error))))
