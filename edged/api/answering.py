@@ -24,7 +24,7 @@ from edged.api.exchange import CAPTURE_HEADER, Exchange, Services
 from edged.api.fields import header_value
 from edged.api.limits import ClientGone
 from edged.errors import DeadlineExceeded, EdgedError
-from edged.types import Event, GenerateRequest, Rendered, Request, Started
+from edged.types import ChatPrompt, Event, GenerateRequest, Rendered, Request, Started
 
 if TYPE_CHECKING:
     from edged.daemon.generation import Generation
@@ -76,7 +76,12 @@ async def _collect(call: Call, exchange: Exchange, services: Services, send: Sen
 
 async def _stream(call: Call, exchange: Exchange, services: Services, send: Send) -> None:
     wire = exchange.wire
-    stream = sse.EventStream(send, wire, services.settings.heartbeat_s, ignored_header(call.ignored))
+
+    def early() -> Headers:
+        exchange.captured = exchange.captured or foreseen(call, exchange, services.router)
+        return captured_header(captured=exchange.captured)
+
+    stream = sse.EventStream(send, wire, services.settings.heartbeat_s, ignored_header(call.ignored), early)
     heart = asyncio.create_task(stream.beat())
     streamed: sse.Streamed | None = None
     try:
@@ -122,6 +127,10 @@ async def generating(
                 await _accept(call, scope, services.router, generations, may_capture=exchange.may_capture)
                 served = generations[0].served
                 exchange.model = served.name
+                if exchange.started and not exchange.captured:
+                    # A heartbeat went out first, and did not say it: nobody is captured without a word.
+                    for generation in generations:
+                        generation.recording = None
                 exchange.captured = generations[0].recording is not None
                 async with aclosing(_merged(generations)) as events:
                     yield served, events
@@ -136,6 +145,18 @@ async def generating(
         if not deadline.expired():
             raise
         raise _late(call) from None
+
+
+def foreseen(call: Call, exchange: Exchange, router: Router) -> bool:
+    """Whether the answer will be captured, as far as can be told before a worker has the request."""
+    asked = call.requests[0]
+    if not (exchange.may_capture and isinstance(asked, GenerateRequest) and asked.capture
+            and isinstance(asked.prompt, ChatPrompt) and not asked.prompt_only):
+        return False
+    try:
+        return router.status(call.model).captured
+    except EdgedError:
+        return False
 
 
 def _late(call: Call) -> DeadlineExceeded:

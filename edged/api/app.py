@@ -39,7 +39,7 @@ from edged.api import jobs as job_routes
 from edged.api.anthropic import routes as anthropic
 from edged.api.auth import Keys, require_admin
 from edged.api.errors import known, rendered
-from edged.api.exchange import Exchange, Services, exchange_of, may_capture, request_id
+from edged.api.exchange import CAPTURE_HEADER, Exchange, Services, exchange_of, may_capture, request_id
 from edged.api.hosts import Hosts
 from edged.api.limits import check_headers, limits_of
 from edged.api.ollama import routes as ollama
@@ -90,10 +90,11 @@ def create_routes(services: Services) -> Litestar:
     operators = [*admin.routes(services), *job_routes.routes(services), *storage.routes(services),
                  *versions.routes(services), *captured.routes(services)]
     admin_routes = LitestarRouter("/edged/v1", route_handlers=operators, guards=[_admin_only])
+    told = ["x-request-id", CAPTURE_HEADER.decode()]
     return _Routes(
         route_handlers=[*(handler for module in _MODULES for handler in module.routes(services)), admin_routes],
         exception_handlers={Exception: _exception},
-        cors_config=CORSConfig(allow_origins=origins, expose_headers=["x-request-id"]) if origins else None,
+        cors_config=CORSConfig(allow_origins=origins, expose_headers=told) if origins else None,
         openapi_config=None,
         logging_config=None,
         debug=False,

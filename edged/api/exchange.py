@@ -63,7 +63,8 @@ CAPTURE_HEADER = b"edged-capture"
 
 
 def may_capture(scope: HTTPScope) -> bool:
-    return header(scope, CAPTURE_HEADER) in (None, "on")
+    """Also where a proxy has added a header to the client's: each must allow it."""
+    return all(value == b"on" for name, value in scope["headers"] if name == CAPTURE_HEADER)
 
 
 def request_id(scope: HTTPScope) -> str:

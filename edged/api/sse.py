@@ -4,7 +4,7 @@ streamed and plain text cannot differ."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Protocol
 
 import msgspec
@@ -49,11 +49,13 @@ class EventStream:
     comes after the headers needs no lock.
     """
 
-    def __init__(self, send: Send, wire: Wire, heartbeat_s: float, headers: Headers) -> None:
+    def __init__(self, send: Send, wire: Wire, heartbeat_s: float, headers: Headers,
+                 early: Callable[[], Headers] = list) -> None:
+        """early: more headers, asked for where a heartbeat has to open the stream."""
         self._send = send
         self._wire = wire
         self._heartbeat_s = heartbeat_s
-        self._headers = headers
+        self._headers, self._early = headers, early
         self._lock = asyncio.Lock()
         self._silent = True
         self._opened = False
@@ -80,4 +82,6 @@ class EventStream:
             self._silent = True
             await asyncio.sleep(self._heartbeat_s)
             if self._silent:
+                if not self.started:
+                    await self.open(self._early())
                 await self.write(self._wire.heartbeat)

@@ -9,7 +9,7 @@ from litestar.types import HTTPScope, Receive, Send
 from msgspec import Struct
 
 from edged.api import sse
-from edged.api.answering import Call, captured_header, generating, ignored_header
+from edged.api.answering import Call, captured_header, foreseen, generating, ignored_header
 from edged.api.connection import send_json, unless_gone
 from edged.api.errors import Headers, known
 from edged.api.exchange import Exchange, Services, exchange_of
@@ -19,7 +19,6 @@ from edged.api.responses.wire import RESPONSES
 from edged.daemon.background import Run, Transcript
 from edged.daemon.refusals import shutting_down
 from edged.errors import EdgedError, ShuttingDown
-from edged.types import GenerateRequest
 
 
 class Making:
@@ -35,10 +34,8 @@ class Making:
         ModelNotFound, ShuttingDown and what storing raises; whatever else goes wrong is told by the response."""
         exchange = exchange_of(scope)
         router = self._services.router
-        served = router.status(self._call.model)
-        (request,) = self._call.requests
-        assert isinstance(request, GenerateRequest)
-        captured = served.captured and request.capture and exchange.may_capture
+        router.status(self._call.model)
+        captured = foreseen(self._call, exchange, router)
         headers = [*ignored_header(self._call.ignored), *captured_header(captured=captured)]
         if not router.ready:
             raise shutting_down()

@@ -76,6 +76,7 @@ async def test_an_origin_of_the_settings_may_call_and_is_told_so() -> None:
     origin = (b"origin", b"https://app.example")
     reply = await ask(made, CHAT, HELLO, headers=headers(origin, (b"x-api-key", b"k1")))
     assert (reply.status, reply.answer_headers["access-control-allow-origin"]) == (200, "https://app.example")
+    assert "edged-capture" in reply.answer_headers["access-control-expose-headers"]
     preflight = await Client(made, CHAT, method="OPTIONS", headers=(
         HOST, origin, (b"access-control-request-method", b"POST"),
         (b"access-control-request-headers", b"authorization"),
