@@ -228,6 +228,12 @@ def checked_url(base_url: str) -> httpx.URL:
     return url
 
 
+def check(base_url: str, api_key_env: str | None) -> None:
+    """What can be told of an endpoint without asking it. Raises ConfigError."""
+    checked_url(base_url)
+    key_header(api_key_env)
+
+
 def retry_after_s(said: str | None) -> float:
     """Seconds or an HTTP date (RFC 9110, 10.2.3); 0 for none and for one that is neither."""
     if not said:

@@ -19,6 +19,14 @@ _LOCK_FILE = "lock"
 def open_run(recipe: Path, folder: Path | None = None) -> Run:
     """The run folder is made where there is none. folder: instead of the one that the recipe names. Raises
     ConfigError."""
+    run = _opened(recipe, folder)
+    for member in members(run):
+        _check_member(run, member)
+    return run
+
+
+def _opened(recipe: Path, folder: Path | None = None) -> Run:
+    """Looks at no members: they may name each other."""
     loaded, file = load_recipe(recipe.expanduser().absolute())
     beside = file.path.parent
     where = folder.expanduser().absolute() if folder is not None else (
@@ -28,17 +36,14 @@ def open_run(recipe: Path, folder: Path | None = None) -> Run:
     except OSError as error:
         raise ConfigError(f"the run folder {where} cannot be made ({error.strerror}); name another one with --folder",
                           file=str(file.path)) from None
-    run = Run(where, loaded, file)
-    for member in members(run):
-        _check_member(run, member)
-    return run
+    return Run(where, loaded, file)
 
 
 def members(run: Run) -> tuple[Run, ...]:
     """The runs of a group, each in the folder that its own recipe names: what it learns is the same alone and in a
     group. Here its adapter is kept and the group deploys it, whatever its own recipe says of that. Raises ConfigError.
     """
-    return tuple(_member(open_run(run.at(said))) for said in run.recipe.members)
+    return tuple(_member(_opened(run.at(said))) for said in run.recipe.members)
 
 
 def _member(run: Run) -> Run:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
 
 from edged.hardware.probe import probe
 from training import apart, opened
 from training.answers import stage as answers
+from training.deploy import beside
 from training.deploy import stage as deploy
 from training.estimate import require_machine
+from training.evaluate import judging
 from training.models import base_key
 from training.run import Run
 from training.search import stage as search
@@ -29,5 +32,8 @@ def check(run: Run) -> None:
             student.check(each, recipe.distil.student)
         if recipe.search is not None:
             search.check(each)
+        judging.check(each)
+        if run.recipe.deploy is not None:
+            beside.check(each, [Path(said).stem for said in run.recipe.deploy.conversion[1:]])
     if run.recipe.deploy is not None:
         deploy.check(run)

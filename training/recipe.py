@@ -325,6 +325,14 @@ def decoded(file: TomlFile, values: dict[str, Any]) -> Recipe:
     return recipe
 
 
+def beyond_olive(how: Finetune) -> list[str]:
+    """What of it Olive's pass cannot do, in words."""
+    return [what for what, there in (
+        (f"method = \"{how.method}\" (it knows lora and dora)", how.method not in ("lora", "dora")),
+        ("packing", how.packing), ("preferences", how.preferences is not None),
+        ("devices above 1", how.devices > 1)) if there]
+
+
 def _contradictions(recipe: Recipe) -> list[tuple[KeyPath, str]]:
     found: list[tuple[KeyPath, str]] = []
     if recipe.members and recipe.data is not None:
@@ -342,6 +350,14 @@ def _contradictions(recipe: Recipe) -> list[tuple[KeyPath, str]]:
             found.append((("distil", "student", "tokenizer"),
                           "own has no tokens in common with a teacher: soft targets and matching need tokenizer = "
                           "\"teacher\""))
+    if recipe.finetune is not None and recipe.finetune.through == "olive" and (beyond := beyond_olive(recipe.finetune)):
+        found.append((("finetune", "through"), f"olive cannot be had with {', '.join(beyond)}; say \"trl\""))
+    if recipe.deploy is not None and not recipe.members and recipe.finetune is None and student is None:
+        found.append((("deploy",), "has nothing that could be deployed: nothing is trained; add [finetune] or "
+                                   "[distil.student]"))
+    if recipe.evaluate.judge is None:
+        found += [(key, "needs to know who judges; add [evaluate.judge] with model and endpoint")
+                  for key, names in _metrics_named(recipe) if "judge" in names]
     if recipe.search is not None:
         for key, value in recipe.search.ranges.items():
             if (value.low is None or value.high is None or value.low >= value.high) and not value.choices:
@@ -350,3 +366,11 @@ def _contradictions(recipe: Recipe) -> list[tuple[KeyPath, str]]:
                 found.append((("search", "ranges", key), "must be a key of finetune or distil.student, as in "
                                                          "\"finetune.learning_rate\""))
     return found
+
+
+def _metrics_named(recipe: Recipe) -> list[tuple[KeyPath, tuple[str, ...]]]:
+    """By the keys that name them."""
+    evaluate, search = recipe.evaluate, recipe.search
+    return [(("evaluate", "metrics"), evaluate.metrics if isinstance(evaluate.metrics, tuple) else ()),
+            (("evaluate", "primary"), (evaluate.primary,) if evaluate.primary is not None else ()),
+            (("search", "objective"), (search.objective,) if search is not None else ())]

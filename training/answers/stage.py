@@ -22,7 +22,7 @@ from training.answers.filters import sieve
 from training.answers.raw import Raw, RawFile
 from training.answers.select import Rejected, Selection, select
 from training.answers.teachers import Wanted, from_endpoint, from_folder
-from training.endpoint import checked_url, key_header
+from training.endpoint import check as check_endpoint
 from training.examples import Example, write_examples
 from training.models import base_folder, base_key
 from training.recipe import Answers, Recipe, Teacher
@@ -111,8 +111,7 @@ def check(run: Run, table: Answers) -> None:
                                    f"0 gives {table.samples} times the same; raise it, or set samples = 1")
         if teacher.endpoint is not None:
             try:
-                checked_url(teacher.endpoint)
-                key_header(teacher.api_key_env)
+                check_endpoint(teacher.endpoint, teacher.api_key_env)
             except ConfigError as error:
                 raise run.file.mistake(("distil", "answers", "teachers", number), error.message) from None
     if table.filters.agreement and table.samples * len(table.teachers) == 1:

@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from edged.store import Store
 from training import opened
-from training.deploy.beside import artifact, subject_beside
+from training.deploy.beside import SERVED, artifact, served_name, subject_beside
 from training.deploy.stage import Deployed, Version, wanted
 from training.evaluate.results import Difference, Evaluated
 from training.evaluate.subject import Subject
@@ -22,8 +22,6 @@ from training.run import Moment, Run, Tell, digest
 from training.served import serving
 from training.stage import StageKind
 
-#: Of the subject that answers to the recipe's name.
-SERVED = "served"
 #: Of the subject that a training left, as `training.evaluate.stage` names it.
 _TRAINED = ("trained", "student")
 
@@ -90,7 +88,7 @@ def _subject(run: Run, deployed: Deployed, version: Version, base_url: str, pid:
     store = Store(Path(deployed.home))
     loads = artifact(store.manifest(version.name, version.version), store)
     return Subject(
-        name=SERVED if first else f"{SERVED}-{version.conversion}", kind="endpoint", base_url=base_url,
+        name=served_name(None if first else version.conversion), kind="endpoint", base_url=base_url,
         title="served" if first else f"served ({version.conversion})", model=version.reference,
         served_adapter=deployed.adapters.get(run.recipe.name), folder=base_folder(run) if keeps else made,
         adapter=made if keeps else None, artifact=loads, pid=pid,

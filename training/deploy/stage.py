@@ -105,6 +105,9 @@ def check(run: Run) -> None:
     if deploy.adapter_of is not None and not keeps:
         raise run.file.mistake(("deploy", "adapter_of"), 'is for an adapter that is kept; add [export] with adapter = '
                                                          '"keep"')
+    if deploy.adapter_of is not None and not _is_installed(deploy.adapter_of):
+        raise run.file.mistake(("deploy", "adapter_of"), f"{deploy.adapter_of} is not installed; `edged pull` it, or "
+                                                         "leave the key out: then the base is")
 
 
 def conversion(run: Run, said: str) -> str:

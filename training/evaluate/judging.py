@@ -8,13 +8,15 @@ from collections.abc import Iterator, Sequence
 import msgspec
 from msgspec import Struct
 
-from edged.errors import InvalidRequest
+from edged.errors import ConfigError, InvalidRequest
 from training.chat_wire import Ask
 from training.endpoint import Endpoint
+from training.endpoint import check as check_endpoint
 from training.evaluate.items import Grade, Said
 from training.evaluate.meaning import text_of
 from training.examples import Example, Message
 from training.recipe import Judge
+from training.run import Run
 
 _MAX_TOKENS = 300
 _SCHEMA = {
@@ -39,6 +41,15 @@ _USER = """<conversation>
 class _Verdict(Struct):
     reason: str
     grade: int
+
+
+def check(run: Run) -> None:
+    """That the judge of the recipe can be asked, as far as can be told. Raises ConfigError with the place."""
+    if (judge := run.recipe.evaluate.judge) is not None:
+        try:
+            check_endpoint(judge.endpoint, judge.api_key_env)
+        except ConfigError as error:
+            raise run.file.mistake(("evaluate", "judge"), error.message) from None
 
 
 def graded(judge: Judge, answers: Sequence[tuple[Example, Said]]) -> Iterator[Grade]:

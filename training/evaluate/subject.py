@@ -8,6 +8,8 @@ from typing import Literal
 
 from msgspec import Struct
 
+from training.recipe import Recipe
+
 Kind = Literal["hf", "endpoint"]
 
 
@@ -65,6 +67,12 @@ class Subject:
         if self.kind == "endpoint":
             return None if self.identity is None else [self.identity, self.model, self.served_adapter]
         return [_files(folder) for folder in (self.folder, self.adapter) if folder is not None]
+
+
+def names_here(recipe: Recipe) -> tuple[str, ...]:
+    """Of all that `training.evaluate.stage.subjects_here` may return."""
+    trains_student = recipe.distil is not None and recipe.distil.student is not None
+    return ("teacher", "before", "student") if trains_student else ("before", "trained", "exported")
 
 
 def _files(folder: Path) -> list[object]:

@@ -24,7 +24,7 @@ from training.fit import history
 from training.fit.arguments import SCHEDULES
 from training.fit.plan import plan
 from training.fit.precision import Precision
-from training.recipe import Finetune
+from training.recipe import Finetune, beyond_olive
 from training.run import Moment, Tell, digest
 
 _DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
@@ -33,10 +33,9 @@ _FOLDER = "olive"
 
 def require(how: Finetune, examples: Sequence[Example]) -> None:
     """Raises InvalidRequest for what Olive's pass cannot do."""
-    impossible = [what for what, there in (
-        (f"method = \"{how.method}\" (it knows lora and dora)", how.method not in ("lora", "dora")),
-        ("packing", how.packing), ("preferences", how.preferences is not None), ("devices above 1", how.devices > 1),
-        ("weights of examples", len({each.weight for each in examples}) > 1)) if there]
+    impossible = beyond_olive(how)
+    if len({each.weight for each in examples}) > 1:
+        impossible.append("weights of examples")
     if impossible:
         raise InvalidRequest(f"through = \"olive\" cannot be had with {', '.join(impossible)}; say through = \"trl\"")
 

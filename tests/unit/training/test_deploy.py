@@ -31,11 +31,13 @@ def opens(folder: Path, deploy: str = "", *, name: str = "home", base: str = "sm
     ({"deploy": "conversion = []"}, "names no conversion"),
     ({"name": "smollm2-135m"}, "is that of the base"),
     ({"deploy": 'adapter_of = "smollm2-135m"'}, 'adapter = "keep"'),
+    ({"deploy": 'adapter_of = "nobody"', "more": '[export]\nadapter = "keep"\n'}, "nobody is not installed"),
     ({"deploy": "activate = false", "more": '[export]\nadapter = "keep"\n'}, "serves as soon as"),
 ])
 def test_what_cannot_be_deployed_is_refused_before_anything_is_trained(
-    tmp_path: Path, said: dict[str, Any], words: str,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: dict[str, Any], words: str,
 ) -> None:
+    monkeypatch.setenv("EDGED_HOME", str(tmp_path / "home"))
     with pytest.raises(ConfigError, match=words) as raised:
         stage.check(opens(tmp_path, **said))
     assert str(tmp_path / "home.toml") in str(raised.value)

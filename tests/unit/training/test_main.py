@@ -10,7 +10,7 @@ import pytest
 
 from edged.cli.exit_codes import ExitCode, NoDaemon
 from edged.cli.exit_codes import code_of as code_of_commands
-from edged.errors import EdgedError
+from edged.errors import ConfigError, EdgedError
 from training import endings, opened
 from training.__main__ import main
 
@@ -49,7 +49,7 @@ MEMBER = 'name = "lights"\nbase = "smollm2-135m"\n[data]\ntrain = ["a"]\n[finetu
 
 @pytest.mark.parametrize(("change", "words"), [
     (("smollm2-135m", "./other"), "has the base ./other"),
-    (("[finetune]\n", ""), "trains no adapter"),
+    (("[finetune]\n[deploy]\n", ""), "trains no adapter"),
     (("[finetune]\n", '[finetune]\nmethod = "full"\n'), "trains no adapter"),
 ])
 def test_a_member_that_is_no_adapter_of_the_same_base_is_refused(
@@ -61,6 +61,39 @@ def test_a_member_that_is_no_adapter_of_the_same_base_is_refused(
     told = capsys.readouterr().err
     assert "lights.toml" in told
     assert words in told
+
+
+def test_members_that_name_themselves_or_each_other_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str],
+) -> None:
+    group = 'name = "{0}"\nbase = "b"\nmembers = ["{1}.toml"]\n[deploy]\n'
+    for name, member in (("own", "own"), ("one", "other"), ("other", "one")):
+        (tmp_path / f"{name}.toml").write_text(group.format(name, member))
+    for name in ("own", "one"):
+        assert main(["run", "--recipe", str(tmp_path / f"{name}.toml")]) == ExitCode.USAGE
+        assert "has members itself" in capsys.readouterr().err
+
+
+REFUSED = [
+    ('[evaluate]\nmetrics = ["rouge", "judge"]', "evaluate.metrics", "who judges"),
+    ('[evaluate]\nprimary = "judge"', "evaluate.primary", "who judges"),
+    ('[search]\nobjective = "judge"\n[search.ranges]\n"finetune.rank" = { low = 2, high = 8 }', "search.objective",
+     "who judges"),
+    ('[finetune]\nthrough = "olive"\nmethod = "qlora"\npacking = true\ndevices = 2\n[finetune.preferences]',
+     "finetune.through", "qlora.*packing, preferences, devices above 1"),
+    ("[deploy]", "deploy", "nothing is trained"),
+]
+
+
+@pytest.mark.parametrize(("said", "key", "words"), REFUSED)
+def test_a_recipe_that_contradicts_itself_is_refused_as_it_is_read(
+    tmp_path: Path, said: str, key: str, words: str,
+) -> None:
+    (tmp_path / "r.toml").write_text(f'name = "home"\nbase = "x"\n[data]\ntrain = ["a"]\n{said}\n')
+    with pytest.raises(ConfigError, match=words) as raised:
+        opened.open_run(tmp_path / "r.toml")
+    assert str(tmp_path / "r.toml") in str(raised.value)
+    assert key in str(raised.value)
 
 
 def test_a_recipe_that_deploys_merged_weights_alone_keeps_its_adapter_in_a_group(tmp_path: Path) -> None:
