@@ -75,7 +75,7 @@ class Needs(Struct, frozen=True, kw_only=True):
 def check(run: Run, tell: Tell, *, facts: Facts | None = None) -> Needs:
     """What the recipe's fit needs, told in a sentence. Raises InsufficientMemory, InsufficientStorage,
     DeviceUnavailable, InvalidRequest with the reason and what to change; InvalidRequest where stages before have not
-    ended; what `training.models.base_folder` raises. Takes no heavy library."""
+    ended, ConfigError of files of preferences; what `training.models.base_folder` raises. Takes no heavy library."""
     how = fit_of(run.recipe)
     if how is None:
         raise InvalidRequest("the recipe fits nothing; it needs [finetune] or [distil.student]")
@@ -108,10 +108,26 @@ def require_machine(recipe: Recipe, facts: Facts) -> None:
 def estimate(
     size: ModelSize, learned: Lesson, how: Fit, *, device: Device = "cpu", flops_per_s: float | None = None,
 ) -> Needs:
-    """Pure. flops_per_s: of a large matrix product in the precision of the fit."""
+    """Pure. flops_per_s: of a large matrix product in the precision of the fit. Of preferences too, where how has some
+    and learned knows them."""
+    first = _of_fit(size, learned, how, device, flops_per_s)
+    if not isinstance(how, Finetune) or how.preferences is None or learned.preferences is None:
+        return first
+    settled = msgspec.structs.replace(how, epochs=how.preferences.epochs, packing=False)
+    then = _of_fit(size, learned.preferences, settled, device, flops_per_s, pairs=True)
+    most = max(first, then, key=lambda needs: needs.memory_bytes)
+    seconds = None if first.seconds is None or then.seconds is None else first.seconds + then.seconds
+    return msgspec.structs.replace(
+        most, disk_bytes=first.disk_bytes + then.disk_bytes, steps=first.steps + then.steps, seconds=seconds)
+
+
+def _of_fit(
+    size: ModelSize, learned: Lesson, how: Fit, device: Device, flops_per_s: float | None, *, pairs: bool = False,
+) -> Needs:
+    """pairs: each example is two rows, and a copy of what is trained reads them besides, as it was before."""
     method = how.method if isinstance(how, Finetune) else "full"
     row_tokens = max(learned.longest, _PACKED_TOKENS) if how.packing else learned.longest
-    batch_tokens = how.batch_size * row_tokens
+    batch_tokens = how.batch_size * row_tokens * (2 if pairs else 1)
     width = _HIDDEN_KEPT * size.hidden + _INTERMEDIATE_KEPT * size.intermediate
     width += _ATTENTION_KEPT * size.heads * row_tokens if device == "cpu" else 0
     layer_bytes = int(batch_tokens * width * _FP32_BYTES * (_DORA_KEPT if method == "dora" else 1))
@@ -123,13 +139,14 @@ def estimate(
     trained_bytes = size.trainable * _FP32_BYTES
     processes = how.devices if device == "cpu" else 1
     steps = _steps(learned, how)
+    copied_bytes = trained_bytes if pairs else 0
     return Needs(
-        weights_bytes=frozen * frozen_bytes + trained_bytes + size.beside * _FP32_BYTES,
+        weights_bytes=frozen * frozen_bytes + trained_bytes + copied_bytes + size.beside * _FP32_BYTES,
         gradients_bytes=size.trainable * _GRADIENT_BYTES, optimizer_bytes=size.trainable * _OPTIMIZER_BYTES,
         activations_bytes=activations, logits_bytes=batch_tokens * size.vocabulary * _FP32_BYTES * _LOGITS_KEPT,
         disk_bytes=size.trainable * (_FP32_BYTES + _OPTIMIZER_BYTES) * _CHECKPOINTS + trained_bytes,
         processes=processes, steps=steps, parameters=size.parameters, trainable=size.trainable,
-        seconds=_seconds(size, learned, how, steps, flops_per_s, adapter=method != "full"))
+        seconds=_seconds(size, learned, how, steps, flops_per_s, adapter=method != "full", pairs=pairs))
 
 
 def require(size: ModelSize, learned: Lesson, how: Fit, facts: Facts, *, free_disk_bytes: int) -> None:
@@ -194,15 +211,15 @@ def _steps(learned: Lesson, how: Fit) -> int:
 
 
 def _seconds(
-    size: ModelSize, learned: Lesson, how: Fit, steps: int, flops_per_s: float | None, *, adapter: bool,
+    size: ModelSize, learned: Lesson, how: Fit, steps: int, flops_per_s: float | None, *, adapter: bool, pairs: bool,
 ) -> float | None:
     """Two operations a weight and token forward, two for the gradient of what it read, two for its own (Kaplan et al.
-    2020); an adapter needs no gradient of the frozen weights, checkpointing one more pass forward."""
+    2020); an adapter needs no gradient of the frozen weights, checkpointing one more pass forward, and so do pairs."""
     if flops_per_s is None:
         return None
     an_epoch = max(1, math.ceil(learned.examples / (how.batch_size * how.accumulation * how.devices)))
     tokens = learned.tokens * _PADDING * steps / an_epoch
-    passes = 2 + (2 if adapter else 4) + (2 if how.checkpointing else 0)
+    passes = 2 + (2 if adapter else 4) + (2 if how.checkpointing else 0) + (2 if pairs else 0)
     teachers = 2 * size.beside
     trained = tokens * (passes * size.parameters + teachers) / how.devices
     checked = how.evaluations * learned.checked_tokens * _PADDING * 2 * size.parameters

@@ -8,14 +8,15 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from msgspec import Struct
 
 from converters.tensors import TensorInfo, read_headers
 from edged.errors import InvalidRequest
 from training.data.made import DataMade
-from training.examples import Example
+from training.examples import Example, Message
 from training.models import base_folder
-from training.recipe import Finetune, Fit, Recipe, Student
+from training.recipe import Finetune, Fit, Preferences, Recipe, Student
 from training.run import Run
 from training.split import training_examples, validation_examples
 from training.weigh import Shape
@@ -40,12 +41,14 @@ class ModelSize(Struct, frozen=True, kw_only=True):
 
 
 class Lesson(Struct, frozen=True, kw_only=True):
-    """What is learned from, in one pass. tokens: of all examples; longest: of one. checked_tokens: of validation."""
+    """What is learned from, in one pass. tokens: of all examples; longest: of one. checked_tokens: of validation.
+    preferences: what is learned after that, each example two rows, of which longest is one and tokens are both."""
 
     examples: int
     tokens: int
     longest: int
     checked_tokens: int
+    preferences: Lesson | None = None
 
 
 def fit_of(recipe: Recipe) -> Finetune | Student | None:
@@ -67,7 +70,16 @@ def model_size(run: Run, how: Fit) -> ModelSize:
 
 
 def lesson(run: Run) -> Lesson:
-    """Raises InvalidRequest where the stages before have not ended, or there is nothing to learn from."""
+    """Raises InvalidRequest where the stages before have not ended, or there is nothing to learn from; ConfigError of
+    files of preferences."""
+    how = fit_of(run.recipe)
+    first = _of_examples(run)
+    if not isinstance(how, Finetune) or how.preferences is None:
+        return first
+    return msgspec.structs.replace(first, preferences=_of_preferences(run, how.preferences))
+
+
+def _of_examples(run: Run) -> Lesson:
     made = run.value("data", DataMade)
     train, checked = training_examples(run), validation_examples(run)
     lengths, checked_lengths = made.lengths.get("train"), made.lengths.get("validation")
@@ -84,10 +96,29 @@ def lesson(run: Run) -> Lesson:
                   checked_tokens=int(len(checked) * tokens / len(train)))
 
 
+def _of_preferences(run: Run, wanted: Preferences) -> Lesson:
+    """By their characters, and validation among what is learned: nobody has counted them."""
+    from training.finetune.preferred import candidates
+
+    assert run.recipe.data is not None
+    most = run.recipe.data.max_tokens
+    longest, tokens, found = 0, 0, candidates(run, wanted)
+    for example in found:
+        assert example.rejected is not None
+        prompt = sum(map(_in_tokens, example.prompt))
+        # A longer example is left out; of the rejected answer nobody asks how long it is.
+        rows = min(_tokens([example]) + prompt, most), min(prompt, most) + _in_tokens(example.rejected)
+        longest, tokens = max(longest, *rows), tokens + sum(rows)
+    return Lesson(examples=len(found), tokens=tokens, longest=longest, checked_tokens=0)
+
+
 def _tokens(examples: Iterable[Example]) -> int:
     """Of their answers, which nobody has counted."""
-    return sum(len(example.answer.content) // _CHARACTERS_PER_TOKEN + 1 for example in examples
-               if example.answer is not None)
+    return sum(_in_tokens(example.answer) for example in examples if example.answer is not None)
+
+
+def _in_tokens(message: Message) -> int:
+    return len(message.content) // _CHARACTERS_PER_TOKEN + 1
 
 
 def _adapter_parameters(tensors: dict[str, TensorInfo], how: Finetune) -> int:

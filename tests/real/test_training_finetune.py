@@ -74,6 +74,13 @@ def test_an_adapter_and_then_preferences_as_a_folder_that_peft_loads(
     again, _ = tune(run)
     assert again == made
     assert (folder / "adapter_model.safetensors").read_bytes() == before
+    # Other preferences are learned on top of what was learned before them.
+    run.file.path.write_text(run.file.text + "beta = 0.5\n")
+    other, told = tune(open_run(run.file.path))
+    assert not any("loss" in moment.figures for moment in told if moment.stage == "finetune")
+    assert any("loss" in moment.figures for moment in told if moment.stage == "preferences")
+    assert other.metrics["validation_loss"] == made.metrics["validation_loss"]
+    assert other.metrics["preference_validation_loss"] != made.metrics["preference_validation_loss"]
 
 
 def test_olives_own_pass_learns_and_goes_on_where_it_was(tiny_hf: Path, tmp_path: Path, one_thread: None) -> None:

@@ -176,11 +176,12 @@ def test_preferred_answers_become_more_likely_than_rejected_ones(
     tiny_hf: Path, tmp_path: Path, one_thread: None, method: Literal["lora", "full"],
 ) -> None:
     """And a second call, as after a kill before the stage said that it had ended, makes nothing anew."""
-    from training.fit.preferences import prefer
+    from training.fit.preferences import pair, prefer
 
-    pairs = [msgspec.structs.replace(each, rejected=Message(role="assistant", content="no idea")) for each in TRAIN]
+    examples = [msgspec.structs.replace(each, rejected=Message(role="assistant", content="no idea")) for each in TRAIN]
     how = Finetune(method=method, batch_size=8, evaluations=2, patience=0, precision="fp32")
     tokenizer = tokenizer_of(tiny_hf)
+    pairs = [pair(tokenizer, each) for each in examples]
     models, results = [], []
     for _ in range(2):
         model = start(tiny_hf, how, "fp32", 0)

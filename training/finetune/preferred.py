@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from edged.errors import InvalidRequest
 from training.examples import Example
 from training.recipe import Preferences
 from training.run import Moment, Run, Tell, digest
@@ -20,23 +21,33 @@ def preferences_digest(run: Run, wanted: Preferences) -> str:
     return digest([(source.title, files.digest_of(source)) for source in sources])
 
 
+def candidates(run: Run, wanted: Preferences) -> list[Example]:
+    """Pairs that may be learned from or held out, before anybody has counted their tokens. Takes no heavy library but
+    what reads their files.
+
+    Raises ConfigError with everything that is wrong with the files; InvalidRequest where there is no pair, or where
+    stage data has not ended."""
+    from training.split import prompts_of
+
+    if not wanted.data:
+        return _required(_pairs(prompts_of(run, "train")))
+    held_out = _held_out(run)
+    return _required([each for each in _read(run, wanted) if each.id not in held_out])
+
+
 def preferred(run: Run, wanted: Preferences, tokenizer: Any, tell: Tell) -> tuple[list[Example], list[Example]]:
     """(training, validation), each with a rejected answer. Of files of their own a validation share is drawn by prompt
     and seed; what is held out of the data, and what is longer than `data.max_tokens`, is left out and told.
 
-    Raises ConfigError with everything that is wrong with the files."""
-    from training.split import prompts_of
+    Raises as `candidates`."""
+    from training.encode import token_counts
+    from training.split import prompts_of, shared_out
 
     if not wanted.data:
-        return _pairs(prompts_of(run, "train")), _pairs(prompts_of(run, "validation"))
-    from training.data.read import examples_of
-    from training.encode import token_counts
-    from training.split import shared_out
-
+        return candidates(run, wanted), _pairs(prompts_of(run, "validation"))
     data = run.recipe.data
     assert data is not None
-    held_out = {each.id for name in ("validation", "test") for each in prompts_of(run, name)}
-    read = _pairs(examples_of(run, wanted.data, _KEY, "preferences"))
+    held_out, read = _held_out(run), _read(run, wanted)
     found = [each for each in read
              if each.id not in held_out and sum(token_counts(tokenizer, each)) <= data.max_tokens]
     if len(found) < len(read):
@@ -45,8 +56,29 @@ def preferred(run: Run, wanted: Preferences, tokenizer: Any, tell: Tell) -> tupl
                                            "data.max_tokens"))
     drawn = shared_out([(each.id, each.stratum) for each in {each.id: each for each in found}.values()],
                        {"validation": data.validation_share}, run.recipe.seed)
-    return ([each for each in found if drawn[each.id] == "train"],
+    return (_required([each for each in found if drawn[each.id] == "train"]),
             [each for each in found if drawn[each.id] == "validation"])
+
+
+def _read(run: Run, wanted: Preferences) -> list[Example]:
+    from training.data.read import examples_of
+
+    return _pairs(examples_of(run, wanted.data, _KEY, "preferences"))
+
+
+def _held_out(run: Run) -> set[str]:
+    from training.split import prompts_of
+
+    return {each.id for name in ("validation", "test") for each in prompts_of(run, name)}
+
+
+def _required(examples: list[Example]) -> list[Example]:
+    if not examples:
+        raise InvalidRequest("finetune.preferences: no example to learn from has a rejected answer; give data.train "
+                             "the form preferences (columns prompt, chosen, rejected), or name a file in "
+                             "finetune.preferences.data with short enough rows whose prompts are not those of "
+                             "validation and test")
+    return examples
 
 
 def _pairs(examples: Sequence[Example]) -> list[Example]:

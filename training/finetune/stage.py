@@ -14,7 +14,9 @@ import shutil
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from edged.store import files
 from training.fit.fit import Fitted, summed
@@ -22,6 +24,9 @@ from training.fit.plan import plan
 from training.recipe import Finetune, Recipe
 from training.run import Run, Tell, Trained, digest
 from training.stage import StageKind
+
+if TYPE_CHECKING:
+    from training.fit.preferences import Pair
 
 MODEL, PREFERENCES = "model", "preferences"
 
@@ -74,6 +79,7 @@ def finetuned(run: Run, tell: Tell) -> Trained:
     from training.finetune.adapter import start
     from training.fit.fit import fit
     from training.fit.precision import precision
+    from training.fit.preferences import prefer
     from training.models import base_folder, tokenizer_of
     from training.split import training_examples, validation_examples
 
@@ -89,18 +95,28 @@ def finetuned(run: Run, tell: Tell) -> Trained:
                              computed=precision(how.precision), seed=seed, tell=tell)
         save(partial(_copied, adapter), tokenizer, folder / MODEL)
         return trained(how, base, [summed(rows, plan(len(train), how), len(train))])
+    # Whatever is wrong with the preferences is found before anything is learned, and mending them leaves that as it is.
+    better, held_out = _pairs(run, how, tokenizer, tell)
     model = start(base, how, precision(how.precision), seed)
-    fitted = [fit(model, tokenizer, train, validation, how, folder, seed=seed, tell=tell)]
+    first = msgspec.structs.replace(how, preferences=None)
+    fitted = [fit(model, tokenizer, train, validation, first, folder, seed=seed, tell=tell)]
     if how.preferences is not None:
-        from training.finetune.preferred import preferred
-        from training.fit.preferences import prefer
-
-        better, held_out = preferred(run, how.preferences, tokenizer, tell)
-        fitted.append(prefer(model, tokenizer, better, held_out, how, how.preferences, folder / PREFERENCES,
+        fitted.append(prefer(model, tokenizer, better, held_out, first, how.preferences, folder / PREFERENCES,
                              seed=seed, tell=tell))
     if PartialState().is_main_process:
         save(model.save_pretrained, tokenizer, folder / MODEL)
     return trained(how, base, fitted)
+
+
+def _pairs(run: Run, how: Finetune, tokenizer: Any, tell: Tell) -> tuple[list[Pair], list[Pair]]:
+    """Those to learn from and those held out; none where the recipe has no preferences."""
+    from training.finetune.preferred import preferred
+    from training.fit.preferences import pair
+
+    if how.preferences is None:
+        return [], []
+    better, held_out = preferred(run, how.preferences, tokenizer, tell)
+    return [pair(tokenizer, each) for each in better], [pair(tokenizer, each) for each in held_out]
 
 
 def trained(how: Finetune, base: Path, fitted: Sequence[Fitted]) -> Trained:

@@ -140,7 +140,8 @@ def as_tried(recipe: Recipe) -> Recipe:
     how = msgspec.structs.replace(
         how, max_steps=min(steps, default=None), devices=1, accumulation=how.accumulation * how.devices)
     if isinstance(how, Finetune):
-        return msgspec.structs.replace(recipe, finetune=how)
+        # It ends before preferences are learned.
+        return msgspec.structs.replace(recipe, finetune=msgspec.structs.replace(how, preferences=None))
     assert recipe.distil is not None
     return msgspec.structs.replace(recipe, distil=msgspec.structs.replace(recipe.distil, student=how))
 

@@ -12,16 +12,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from edged.errors import DeviceUnavailable, InsufficientMemory, InsufficientStorage, InvalidRequest
+from edged.errors import ConfigError, DeviceUnavailable, InsufficientMemory, InsufficientStorage, InvalidRequest
 from edged.hardware.facts import Cpu, Facts, Gpu, Memory
 from edged.toml_file import TomlFile
 from tests.hf_folders import hf_files, put, weights
 from training.data.made import DataMade, lengths_of
 from training.estimate import check, estimate, in_sentence, require, require_machine
 from training.examples import Example, Message, identity, write_examples
-from training.recipe import Data, Distil, Finetune, Recipe, Student
+from training.recipe import Data, Distil, Finetune, Preferences, Recipe, Student
 from training.run import Moment, Run
-from training.sizes import Lesson, ModelSize, model_size
+from training.sizes import Lesson, ModelSize, lesson, model_size
 
 pytestmark = pytest.mark.unit
 
@@ -60,6 +60,30 @@ def test_steps_and_time_follow_the_epochs() -> None:
     assert thrice.seconds is not None
     assert 2.5 < thrice.seconds / once.seconds <= 3
     assert estimate(SMALL, LEARNED, LORA).seconds is None
+
+
+def test_preferences_take_their_own_time_and_memory() -> None:
+    learned = replace(LEARNED, preferences=Lesson(examples=80, tokens=40_000, longest=256, checked_tokens=0))
+    how = replace(LORA, epochs=1.0, evaluations=1)
+    after = replace(how, preferences=Preferences(epochs=2.0))
+    alone, both = (estimate(SMALL, learned, each, flops_per_s=1e11) for each in (how, after))
+    assert (alone.steps, both.steps) == (100, 100 + 20)
+    assert alone.seconds is not None
+    assert both.seconds is not None
+    assert both.seconds > alone.seconds
+    # Each example is two rows, and what is trained is there once more, as it was before.
+    assert both.logits_bytes == 2 * alone.logits_bytes
+    assert both.activations_bytes == 2 * alone.activations_bytes
+    assert both.weights_bytes == alone.weights_bytes + SMALL.trainable * 4
+    with pytest.raises(InsufficientMemory, match="batch_size = "):
+        require(SMALL, learned, after, facts(alone.memory_bytes), free_disk_bytes=100 * GB)
+    require(SMALL, learned, how, facts(alone.memory_bytes), free_disk_bytes=100 * GB)
+
+
+def test_short_preferences_need_no_more_memory_than_what_comes_before() -> None:
+    learned = replace(LEARNED, preferences=Lesson(examples=8, tokens=80, longest=8, checked_tokens=0))
+    after = replace(LORA, preferences=Preferences())
+    assert estimate(SMALL, learned, after).memory_bytes == estimate(SMALL, learned, LORA).memory_bytes
 
 
 def test_what_fits_is_not_refused() -> None:
@@ -174,6 +198,28 @@ def test_it_is_told_before_it_starts(tmp_path: Path) -> None:
     assert needs.steps == 6
     assert [moment.note for moment in told] == [in_sentence(needs)]
     assert needs.seconds is not None
+
+
+PAIR = {"prompt": "on?", "chosen": "yes", "rejected": "no, and a long reason why not"}
+
+
+def test_preferences_are_read_before_anything_is_learned(tmp_path: Path) -> None:
+    (tmp_path / "pairs.jsonl").write_text(json.dumps(PAIR) + "\n" + json.dumps({**PAIR, "prompt": "v"}) + "\n")
+    how = Finetune(rank=2, preferences=Preferences(data=("pairs.jsonl",)))
+    run = run_with(tmp_path, finetune=how)
+    # That of the validation split is not learned.
+    assert lesson(run).preferences == Lesson(examples=1, tokens=2 + 2 + 2 + 10, longest=12, checked_tokens=0)
+    assert check(run, lambda moment: None, facts=facts()).steps == 6 + 1
+    (tmp_path / "pairs.jsonl").write_text(json.dumps(PAIR) + '\n{"prompt": "off?", "chosen": "yes"}\n')
+    with pytest.raises(ConfigError, match=r"pairs\.jsonl:2"):
+        check(run, lambda moment: None, facts=facts())
+
+
+def test_preferences_that_are_all_held_out_are_told_before_anything_is_learned(tmp_path: Path) -> None:
+    (tmp_path / "pairs.jsonl").write_text(json.dumps({**PAIR, "prompt": "v"}) + "\n")
+    run = run_with(tmp_path, finetune=Finetune(rank=2, preferences=Preferences(data=("pairs.jsonl",))))
+    with pytest.raises(InvalidRequest, match=r"finetune\.preferences: no example"):
+        check(run, lambda moment: None, facts=facts())
 
 
 def test_an_example_longer_than_the_context_is_found(tmp_path: Path) -> None:
