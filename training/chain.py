@@ -146,7 +146,11 @@ def _bring_up(run: Run, kind: StageKind, tell: Tell, do: Do, *, again: bool) -> 
 
 
 def _forget(run: Run, name: StageName) -> None:
-    """The marker goes first, so that it never says that something is there which is not."""
+    """With nothing of it left, later stages have not ended either, though their keys may be the same again: what they
+    made was made of what is no more. Markers go first, so that none ever says that something is there which is not."""
+    order = list(PLACES)
+    for later in reversed(order[order.index(name) + 1:]):
+        run.unmark(later)
     if run.path(name).exists():
         run.begin(name)
         files.remove_tree(run.path(name))

@@ -17,6 +17,7 @@ again when the recipe or what came before it changed, and is passed over when no
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,9 +67,12 @@ class Trained(Struct, frozen=True, kw_only=True):
 
 
 class _Marker(Struct, frozen=True):
+    """at: when it ended, seconds since 1970."""
+
     key: str
     seconds: float
     value: Raw
+    at: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,9 +88,13 @@ class Run:
 
     def begin(self, stage: StageName) -> Path:
         """Its folder, no longer marked as done; what is in it stays, for the stage to go on with."""
-        files.remove(self._marker(stage))
+        self.unmark(stage)
         files.make_folder(self.path(stage))
         return self.path(stage)
+
+    def unmark(self, stage: StageName) -> None:
+        """It has not ended any more; what it made stays."""
+        files.remove(self._marker(stage))
 
     def is_done(self, stage: StageName, key: str) -> bool:
         """With just this key."""
@@ -96,7 +104,7 @@ class Run:
             return False
 
     def mark(self, stage: StageName, key: str, seconds: float, value: object) -> None:
-        marker = _Marker(key, round(seconds, 3), Raw(msgspec.json.encode(value)))
+        marker = _Marker(key, round(seconds, 3), Raw(msgspec.json.encode(value)), at=time.time())
         files.publish_bytes(self._marker(stage), msgspec.json.format(msgspec.json.encode(marker), indent=2),
                             self.path(stage))
 
@@ -110,6 +118,10 @@ class Run:
     def key(self, stage: StageName) -> str:
         """The digest under which the stage has ended; later stages put it into theirs. Raises InvalidRequest."""
         return self._read(stage).key
+
+    def ended_at(self, stage: StageName) -> float:
+        """Seconds since 1970: another time where it was done again, be it with the same key. Raises InvalidRequest."""
+        return self._read(stage).at
 
     def trained(self) -> Trained:
         """Of the last training. Raises InvalidRequest."""

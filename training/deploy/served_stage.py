@@ -49,7 +49,9 @@ class ServedAs(Struct, frozen=True, kw_only=True):
 
 
 def key(run: Run) -> str:
-    return digest("served", run.key("deploy"), [each.key("evaluate") for each in opened.members(run) or (run,)])
+    """An evaluation that is made again leaves nothing of what was measured here, which lies in its folder."""
+    return digest("served", run.key("deploy"), [
+        (each.key("evaluate"), each.ended_at("evaluate")) for each in opened.members(run) or (run,)])
 
 
 def run_served(run: Run, tell: Tell) -> ServedAs:

@@ -106,6 +106,28 @@ def test_again_begins_with_nothing_of_the_earlier_run(stages: Stages, opens: Cal
     assert not (run.path("finetune") / "checkpoint").exists()
 
 
+def test_what_is_done_again_leaves_no_later_stage_that_has_ended(stages: Stages, opens: Callable[..., Run]) -> None:
+    run = opens()
+    chain.run_stages(run, quiet, find=stages.find, do=here)
+    (run.path("export") / "kept").write_text("to go on with")
+    stages.ran.clear()
+    chain.run_stage(run, "finetune", quiet, again=True, find=stages.find, do=here)
+    chain.run_stages(run, quiet, find=stages.find, do=here)
+    assert stages.ran == ["finetune", "export"]
+    assert (run.path("export") / "kept").exists()
+
+
+def test_what_fails_while_it_is_done_again_leaves_no_later_stage_that_has_ended(
+    stages: Stages, opens: Callable[..., Run],
+) -> None:
+    run = opens()
+    chain.run_stages(run, quiet, find=stages.find, do=here)
+    stages.fails["data"] = Conflict("not now")
+    with pytest.raises(Conflict):
+        chain.run_stage(run, "data", quiet, again=True, find=stages.find, do=here)
+    assert not any(run.ended(name) for name in chain.PLACES)
+
+
 def test_a_stage_alone_says_which_one_comes_before_it(stages: Stages, opens: Callable[..., Run]) -> None:
     with pytest.raises(InvalidRequest, match=r"stage data .*has not ended.*python -m training data --recipe"):
         chain.run_stage(opens(), "finetune", quiet, find=stages.find, do=here)

@@ -11,9 +11,10 @@ from edged.errors import ConfigError, Conflict, Internal, InvalidRequest
 from edged.store.entries import JobProgress
 from training import opened
 from training.deploy import command, stage
+from training.deploy.served_stage import SERVED_STAGE
 from training.deploy.texts import passage, task
 from training.examples import Example, Message
-from training.run import Run
+from training.run import Run, StageName
 
 pytestmark = pytest.mark.unit
 
@@ -111,3 +112,15 @@ def test_a_command_that_fails_is_told_with_its_own_words(
     says(monkeypatch, code)
     with pytest.raises(kind, match=words):
         command.job(["convert", "x"], lambda moment: None)
+
+
+def test_what_is_served_is_measured_again_where_an_evaluation_was_made_again(tmp_path: Path) -> None:
+    run = opens(tmp_path)
+    names: tuple[StageName, ...] = ("deploy", "evaluate")
+    for name in names:
+        run.begin(name)
+        run.mark(name, "key", 1.0, None)
+    before = SERVED_STAGE.key(run)
+    assert SERVED_STAGE.key(run) == before
+    run.mark("evaluate", "key", 1.0, None)
+    assert SERVED_STAGE.key(run) != before
