@@ -32,6 +32,7 @@ from training.recipe import Architecture, Match, Soft, Student, load_recipe
 from training.run import Moment, Run, Trained
 from training.split import training_examples
 from training.student import begin, match
+from training.student import teachers as of_teachers
 from training.student.kept_targets import PART, keep
 from training.student.soft import Targets, divergence, targets
 from training.student.stage import STUDENT
@@ -209,6 +210,37 @@ def test_kept_targets_are_those_of_the_teacher_and_survive_a_kill(
     found.close()
     keep(teachers, examples[:3], tmp_path, lambda moment: None, of_teachers="others", pad=0).close()
     assert not first.exists()
+
+
+def test_teachers_are_on_the_device_that_the_student_is_trained_on(
+    folder: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("training.fit.precision.device", lambda: "meta")
+    found = of_teachers.load([(folder, 1.0)], 1.0)
+    assert {weight.device.type for weight in found.models[0].parameters()} == {"meta"}
+    assert found.device.type == "meta"
+
+
+class Elsewhere(Teachers):
+    """On a device that the examples are not on."""
+
+    @property
+    def device(self) -> Any:
+        return torch.device("meta")
+
+    def read(self, inputs: dict[str, Any], wanted: Any, **also: bool) -> list[Any]:
+        assert {values.device.type for values in (*inputs.values(), wanted)} == {"meta"}
+        return []
+
+    def targets(self, outputs: Any) -> Targets:
+        return Targets(torch.zeros(2, 1, dtype=torch.long), torch.zeros(2, 1))
+
+
+def test_what_teachers_read_is_brought_to_their_device(tmp_path: Path) -> None:
+    example = Encoded([1, 2, 3], [-100, 2, 3])
+    kept = keep(Elsewhere((), (1.0,), 1.0), [example], tmp_path, lambda moment: None, of_teachers="", pad=0)
+    assert kept.of([[1, 2, 3]]).tokens.shape == (2, 1)
+    kept.close()
 
 
 def test_sequences_of_a_batch_are_found_in_padded_and_in_packed_rows() -> None:

@@ -93,8 +93,9 @@ def _part(teachers: Teachers, examples: Sequence[Encoded], pad: int) -> bytes:
     logs: list[Any] = [None] * len(examples)
     for numbers in _alike(examples):
         rows = [examples[number] for number in numbers]
-        batch = collate([{"input_ids": row.input_ids, "labels": row.labels, "weight": 1.0} for row in rows])
-        found = teachers.targets(teachers.read(batch, wanted_positions(batch["labels"])))
+        batch = {name: values.to(teachers.device) for name, values in collate(
+            [{"input_ids": row.input_ids, "labels": row.labels, "weight": 1.0} for row in rows]).items()}
+        found = teachers.targets(teachers.read(batch, wanted_positions(batch["labels"]))).to("cpu")
         counts = [_wanted(row) for row in rows]
         apart = zip(found.tokens.to(torch.int32).split(counts), found.logs.split(counts), strict=True)
         for number, (of_row, logs_of_row) in zip(numbers, apart, strict=True):

@@ -19,6 +19,11 @@ class Teachers:
     weights: tuple[float, ...]
     temperature: float
 
+    @property
+    def device(self) -> Any:
+        """Of torch: where they all are, and where what they read has to be."""
+        return self.models[0].device
+
     def read(self, inputs: dict[str, Any], wanted: Any, **also: bool) -> list[Any]:
         """Outputs of transformers, with logits of 1 × wanted positions × vocabulary. inputs: a batch as `training.fit`
         makes them. also: `output_hidden_states`, `output_attentions`."""
@@ -35,12 +40,13 @@ class Teachers:
 
 
 def load(folders: Sequence[tuple[Path, float]], temperature: float, *, attention: bool = False) -> Teachers:
-    """folders: Hugging Face folders, each with its weight. attention: their maps will be asked for. Raises
-    ConversionFailed where transformers cannot load one."""
+    """On the device that the student is trained on. folders: Hugging Face folders, each with its weight. attention:
+    their maps will be asked for. Raises ConversionFailed where transformers cannot load one."""
     import torch
     from transformers import AutoModelForCausalLM
 
     from converters.quiet import quietly
+    from training.fit.precision import device
 
     models = []
     for folder, _ in folders:
@@ -51,7 +57,7 @@ def load(folders: Sequence[tuple[Path, float]], temperature: float, *, attention
                     attn_implementation="eager" if attention else None)
         except (ValueError, KeyError, NotImplementedError) as error:
             raise ConversionFailed(f"transformers cannot load the teacher: {str(error)[:300]}") from error
-        models.append(model.eval().requires_grad_(False))
+        models.append(model.eval().requires_grad_(False).to(device()))
     return Teachers(tuple(models), tuple(weight for _, weight in folders), temperature)
 
 
