@@ -1,7 +1,8 @@
 """A model of its own process, for times and memory that are its alone: `python -m training.evaluate.child`.
 
-One JSON line in, one out. First `Open`, answered by `Opened`; then any number of `Question`, each answered by a
-`training.reply.Reply`. Anything that fails is answered by `Failed`, and the child ends.
+One JSON line in, one out. First `Open`, answered by `Opened`; then any number of `Question`, each answered by
+`Answered`, or `Refused` where the model cannot read the prompt. Anything else that fails is answered by `Failed`, and
+the child ends.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import BinaryIO
 import msgspec
 from msgspec import Struct
 
+from edged.errors import InvalidRequest
 from training.examples import Example
 from training.reply import Reply
 
@@ -38,12 +40,16 @@ class Answered(Struct, frozen=True, tag="answered"):
     reply: Reply
 
 
+class Refused(Struct, frozen=True, tag="refused"):
+    why: str
+
+
 class Failed(Struct, frozen=True, tag="failed"):
     why: str
 
 
 Ask = Open | Question
-Told = Opened | Answered | Failed
+Told = Opened | Answered | Refused | Failed
 
 
 def main() -> None:
@@ -70,7 +76,10 @@ def _serve(asked: BinaryIO, out: BinaryIO) -> None:
     for line in asked:
         question = decoder.decode(line)
         assert isinstance(question, Question)
-        _tell(out, Answered(model.answer_timed(question.example, question.max_tokens)))
+        try:
+            _tell(out, Answered(model.answer_timed(question.example, question.max_tokens)))
+        except InvalidRequest as refused:
+            _tell(out, Refused(refused.message))
 
 
 def _libraries() -> int:

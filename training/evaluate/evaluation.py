@@ -13,7 +13,7 @@ from edged.errors import InvalidRequest
 from training.evaluate.choice import Chosen, choose
 from training.evaluate.figures import differences
 from training.evaluate.measure import measure, read_items, write_result
-from training.evaluate.race import Race, race, ratio, speed_of
+from training.evaluate.race import Race, prompts_for, race, ratio, speed_of
 from training.evaluate.report import report
 from training.evaluate.results import Comparison, Evaluated, Result
 from training.evaluate.subject import Subject
@@ -39,9 +39,7 @@ def evaluate(run: Run, tell: Tell, subjects: Sequence[Subject], *, stage: Stage 
     results = [
         measure(subject, examples, settings, out / subject.name, tell, chosen=chosen, seed=seed, stage=stage)
         for subject in subjects]
-    raced = None
-    if settings.performance and (answered := _answered(examples, subjects, out)):
-        raced = race(subjects, answered, settings.max_tokens, out, tell, seed=seed, stage=stage)
+    raced = _raced(run, subjects, examples, tell, stage) if settings.performance else None
     if raced is not None:
         results = [_with_race(result, raced, out) for result in results]
     evaluated = Evaluated(
@@ -57,10 +55,22 @@ def evaluate(run: Run, tell: Tell, subjects: Sequence[Subject], *, stage: Stage 
     return evaluated
 
 
-def _answered(examples: Sequence[Example], subjects: Sequence[Subject], out: Path) -> list[Example]:
-    """Those that every subject has an answer to."""
-    refused = {item.id for subject in subjects for item in read_items(out / subject.name) if item.said is None}
-    return [example for example in examples if example.id not in refused]
+def _raced(
+    run: Run, subjects: Sequence[Subject], asked: Sequence[Example], tell: Tell, stage: Stage,
+) -> Race | None:
+    """By prompts that are not asked of anyone else: what was held out and not drawn, then what was learned from. None,
+    and told, where no prompt has an answer of all."""
+    held_out, learned = [*prompts_of(run, "test"), *prompts_of(run, "validation"), *asked], prompts_of(run, "train")
+    ids = {example.id for example in asked}
+    prompts = prompts_for([held_out, learned], ids, run.recipe.seed)
+    if any(subject.kind == "endpoint" for subject in subjects) and any(example.id in ids for example in prompts):
+        tell(Moment(stage=stage, note="there are too few prompts that were not asked before, so times are of some that "
+                                      "were; what serves and keeps prompts answers these sooner"))
+    raced = race(subjects, prompts, run.recipe.evaluate.max_tokens, run.path("evaluate"), tell, stage=stage)
+    if not all(raced.rounds.values()):
+        tell(Moment(stage=stage, note="no prompt is answered by all subjects, so no times are told"))
+        return None
+    return raced
 
 
 def drawn(examples: Sequence[Example], limit: int | None, seed: int) -> list[Example]:

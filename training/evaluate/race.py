@@ -1,7 +1,8 @@
 """How fast subjects are, and what they take of memory: one request at a time, turn about.
 
 In each round every subject answers the same prompt, greedily, in an order that changes from round to round. What else
-the machine does meanwhile meets all of them alike, so times are compared round by round. Rounds are as many as fit into
+the machine does meanwhile meets all of them alike, so times are compared round by round. The prompts are new to all:
+what serves keeps prompts that it has read, and would answer them sooner the second time. Rounds are as many as fit into
 BUDGET_S, LEAST_ROUNDS at least. Where memory does not hold all subjects at once they run one after the other, which is
 told.
 """
@@ -11,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -21,13 +22,13 @@ import psutil
 from msgspec import Struct
 
 from converters.source import count_weights
+from edged.errors import InvalidApiKey, InvalidRequest, ModelNotFound
 from edged.store import files
 from training.evaluate.bootstrap import LEVEL, Floats
 from training.evaluate.racers import Racer, racer
 from training.evaluate.results import Memory, Ratio, Speed, Spread
 from training.evaluate.subject import Subject
 from training.examples import Example
-from training.reply import Reply
 from training.run import Moment, Tell, digest
 
 MOST_ROUNDS = 24
@@ -57,13 +58,26 @@ class Race(Struct, frozen=True, kw_only=True):
     memory: dict[str, Memory]
 
 
+def prompts_for(pools: Sequence[Sequence[Example]], asked: Collection[str], seed: int) -> list[Example]:
+    """One for warming up and one for each round: of the first pool those that were not asked before, by id, then of the
+    next ones. The same ones for all subjects, whatever the order of the files. Where these make no LEAST_ROUNDS, some
+    that were asked come last."""
+    fresh: dict[str, Example] = {}
+    stale: dict[str, Example] = {}
+    for pool in pools:
+        for example in sorted(pool, key=lambda one: hashlib.sha256(f"{seed}:{one.id}".encode()).hexdigest()):
+            (stale if example.id in asked else fresh).setdefault(example.id, example)
+    lacking = max(0, LEAST_ROUNDS + 1 - len(fresh))
+    return [*fresh.values(), *list(stale.values())[:lacking]][:MOST_ROUNDS + 1]
+
+
 def race(
-    subjects: Sequence[Subject], examples: Sequence[Example], max_tokens: int, out: Path, tell: Tell, *, seed: int = 0,
+    subjects: Sequence[Subject], prompts: Sequence[Example], max_tokens: int, out: Path, tell: Tell, *,
     stage: str = "evaluate",
 ) -> Race:
     """out: where rounds.json is kept; what it holds is taken over where the same subjects raced. The first prompt is
-    for warming up. Raises EdgedError of a subject that does not answer."""
-    prompts = _drawn(examples, seed)
+    for warming up. A prompt that one of them refuses is no round of any. Raises EdgedError of a subject that does not
+    answer."""
     marks = [subject.marks() for subject in subjects]
     key = digest([subject.name for subject in subjects], marks, [one.id for one in prompts], max_tokens)
     if None not in marks and (before := _read(out)) is not None and before.key == key:
@@ -72,16 +86,18 @@ def race(
     if not turn_about:
         tell(Moment(stage=stage, note="memory does not hold all models at once, so their times are measured one after "
                                       "the other; what else the machine does then counts"))
-    rounds: dict[str, list[Timed]] = {}
+    rounds: dict[str, list[Timed | None]] = {}
     memory: dict[str, Memory] = {}
     for group in [subjects] if turn_about else [[subject] for subject in subjects]:
         told = partial(_told, tell, stage)
         for subject, known, kept in _run(group, prompts, max_tokens, told, BUDGET_S * len(group) / len(subjects)):
             rounds[subject.name], memory[subject.name] = known, kept
-    # Of subjects that ran apart, the rounds that all of them have.
-    least = min(map(len, rounds.values()), default=0)
-    made = Race(key=key, turn_about=turn_about, rounds={name: known[:least] for name, known in rounds.items()},
-                memory=memory)
+    # Of subjects that ran apart, one may have more of them.
+    common = [None not in each for each in zip(*rounds.values(), strict=False)]
+    made = Race(
+        key=key, turn_about=turn_about, memory=memory,
+        rounds={name: [one for one, by_all in zip(known, common, strict=False) if by_all and one is not None]
+                for name, known in rounds.items()})
     files.publish_bytes(out / ROUNDS_FILE, msgspec.json.encode(made), out)
     return made
 
@@ -99,15 +115,15 @@ def _told(tell: Tell, stage: str, what: str, fraction: float | None = None) -> N
 def _run(
     subjects: Sequence[Subject], prompts: Sequence[Example], max_tokens: int, told: Callable[..., None],
     budget_s: float,
-) -> list[tuple[Subject, list[Timed], Memory]]:
-    """Of subjects that are in memory together."""
-    rounds: dict[str, list[Timed]] = {}
+) -> list[tuple[Subject, list[Timed | None], Memory]]:
+    """Of subjects that are in memory together. None of a prompt that one refused."""
+    rounds: dict[str, list[Timed | None]] = {}
     with contextlib.ExitStack() as held:
         racers: list[tuple[Subject, Racer]] = []
         for subject in subjects:
             told(f"times: loading {subject.shown}")
             one = held.enter_context(racer(subject))
-            one.answer(prompts[0], max_tokens)
+            _answered(one, prompts[0], max_tokens)
             racers.append((subject, one))
             rounds[subject.name] = []
         began_s = time.monotonic()
@@ -117,7 +133,7 @@ def _run(
                 break
             told("times", number / len(measured))
             for subject, one in _turned(racers, number):
-                rounds[subject.name].append(_timed(one.answer(example, max_tokens)))
+                rounds[subject.name].append(_answered(one, example, max_tokens))
         return [(subject, rounds[subject.name], one.memory()) for subject, one in racers]
 
 
@@ -139,21 +155,19 @@ def ratio(before: Sequence[float], after: Sequence[float], seed: int) -> Ratio:
     return Ratio(median=float(np.median(ratios)), low=float(low), high=float(high))
 
 
-def _drawn(examples: Sequence[Example], seed: int) -> list[Example]:
-    """The same ones for all subjects, whatever the order of the file."""
-    def drawn(example: Example) -> str:
-        return hashlib.sha256(f"{seed}:{example.id}".encode()).hexdigest()
-
-    return sorted(examples, key=drawn)[:MOST_ROUNDS + 1]
-
-
 def _turned(racers: list[tuple[Subject, Racer]], number: int) -> list[tuple[Subject, Racer]]:
     first = number % len(racers)
     return racers[first:] + racers[:first]
 
 
-def _timed(reply: Reply) -> Timed:
+def _answered(one: Racer, example: Example, max_tokens: int) -> Timed | None:
     """An answer without a token ends when it would have begun."""
+    try:
+        reply = one.answer(example, max_tokens)
+    except (InvalidApiKey, ModelNotFound):
+        raise
+    except InvalidRequest:
+        return None
     return Timed(first_token_s=reply.first_token_s if reply.first_token_s is not None else reply.seconds,
                  answer_s=reply.seconds, tokens=reply.completion_tokens)
 

@@ -13,10 +13,10 @@ import msgspec
 import psutil
 
 from converters.quiet import ENVIRONMENT
-from edged.errors import CorruptFile, Internal, RefusedFile
+from edged.errors import CorruptFile, Internal, InvalidRequest, RefusedFile
 from training.endpoint import Endpoint
 from training.evaluate.asking import request_of
-from training.evaluate.child import Answered, Failed, Open, Opened, Question, Told
+from training.evaluate.child import Answered, Failed, Open, Opened, Question, Refused, Told
 from training.evaluate.results import Memory
 from training.evaluate.subject import Subject
 from training.examples import Example
@@ -26,7 +26,8 @@ from training.weigh import weigh
 
 class Racer(Protocol):
     def answer(self, example: Example, max_tokens: int) -> Reply:
-        """With first_token_s. Raises EdgedError."""
+        """With first_token_s. Raises InvalidRequest of a prompt that is refused, other errors of a subject that does
+        not answer."""
         ...
 
     def memory(self) -> Memory: ...
@@ -80,6 +81,8 @@ class _Child:
         told: Told = msgspec.json.decode(line, type=Told)
         if isinstance(told, Failed):
             raise Internal(f"{self._subject.shown} cannot be measured: {told.why}")
+        if isinstance(told, Refused):
+            raise InvalidRequest(told.why)
         return told
 
 

@@ -11,19 +11,22 @@ import msgspec
 import pytest
 
 from edged.errors import CorruptFile, SourceUnavailable
+from edged.toml_file import TomlFile
 from tests.chat_server import Answer, Body, ChatServer, answer, refusal
 from tests.unit.training.characters import Characters
 from training.endpoint import ATTEMPTS
+from training.evaluate import evaluation
 from training.evaluate.asking import asked
 from training.evaluate.items import Kept, Said
 from training.evaluate.judging import grade_in, graded
 from training.evaluate.measure import measure, read_items
-from training.evaluate.race import Timed, ratio, speed_of
+from training.evaluate.race import LEAST_ROUNDS, Timed, ratio, speed_of
+from training.evaluate.results import Evaluated
 from training.evaluate.scoring import CannotScore, Scorer
 from training.evaluate.subject import Subject
-from training.examples import Example, Message, identity
-from training.recipe import Evaluate, Judge
-from training.run import Moment
+from training.examples import Example, Message, identity, write_examples
+from training.recipe import Data, Evaluate, Judge, Recipe
+from training.run import Moment, Run
 
 pytestmark = pytest.mark.unit
 
@@ -222,6 +225,74 @@ def test_calls_of_a_served_model_are_its_answer() -> None:
         [said] = subject.said(EXAMPLES[:1], 9)
     assert said.said is not None
     assert said.said.tool_calls[0]["function"]["name"] == "light"
+
+
+def streamed(text: str) -> Answer:
+    chunk = {"choices": [{"index": 0, "delta": {"role": "assistant", "content": text}, "finish_reason": None}]}
+    last = {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}],
+            "usage": {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}}
+    return Answer("".join(f"data: {json.dumps(one)}\n\n" for one in (chunk, last)).encode() + b"data: [DONE]\n\n")
+
+
+def race_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str, notes: list[str], **splits: str) -> Evaluated:
+    """An evaluation of one served model, with the splits' prompts by their letters."""
+    settings = msgspec.structs.replace(SETTINGS, performance=True, limit=6)
+    recipe = Recipe(name="x", base="./base", data=Data(train=("t.jsonl",)), evaluate=settings)
+    run = Run(tmp_path, recipe, TomlFile(tmp_path / "r.toml", "", {}))
+    run.begin("data")
+    run.begin("evaluate")
+    for name in ("train", "validation", "test"):
+        write_examples(run.path("data") / f"{name}.jsonl", [example(one, "no") for one in splits.get(name, "")])
+    run.mark("data", "k", 0.0, None)
+    monkeypatch.setattr(evaluation, "report", lambda run, evaluated: None)
+
+    def tell(moment: Moment) -> None:
+        if moment.note:
+            notes.append(moment.note)
+
+    return evaluation.evaluate(run, tell, [served(url)])
+
+
+def test_times_are_of_prompts_that_were_not_asked_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What serves keeps prompts. One that is refused is no round."""
+    def say(body: Body) -> Answer:
+        if body["messages"][-1]["content"] == "v":
+            return refusal(400, "too long")
+        return streamed("no") if body.get("stream") else answer("no")
+
+    notes: list[str] = []
+    with ChatServer(say) as server:
+        [result] = race_in(tmp_path, monkeypatch, server.url, notes, test="abcdefgh", validation="vwx",
+                           train="klmnopq").results
+    asked_of: dict[bool, list[str]] = {True: [], False: []}
+    for body in server.bodies:
+        asked_of[bool(body.get("stream"))].append(body["messages"][-1]["content"])
+    assert len(asked_of[False]) == 6
+    assert not set(asked_of[True]) & set(asked_of[False])
+    assert len(set(asked_of[True])) == len(asked_of[True]) == 2 + 3 + 7
+    assert set("vwx") < set(asked_of[True][:5])
+    assert result.speed is not None
+    assert result.speed.rounds == 12 - 1 - (asked_of[True][0] != "v")
+    assert not any("asked before" in note for note in notes)
+
+
+def test_where_there_are_too_few_prompts_times_are_of_some_that_were_asked_and_this_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    notes: list[str] = []
+    with ChatServer(lambda body: streamed("no") if body.get("stream") else answer("no")) as server:
+        [result] = race_in(tmp_path, monkeypatch, server.url, notes, validation="abcdef", train="klm").results
+    assert result.speed is not None
+    assert result.speed.rounds == LEAST_ROUNDS
+    assert any("asked before" in note for note in notes)
+
+
+def test_where_all_is_refused_no_times_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    notes: list[str] = []
+    with ChatServer(lambda body: refusal(400, "too long") if body.get("stream") else answer("no")) as server:
+        [result] = race_in(tmp_path, monkeypatch, server.url, notes, validation="abcdef", train="klm").results
+    assert result.speed is None
+    assert any("no times are told" in note for note in notes)
 
 
 def test_times_are_compared_round_by_round() -> None:
