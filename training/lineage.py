@@ -17,7 +17,7 @@ from training.answers.answered import Answered, Told
 from training.chosen import chosen
 from training.data.made import DataMade
 from training.evaluate.results import Evaluated
-from training.models import base_facts
+from training.models import base_facts, named
 from training.recipe import Finetune, Recipe, Student
 from training.run import Run, digest
 from training.split import prompts_of, training_examples, validation_examples
@@ -33,7 +33,7 @@ def lineage(run: Run, earlier: Path) -> Training:
     base = base_facts(run) if ended.base is not None else None
     made = Training(
         recipe=run.recipe.name, recipe_digest=hashlib.sha256(run.file.text.encode()).hexdigest(),
-        base=base.reference if base is not None else None, base_digest=base.digest if base is not None else None,
+        base=named(base.reference) if base is not None else None, base_digest=base.digest if base is not None else None,
         method=method(chosen(run.recipe, run)), seed=run.recipe.seed, data_digest=_data_digest(run),
         train=len(training_examples(run)), validation=len(validation_examples(run)),
         test=len(prompts_of(run, "test")), parents=teachers(run), steps=ended.steps, seconds=ended.seconds,
@@ -83,7 +83,7 @@ def _finetune(how: Finetune) -> str:
 def _student(how: Student) -> str:
     form = how.architecture
     said = f"a student of {form.layers} layers, {form.hidden} wide, from scratch" if how.init == "scratch" \
-        else f"a student that began as {how.init}"
+        else f"a student that began as {named(how.init)}"
     if how.soft is not None:
         said += f", soft targets at temperature {how.soft.temperature:g}"
     if how.match is not None:

@@ -57,6 +57,12 @@ def base_key(run: Run, said: str | None = None) -> str:
         return _found(run, said or run.recipe.base, held).key
 
 
+def named(said: str) -> str:
+    """A model as a recipe names it, for others to read: of a path its last name (`./smollm2`), since where it lies is
+    this machine's own matter."""
+    return f"./{Path(said).name}" if said.startswith((".", "/", "~")) else said
+
+
 def tokenizer_of(folder: Path) -> Any:
     """Of a Hugging Face folder, without the network and without code of its own."""
     from transformers import AutoTokenizer

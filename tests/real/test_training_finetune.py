@@ -66,6 +66,8 @@ def test_an_adapter_and_then_preferences_as_a_folder_that_peft_loads(
     assert {"adapter_config.json", "adapter_model.safetensors", "tokenizer.json", "chat_template.jinja"} \
         <= {file.name for file in folder.iterdir()}
     assert not (folder / "ref").exists()
+    assert not [file.name for file in folder.iterdir() for place in (tmp_path, tiny_hf.parent)
+                if str(place).encode() in file.read_bytes()]
     base = made.base
     assert base is not None
     with quiet():

@@ -101,7 +101,7 @@ def _keep(run: Run, adapter: Path, out: Path) -> None:
     machine."""
     from converters.refuse import ADAPTER_CONFIG, ADAPTER_WEIGHTS, CONFIG, model_files
     from edged.store.kinds import is_weights
-    from training.models import base_folder
+    from training.models import base_folder, named
 
     out.mkdir()
     base = base_folder(run)
@@ -113,7 +113,7 @@ def _keep(run: Run, adapter: Path, out: Path) -> None:
             shutil.copyfile(file, out / file.name)
     shutil.copyfile(adapter / ADAPTER_WEIGHTS, out / ADAPTER_WEIGHTS)
     config = json.loads((adapter / ADAPTER_CONFIG).read_bytes())
-    config["base_model_name_or_path"] = run.recipe.base
+    config["base_model_name_or_path"] = named(run.recipe.base)
     (out / ADAPTER_CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import gc
+import json
 import shutil
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -93,7 +94,7 @@ def finetuned(run: Run, tell: Tell) -> Trained:
 
         adapter, rows = tune(base, tokenizer, how, folder, train=train, validation=validation,
                              computed=precision(how.precision), seed=seed, tell=tell)
-        save(partial(_copied, adapter), tokenizer, folder / MODEL)
+        save(partial(_copied, adapter), tokenizer, folder / MODEL, base=run.recipe.base)
         return trained(how, base, [summed(rows, plan(len(train), how), len(train))])
     # Whatever is wrong with the preferences is found before anything is learned, and mending them leaves that as it is.
     better, held_out = _pairs(run, how, tokenizer, tell)
@@ -104,7 +105,7 @@ def finetuned(run: Run, tell: Tell) -> Trained:
         fitted.append(prefer(model, tokenizer, better, held_out, first, how.preferences, folder / PREFERENCES,
                              seed=seed, tell=tell))
     if PartialState().is_main_process:
-        save(model.save_pretrained, tokenizer, folder / MODEL)
+        save(model.save_pretrained, tokenizer, folder / MODEL, base=run.recipe.base)
     return trained(how, base, fitted)
 
 
@@ -130,9 +131,12 @@ def trained(how: Finetune, base: Path, fitted: Sequence[Fitted]) -> Trained:
         examples=fitted[0].examples, tokens=sum(one.tokens for one in fitted), metrics=metrics)
 
 
-def save(weights: Callable[[Path], object], tokenizer: Any, to: Path) -> None:
+def save(weights: Callable[[Path], object], tokenizer: Any, to: Path, *, base: str | None = None) -> None:
     """The folder `to`, whole or not at all: adapter or weights in safetensors, tokenizer and chat template. weights:
-    writes them into a folder, which it may have to make."""
+    writes them into a folder, which it may have to make. base: of an adapter, as the recipe names it."""
+    from converters.refuse import ADAPTER_CONFIG
+    from training.models import named
+
     half = to.with_name(f"{to.name}.part")
     for old in (half, to):
         with contextlib.suppress(FileNotFoundError):
@@ -141,6 +145,10 @@ def save(weights: Callable[[Path], object], tokenizer: Any, to: Path) -> None:
     tokenizer.save_pretrained(half)
     # peft describes the adapter in a page of placeholders.
     files.remove(half / "README.md")
+    if base is not None and (said := half / ADAPTER_CONFIG).exists():
+        # peft writes where the base lies in this run's folder.
+        config = {**json.loads(said.read_bytes()), "base_model_name_or_path": named(base)}
+        said.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
     for file in half.iterdir():
         files.sync_file(file)
     files.rename(half, to)

@@ -17,6 +17,7 @@ from training.evaluate.results import Evaluated, Figure, Result
 from training.evaluate.subject import About
 from training.examples import Example, Message, write_examples
 from training.export.stage import EXPORT, Exported
+from training.lineage import method
 from training.run import Moment, Run, Trained, digest
 
 pytestmark = pytest.mark.unit
@@ -108,6 +109,21 @@ def test_a_kept_adapter_has_what_serves_it_and_no_path_of_this_machine(tmp_path:
     assert json.loads(files["adapter_config.json"])["base_model_name_or_path"] == "./base"
     assert trained.decode(files[TRAINING_FILE]).method == "lora of rank 8"
     assert not any(str(tmp_path).encode() in data or b"/private" in data for data in files.values())
+
+
+@pytest.mark.parametrize("adapter", ["merge", "keep"])
+def test_an_absolute_base_is_told_by_its_own_name(tmp_path: Path, adapter: str) -> None:
+    run = ended(tmp_path, f'[finetune]\n[export]\nadapter = "{adapter}"\n',
+                kind="weights" if adapter == "merge" else "adapter")
+    run.file.path.write_text(run.file.text.replace('"./base"', f'"{tmp_path / "base"}"'))
+    _, files = export(opened.open_run(run.file.path))
+    assert trained.decode(files[TRAINING_FILE]).base == "./base"
+    assert not any(str(tmp_path).encode() in data for data in files.values())
+
+
+def test_a_student_that_began_as_a_folder_tells_its_own_name(tmp_path: Path) -> None:
+    run = opens(tmp_path, f'[distil.student]\ninit = "{tmp_path / "small"}"\n')
+    assert method(run.recipe) == "a student that began as ./small"
 
 
 def test_what_was_exported_before_gives_way_to_the_other_kind(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from edged.errors import BadReference, InvalidRequest, ModelNotFound, RefusedFile
 from edged.toml_file import TomlFile
 from tests.hf_folders import hf_files, put
-from training.models import base_facts, base_folder, base_key
+from training.models import base_facts, base_folder, base_key, named
 from training.recipe import Data, Recipe
 from training.run import Run
 
@@ -111,3 +111,11 @@ def test_a_folder_that_looks_like_a_repository_is_asked_about(tmp_path: Path) ->
     put(tmp_path / "models" / "base", hf_files())
     with pytest.raises(BadReference, match=r"write \./models/base"):
         base_folder(run_of(tmp_path, "models/base"))
+
+
+@pytest.mark.parametrize(("said", "shown"), [
+    ("/home/jo/models/smollm2", "./smollm2"), ("~/smollm2/", "./smollm2"), ("../models/smollm2.gguf", "./smollm2.gguf"),
+    ("./smollm2", "./smollm2"), ("smollm2-135m@3", "smollm2-135m@3"), ("org/repo@main", "org/repo@main"),
+])
+def test_what_others_read_of_a_model_has_no_path_of_this_machine(said: str, shown: str) -> None:
+    assert named(said) == shown
