@@ -141,8 +141,9 @@ def _open(address: str) -> bool:
 
 @contextlib.contextmanager
 def _started(settings: Settings, log: Path) -> Iterator[Server]:
-    command = [*EDGED, "serve", "--host", "127.0.0.1", "--port", "0", "--socket", "off", "--log-format", "json",
-               "--api-keys="]
+    # Temporary: what the operator's daemon has in memory is not this one's to load, nor to forget.
+    command = [*EDGED, "serve", "--temporary", "--host", "127.0.0.1", "--port", "0", "--socket", "off",
+               "--log-format", "json", "--api-keys="]
     environment = {**os.environ, "EDGED_HOME": str(settings.home)}
     with log.open("wb") as out, subprocess.Popen(
             command, env=environment, stdin=subprocess.DEVNULL, stdout=out, stderr=out,

@@ -29,14 +29,15 @@ def main(arguments: Sequence[str]) -> int:
 
         flags = read_flags(arguments)
     session = flags.pop("session", False)
+    temporary = flags.pop("temporary", False) or session
     try:
-        return _serve(flags, session=session)
+        return _serve(flags, session=session, temporary=temporary)
     except EdgedError as error:
         print(f"edged serve: {error}", file=sys.stderr)
         return ExitCode.USAGE if isinstance(error, ConfigError) else ExitCode.FAILED
 
 
-def _serve(flags: dict[str, Any], *, session: bool) -> int:
+def _serve(flags: dict[str, Any], *, session: bool, temporary: bool) -> int:
     settings, origins = load_settings(flags)
     require_keys(settings, origins)
     if settings.capture_redact:
@@ -54,7 +55,8 @@ def _serve(flags: dict[str, Any], *, session: bool) -> int:
 
         from edged.cli import serving
 
-        daemon = serving.Daemon(settings, store, catalog, listeners, config=_config_used(flags))
+        daemon = serving.Daemon(settings, store, catalog, listeners, config=_config_used(flags),
+                                temporary=temporary)
         return serving.run(daemon, until_input_ends=session)
 
 

@@ -37,6 +37,10 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--session", action="store_true",
         help="serve on the Unix socket only, and stop when standard input ends (what `edged run` starts)")
+    made.add_argument(
+        "--temporary", action="store_true",
+        help="load no model that was in memory before, and let none come back later: for a daemon that a program "
+             "starts for a while (--session is so too)")
     for info in describe_settings():
         _add(made, info)
     return made
@@ -52,5 +56,5 @@ def _add(to: argparse.ArgumentParser, info: SettingInfo) -> None:
 
 
 def read_flags(arguments: Sequence[str]) -> dict[str, Any]:
-    """By name: `config`, `session`, and each setting; None where not given. A mistake ends the process."""
+    """By name: `config`, `session`, `temporary`, and each setting; None where not given. A mistake ends the process."""
     return vars(parser().parse_args(arguments))

@@ -43,11 +43,12 @@ log = structlog.get_logger("edged")
 
 class Daemon:
     def __init__(self, settings: Settings, store: Store, catalog: CatalogFile, listeners: Listeners, *,
-                 config: Path | None, notifier: Notifier | None = None) -> None:
+                 config: Path | None, notifier: Notifier | None = None, temporary: bool = False) -> None:
+        """temporary: it ends with a command that started it."""
         self._settings, self._store, self._listeners, self._config = settings, store, listeners, config
         self._notifier = notifier if notifier is not None else Notifier()
         self._metrics = Metrics()
-        self._router = Router(settings, store, catalog, self._metrics)
+        self._router = Router(settings, store, catalog, self._metrics, remembers=not temporary)
         self._jobs = Jobs(settings, store, catalog, self._metrics, made=self._router.activated)
         self._responses = Responses(settings)
         self._asked = asyncio.Event()

@@ -46,6 +46,10 @@ class Runner(Protocol):
 Routed = Callable[["Generation", EdgedError | None], None]
 
 
+def untold(generation: Generation, error: EdgedError | None) -> None:
+    """A `Routed` for what nobody counts."""
+
+
 def content_hash(request: Request) -> bytes:
     """Identity of what was asked: the same for a request sent again by whoever, under whatever id."""
     asked = msgspec.structs.replace(request, id="", client="")

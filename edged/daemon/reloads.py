@@ -16,6 +16,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable, Iterable
+from pathlib import Path
 
 import structlog
 from prometheus_client import Counter
@@ -24,6 +25,7 @@ from edged.daemon.model import Model
 from edged.daemon.remembered import Due, Kept, LoadedFile, Present, due, to_keep
 from edged.daemon.status import ModelState, ReloadOutcome
 from edged.errors import EdgedError
+from edged.store.locks import Lock, try_lock
 
 #: The file is written around each try, when a model died, and at the end; else no more often than this.
 WRITE_EVERY_S = 60.0
@@ -32,14 +34,16 @@ log = structlog.get_logger("edged.daemon")
 
 
 class Reloads:
-    """Owner of the file. `settle` is one of the router's reactions; it never awaits."""
+    """Owner of the file for as long as it holds the lock: of several daemons over one home, one remembers. `settle` is
+    one of the router's reactions; it never awaits."""
 
-    def __init__(self, file: LoadedFile, *, on: bool, find: Callable[[str], Model], named: Callable[[Model], str],
-                 rate: Callable[[str], float], outcomes: Counter, changed: Callable[[], None],
-                 clock: Callable[[], float] = time.monotonic) -> None:
-        """find: the model of that name or name@version; raises ModelNotFound, CorruptFile. named: the other way round.
-        rate: uses a second that are expected of a name."""
-        self._file, self._on = file, on
+    def __init__(self, file: LoadedFile, lock: Path | None, *, on: bool, find: Callable[[str], Model],
+                 named: Callable[[Model], str], rate: Callable[[str], float], outcomes: Counter,
+                 changed: Callable[[], None], clock: Callable[[], float] = time.monotonic) -> None:
+        """lock: of the file; None: it is another daemon's. find: the model of that name or name@version; raises
+        ModelNotFound, CorruptFile. named: the other way round. rate: uses a second that are expected of a name."""
+        self._file, self._lock_path, self._on = file, lock, on
+        self._lock: Lock | None = None
         self._find, self._named, self._rate, self._outcomes = find, named, rate, outcomes
         self._changed, self._clock = changed, clock
         self._due: list[Kept] = []
@@ -54,6 +58,10 @@ class Reloads:
 
     def start(self) -> None:
         """Only reads; `settle` begins."""
+        self._lock = self._take_lock()
+        if self._lock is None:
+            self._on = False
+            return
         if not self._on:
             # What was in memory now must not come back when it is on again some day.
             with contextlib.suppress(OSError):
@@ -81,9 +89,13 @@ class Reloads:
 
     async def close(self, models: list[Model]) -> None:
         """What is in memory now comes back at the next start, as does what had not had its turn."""
-        if not self._on:
-            return
-        self._on = False
+        if self._on:
+            self._on = False
+            await self._end(models)
+        if self._lock is not None:
+            self._lock.release()
+
+    async def _end(self, models: list[Model]) -> None:
         if self._timer is not None:
             self._timer.cancel()
         if self._writing is not None:
@@ -91,6 +103,17 @@ class Reloads:
         waiting = self._due if self._trying is None else [self._trying, *self._due]
         if (kept := to_keep(self._present(models), waiting, self._back)) != self._written:
             await self._write(kept, durable=False)
+
+    def _take_lock(self) -> Lock | None:
+        if self._lock_path is None:
+            return None
+        try:
+            if (held := try_lock(self._lock_path)) is None:
+                log.info("loaded_models.not_kept", reason="another daemon serves this home and keeps them")
+        except OSError as error:
+            log.info("loaded_models.not_kept", reason=error.strerror)
+            return None
+        return held
 
     def _try_next(self, models: list[Model]) -> None:
         while self._due:

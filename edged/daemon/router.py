@@ -23,7 +23,7 @@ from edged.daemon.breaker import Breaker
 from edged.daemon.capture import LAST_S, Capture
 from edged.daemon.footprint import Footprints
 from edged.daemon.gauges import set_gauges
-from edged.daemon.generation import Generation
+from edged.daemon.generation import Generation, untold
 from edged.daemon.habits import Habits
 from edged.daemon.kv_files import KvFiles
 from edged.daemon.memory import Memory
@@ -61,7 +61,9 @@ log = structlog.get_logger("edged.daemon")
 class Router:
     def __init__(self, settings: Settings, store: Store, catalog: CatalogFile, metrics: Metrics, *,
                  worker_command: Sequence[str] = COMMAND, trial_command: Sequence[str] = TRIAL_COMMAND,
-                 breaker: Callable[[], Breaker] = Breaker, facts: Callable[[], Facts] | None = None) -> None:
+                 breaker: Callable[[], Breaker] = Breaker, facts: Callable[[], Facts] | None = None,
+                 remembers: bool = True) -> None:
+        """remembers: models in memory come back with the next daemon of this home."""
         self._store, self._catalog, self._metrics = store, catalog, metrics
         self._settings = settings
         self.capture = Capture(settings, catalog, metrics)
@@ -80,9 +82,9 @@ class Router:
         self._succession = Succession(self._model, self._changed)
         self._rollouts = Rollouts(store.home / ROLLOUTS_FILE, store, catalog, metrics, self._taken_back)
         self._reloads = Reloads(
-            LoadedFile(store.home / LOADED_FILE, store.layout.tmp), on=settings.reload_models, find=self._meant,
-            named=self._named, rate=lambda name: self._site.habits.rate(name, time.monotonic()),
-            outcomes=metrics.model_reloads, changed=self._changed)
+            LoadedFile(store.home / LOADED_FILE, store.layout.tmp), store.layout.loaded_lock if remembers else None,
+            on=settings.reload_models, find=self._meant, named=self._named, outcomes=metrics.model_reloads,
+            rate=lambda name: self._site.habits.rate(name, time.monotonic()), changed=self._changed)
         self._started = False
         self._draining = False
         self._returning: list[tuple[str, Manifest]] = []
@@ -175,7 +177,7 @@ class Router:
             served = self._model(resolved.manifest)
         rollout = self._rollouts.under_way(served.manifest)
         if rollout is None or request.prompt_only:
-            return await served.accept(request, _untold).taken()
+            return await served.accept(request, untold).taken()
         candidate = self._model(rollout.candidate)
         # Adapters belong to a version: the candidate may have none of that name.
         if (request.adapter is None or request.adapter in candidate.adapters) and rollout.spread.take():
@@ -192,8 +194,10 @@ class Router:
         """Reach READY; with `forgive`, an operator's word, also a model whose breaker is open. keep_alive_s and pin
         hold until the daemon's end."""
         self._refuse_draining()
-        served = self._model(self._resolve(model).manifest)
-        await served.reach_ready(keep_alive_s=keep_alive_s, pin=pin, forgive=forgive)
+        named, answering = self._model(self._resolve(model).manifest), self._meant(model)
+        await answering.reach_ready(keep_alive_s=keep_alive_s, pin=pin, forgive=forgive)
+        if named is not answering:
+            await named.reach_ready(keep_alive_s=None, pin=None, forgive=forgive)
         return self.status(model)
 
     async def unload(self, model: str, *, force: bool = False) -> ModelStatus:
@@ -393,7 +397,3 @@ class Router:
             self._timer.cancel()
         await self._kv_files.close()
         await self.capture.close(last_s=capturing_s)
-
-
-def _untold(generation: Generation, error: EdgedError | None) -> None:
-    """Nobody counts it."""

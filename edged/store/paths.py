@@ -87,6 +87,8 @@ class Layout:
         self.locks = home / "locks"
         self.schema = home / "schema.json"
         self.store_lock = self.locks / "store"
+        #: Held by the daemon that owns loaded.json.
+        self.loaded_lock = self.locks / "loaded"
         #: Held by the conversion that runs: a machine does one at a time.
         self.convert_lock = self.locks / "convert"
 

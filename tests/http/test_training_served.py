@@ -36,6 +36,7 @@ def say(url: str) -> int:
 
 
 def test_one_of_our_own_serves_for_the_time_and_leaves_nothing_running(home: Path, tmp_path: Path) -> None:
+    (home / "loaded.json").write_text(said := '{"models":[{"model":"of-the-operator"}]}')
     with serving(tmp_path / "daemon.log") as server:
         assert server.own
         loaded = server.load("tiny")
@@ -46,6 +47,7 @@ def test_one_of_our_own_serves_for_the_time_and_leaves_nothing_running(home: Pat
         with pytest.raises(Conflict, match="does not exist"):
             server.load("nobody")
         children = psutil.Process(server.pid).children(recursive=True)
+    assert (home / "loaded.json").read_text() == said
     assert not psutil.pid_exists(server.pid)
     assert not any(child.is_running() and child.status() != psutil.STATUS_ZOMBIE for child in children)
 

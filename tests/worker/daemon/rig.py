@@ -59,7 +59,8 @@ class Rig:
     """facts: of the machine; a test may change them."""
 
     def __init__(self, folder: Path, *, catalog: str = "", facts: Facts = PLAIN,
-                 breaker: Callable[[], Breaker] = lambda: Breaker(first_s=0.05), **settings: Any) -> None:
+                 breaker: Callable[[], Breaker] = lambda: Breaker(first_s=0.05), remembers: bool = True,
+                 **settings: Any) -> None:
         self.store = Store(folder / "home")
         self.models_file = folder / "models.toml"
         self.models_file.write_text(catalog)
@@ -71,7 +72,7 @@ class Rig:
         self.settings = Settings(home=folder / "home", **said)
         self.facts = facts
         self.router = Router(self.settings, self.store, self.catalog, self.metrics, breaker=breaker,
-                             facts=lambda: self.facts)
+                             facts=lambda: self.facts, remembers=remembers)
 
     def install(self, name: str, **said: Any) -> Manifest:
         return install(self.store, name, **said)

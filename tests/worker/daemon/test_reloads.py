@@ -240,3 +240,49 @@ async def test_nothing_comes_back_where_it_is_off_nor_later(rig: Make, tmp_path:
         await r.answer("m")
         await r.router.drain(5)
     assert not (r.store.home / LOADED_FILE).exists()
+
+
+@pytest.mark.parametrize("reload_models", [True, False])
+@pytest.mark.parametrize("way", ["temporary", "second"])
+async def test_a_daemon_beside_the_operators_leaves_alone_what_that_one_keeps(
+    tmp_path: Path, way: str, reload_models: bool,
+) -> None:
+    """Else it would load all of it a second time, and forget it at its end."""
+    first = Rig(tmp_path)
+    first.install("m")
+    first.install("other")
+    async with first:
+        await first.answer("m")
+        await keeps(first, "m")
+        async with Rig(tmp_path, remembers=way == "second", reload_models=reload_models) as beside:
+            await beside.answer("other")
+            assert beside.router.status("m").state is ModelState.ABSENT
+            await beside.router.drain(5)
+        assert kept(first) == ["m"]
+    async with Rig(tmp_path) as third:
+        await outcome(third, "m", "ready")
+
+
+async def test_a_model_that_was_loaded_by_its_name_comes_back_by_its_name(tmp_path: Path) -> None:
+    first = Rig(tmp_path)
+    old = first.install("m")
+    async with first:
+        await first.router.load("m")
+        await first.router.drain(5)
+    assert kept(first) == ["m"]
+    new = first.install("m")
+    assert new.version != old.version
+    async with Rig(tmp_path) as second:
+        await reach(second, f"m@{new.version}", ModelState.READY)
+        assert second.router.status(f"m@{old.version}").state is ModelState.ABSENT
+
+
+async def test_a_load_of_a_name_waits_for_the_version_that_comes_and_its_pin_goes_over(rig: Make) -> None:
+    async with rig() as r:
+        r.install("m")
+        await r.answer("m")
+        new = r.install("m", load_s=0.3)
+        loaded = await r.router.load("m", pin=True)
+        assert (loaded.version, loaded.state) == (new.version, ModelState.READY)
+        await r.answer("m")
+        assert r.router.status("m").pinned
