@@ -4,8 +4,11 @@ for a folder that is computed here and for a served model."""
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Protocol
+
+import msgspec
 
 from edged.errors import InvalidRequest
 from training.chat_wire import Ask
@@ -44,6 +47,19 @@ def asked(subject: Subject, batch_size: int) -> Iterator[Asked]:
     with Endpoint(
             subject.base_url, subject.model, api_key_env=subject.api_key_env, concurrency=CONCURRENCY) as endpoint:
         yield _Served(endpoint, subject, batch_size)
+
+
+def together_tokens_per_s(lines: Iterable[Said]) -> float | None:
+    """Of a served model that was asked for CONCURRENCY answers at once: tokens of all answers by the time that they
+    took. None of one that is computed here, of too few answers to keep so many under way, and where tokens are not
+    told."""
+    served = [line for line in lines if line.since_s is not None]
+    answers = [line for line in served if line.said is not None]
+    tokens = [line.completion_tokens for line in answers if line.completion_tokens is not None]
+    took_s = sum(line.since_s or 0.0 for line in served)
+    if len(tokens) < max(len(answers), 2 * CONCURRENCY) or took_s <= 0:
+        return None
+    return sum(tokens) / took_s
 
 
 def request_of(example: Example, max_tokens: int, subject: Subject, *, stream: bool = False) -> Ask:
@@ -105,9 +121,13 @@ class _Served:
 
     def said(self, examples: Sequence[Example], max_tokens: int) -> Iterator[Said]:
         by_id = {example.id: example for example in examples}
+        before_s = time.monotonic()
         for key, reply in self._endpoint.ask_all(
                 (example.id, request_of(example, max_tokens, self._subject)) for example in examples):
-            yield _refused(by_id[key], reply) if isinstance(reply, InvalidRequest) else _said(by_id[key], reply)
+            now_s = time.monotonic()
+            line = _refused(by_id[key], reply) if isinstance(reply, InvalidRequest) else _said(by_id[key], reply)
+            yield msgspec.structs.replace(line, since_s=now_s - before_s)
+            before_s = now_s
 
     def losses(self, examples: Sequence[Example]) -> Iterator[Loss]:
         folder, adapter = self._subject.folder, self._subject.adapter

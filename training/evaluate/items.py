@@ -32,13 +32,16 @@ class Of(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Said(Of, frozen=True, kw_only=True, omit_defaults=True):
-    """said: None where the subject refused the prompt; error: why. seconds: of a batch, its share."""
+    """said: None where the subject refused the prompt; error: why. seconds: of a batch, its share. since_s: of a served
+    model, which is asked for several at once, from the answer that came before this one, or from the beginning: these
+    add up to what all answers took."""
 
     said: Message | None
     finish_reason: str | None = None
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
     seconds: float = 0.0
+    since_s: float | None = None
     error: str | None = None
 
 

@@ -14,7 +14,7 @@ from msgspec import Struct
 
 from edged.errors import CorruptFile
 from edged.store import files
-from training.evaluate.asking import Asked, asked
+from training.evaluate.asking import Asked, asked, together_tokens_per_s
 from training.evaluate.choice import Chosen, choose
 from training.evaluate.figures import figures_of
 from training.evaluate.items import Grade, Item, Kept, Line, Loss, Said
@@ -43,8 +43,8 @@ def measure(
     chosen: Chosen | None = None, seed: int = 0, stage: str = "evaluate",
 ) -> Result:
     """out: the subject's own folder, which is made. chosen: by `choose` over the training split too. Returns what
-    result.json says, without speed and memory (`training.evaluate.race`). Raises EdgedError of a subject that cannot be
-    asked."""
+    result.json says, without memory and the speed of single requests (`training.evaluate.race`). Raises EdgedError of
+    a subject that cannot be asked."""
     chosen = chosen or choose(settings, examples, ())
     progress = _Progress(subject.shown, stage, tell)
     files.make_folder(out)
@@ -67,6 +67,7 @@ def measure(
     result = Result(
         subject=subject.about(), items=len(items), failed=sum(item.said is None for item in items),
         unfinished=sum(item.finish_reason == "length" for item in items), figures=figures, strata=strata,
+        together_tokens_per_s=together_tokens_per_s(said.lines.values()) if settings.performance else None,
         notes=_lacking(items, chosen))
     write_result(result, out)
     _write_asked(out, _Asked(_read_asked(out).digests, whole=True))

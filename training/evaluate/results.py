@@ -55,7 +55,8 @@ class Memory(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 class Result(Struct, frozen=True, kw_only=True):
     """figures: by metric. strata: figures by stratum. failed: items that got no answer; unfinished: answers that were
-    cut off at max_tokens; both count as what they are. notes: what could not be measured, and why."""
+    cut off at max_tokens; both count as what they are. together_tokens_per_s: of a served model, asked for several
+    answers at once. notes: what could not be measured, and why."""
 
     subject: About
     items: int
@@ -65,6 +66,7 @@ class Result(Struct, frozen=True, kw_only=True):
     strata: dict[str, dict[str, Figure]]
     speed: Speed | None = None
     memory: Memory | None = None
+    together_tokens_per_s: float | None = None
     notes: tuple[str, ...] = ()
 
 

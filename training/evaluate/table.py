@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 
+from training.evaluate.asking import CONCURRENCY
 from training.evaluate.metrics import kinds
 from training.evaluate.results import Comparison, Difference, Evaluated, Figure, Result, Verdict
 
@@ -117,6 +118,10 @@ def _rate(result: Result) -> str:
     return f"{speed.tokens_per_s.median:.1f}" if speed is not None and speed.tokens_per_s is not None else ""
 
 
+def _together(result: Result) -> str:
+    return f"{result.together_tokens_per_s:.1f}" if result.together_tokens_per_s is not None else ""
+
+
 def _weights(result: Result) -> str:
     return size(result.memory.weights_bytes) if result.memory is not None else ""
 
@@ -131,6 +136,7 @@ def _resident(result: Result) -> str:
 
 _PERFORMANCE = (
     ("first token (median)", _first_token), ("whole answer (median)", _answer), ("tokens a second", _rate),
+    (f"tokens a second, {CONCURRENCY} at once", _together),
     ("weights", _weights), ("keys and values of a token", _kv), ("memory of the process", _resident))
 
 

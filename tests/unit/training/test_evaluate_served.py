@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,7 +18,7 @@ from tests.chat_server import Answer, Body, ChatServer, answer, refusal
 from tests.unit.training.characters import Characters
 from training.endpoint import ATTEMPTS
 from training.evaluate import evaluation
-from training.evaluate.asking import asked
+from training.evaluate.asking import asked, together_tokens_per_s
 from training.evaluate.items import Kept, Said
 from training.evaluate.judging import grade_in, graded
 from training.evaluate.measure import measure, read_items
@@ -24,6 +26,7 @@ from training.evaluate.race import LEAST_ROUNDS, Timed, ratio, speed_of
 from training.evaluate.results import Evaluated
 from training.evaluate.scoring import CannotScore, Scorer
 from training.evaluate.subject import Subject
+from training.evaluate.table import performance_rows
 from training.examples import Example, Message, identity, write_examples
 from training.recipe import Data, Evaluate, Judge, Recipe
 from training.run import Moment, Run
@@ -192,7 +195,8 @@ def test_a_judge_sees_the_reference_and_no_name_and_grades_by_schema(tmp_path: P
         assert len(questions) == 2
         assert questions[0]["response_format"]["type"] == "json_schema"
         assert "Is it polite?" in questions[0]["messages"][0]["content"]
-        assert "<reference_answer>\nyes\n" in questions[0]["messages"][1]["content"]
+        # Both are under way at once.
+        assert any("<reference_answer>\nyes\n" in body["messages"][1]["content"] for body in questions)
         assert "served" not in json.dumps(questions[0]["messages"])
         before = len(server.bodies)
         other = msgspec.structs.replace(settings, judge=msgspec.structs.replace(judge, criteria="Is it short?"))
@@ -293,6 +297,43 @@ def test_where_all_is_refused_no_times_are_told(tmp_path: Path, monkeypatch: pyt
         [result] = race_in(tmp_path, monkeypatch, server.url, notes, validation="abcdef", train="klm").results
     assert result.speed is None
     assert any("no times are told" in note for note in notes)
+
+
+def lines(count: int, *, since_s: float | None = 0.25, tokens: int | None = 5) -> list[Said]:
+    return [Said(id=str(at), said=Message("assistant", "no"), completion_tokens=tokens, seconds=2.0, since_s=since_s)
+            for at in range(count)]
+
+
+@pytest.mark.parametrize(("said", "rate"), [
+    (lines(16), 20.0), (lines(15), None), (lines(16, since_s=None), None), (lines(16) + lines(1, tokens=None), None),
+    ([*lines(16), Said(id="x", said=None, error="refused", since_s=1.0)], 16.0)])
+def test_the_rate_of_several_at_once_is_all_tokens_by_the_time_that_all_took(
+    said: list[Said], rate: float | None,
+) -> None:
+    assert together_tokens_per_s(said) == rate
+
+
+def test_several_at_once_are_told_of_what_is_served_also_when_nothing_is_asked_any_more(tmp_path: Path) -> None:
+    """The server answers all that are under way together: eight of them take no longer than one."""
+    under_way = threading.Barrier(8)
+
+    def say(body: Body) -> Answer:
+        under_way.wait(10)
+        return answer("no", completion_tokens=5)
+
+    settings = msgspec.structs.replace(SETTINGS, performance=True)
+    with ChatServer(say) as server:
+        subject, asked_for = served(server.url, identity="1"), [example(str(at), "no") for at in range(16)]
+        began_s = time.monotonic()
+        first = measure(subject, asked_for, settings, tmp_path / "served", quietly)
+        took_s = time.monotonic() - began_s
+        assert measure(subject, asked_for, settings, tmp_path / "served", quietly) == first
+        assert len(server.bodies) == 16
+    assert first.together_tokens_per_s is not None
+    assert first.together_tokens_per_s >= 16 * 5 / took_s
+    evaluated = Evaluated(primary="exact_match", metrics=("exact_match",), labels=(), split="test", results=(first,),
+                          comparisons=(), report="r")
+    assert dict(performance_rows(evaluated))["tokens a second, 8 at once"] == [f"{first.together_tokens_per_s:.1f}"]
 
 
 def test_times_are_compared_round_by_round() -> None:
