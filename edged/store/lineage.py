@@ -69,11 +69,11 @@ class Conversion(Struct, frozen=True, kw_only=True):
 class Training(Struct, frozen=True, kw_only=True):
     """How weights came to be, of a model or an adapter that edged's training companion made.
 
-    recipe: its name; recipe_digest: sha256 of its text. base: as the recipe says, or None from scratch; base_digest: of
-    its files, as `edged.store.manifests.digest_of` counts them. method: in words (`lora of rank 16`). data_digest: of
-    all examples and how they were split; train, validation, test: how many there are of each. parents: teachers whose
-    answers or distributions it learned from. metrics: by name, as measured before it was converted. packages: versions
-    by distribution. at: seconds since 1970, for people to read only.
+    recipe: its name; recipe_digest: sha256 of its text. base: as the recipe says, of a path the last name alone, or
+    None from scratch; base_digest: of its files, as `edged.store.manifests.digest_of` counts them. method: in words
+    (`lora of rank 16`). data_digest: of all examples and how they were split; train, validation, test: how many there
+    are of each. parents: teachers whose answers or distributions it learned from. metrics: by name, as measured before
+    it was converted. packages: versions by distribution. at: seconds since 1970, for people to read only.
     """
 
     recipe: str
