@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import subprocess
 import sys
 import tempfile
@@ -27,6 +28,8 @@ def private_daemon(home: Path) -> Iterator[Client]:
             process = subprocess.Popen(
                 [sys.executable, "-m", "edged.cli.main", "serve", "--session", f"--home={home}", f"--socket={socket}",
                  "--log-level=warning"],
+                # It and its workers run nothing of the folder in which a person has typed the command.
+                env={**os.environ, "PYTHONSAFEPATH": "1"},
                 stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True)
         try:
             yield _started(process, socket, log_file)

@@ -53,8 +53,9 @@ def train(
 
 
 def run_child(command: Sequence[str], environment: Mapping[str, str]) -> int:
-    """Its exit code. It has the terminal and the signals; whatever ends it, the same command goes on."""
-    with subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL) as process:
+    """Its exit code. Nothing of the folder in which it starts is run, such as a Python file beside a recipe that has
+    the name of a library. It has the terminal and the signals; whatever ends it, the same command goes on."""
+    with subprocess.Popen(command, env={**environment, "PYTHONSAFEPATH": "1"}, stdin=subprocess.DEVNULL) as process:
         def end(number: int, frame: FrameType | None) -> None:
             process.send_signal(number)
 
