@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 import structlog
 
+from edged.store.damaged import DAMAGED
 from edged.store.entries import Manifest, ModelEntry
 
 #: Interpreter, libraries and working buffers of a worker.
@@ -68,7 +69,7 @@ class Footprints:
         self._file = file
         try:
             self._bytes = msgspec.json.decode(file.read_bytes(), type=dict[str, int])
-        except (OSError, msgspec.MsgspecError):
+        except (OSError, *DAMAGED):
             self._bytes = {}
 
     def get(self, digest: str) -> int | None:

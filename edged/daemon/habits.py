@@ -17,6 +17,8 @@ from pathlib import Path
 import msgspec
 import structlog
 
+from edged.store.damaged import DAMAGED
+
 #: Long enough that a night does not make a model forgotten that was used all day.
 HALF_LIFE_S = 12 * 3600.0
 SAME_USE_S = 600.0
@@ -74,7 +76,7 @@ class Habits:
         self._file = file
         self._habits: dict[str, Habit] = {}
         self._written_s = now_s
-        with contextlib.suppress(OSError, msgspec.MsgspecError):
+        with contextlib.suppress(OSError, *DAMAGED):
             kept = msgspec.json.decode(file.read_bytes(), type=_File)
             # A clock that was set back, or far ahead, says nothing of how long it was off.
             away_s = min(max(0.0, time.time() - kept.written), 2 * HALF_LIFE_S)

@@ -22,6 +22,7 @@ import msgspec
 from edged.daemon.process import environment
 from edged.settings import Origin, Settings
 from edged.store.captured import Answer
+from edged.store.damaged import DAMAGED
 
 _PIECE_BYTES = 64 << 10
 #: A redacted line may grow by names that it puts in place of others, but not without bound.
@@ -49,7 +50,7 @@ class Redaction:
             return None
         try:
             answer = msgspec.json.decode(written, type=Answer)
-        except msgspec.MsgspecError:
+        except DAMAGED:
             raise RedactionFailed("it wrote something else than one answer as a line of JSON") from None
         return msgspec.json.encode(answer) + b"\n"
 

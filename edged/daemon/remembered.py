@@ -9,6 +9,7 @@ import msgspec
 from msgspec import Struct
 
 from edged.store import files
+from edged.store.damaged import DAMAGED
 
 #: Models that one start brings back.
 MOST = 16
@@ -83,7 +84,7 @@ class LoadedFile:
         """Nothing where it cannot be read."""
         try:
             return msgspec.json.decode(self._path.read_bytes(), type=_File).models
-        except (OSError, msgspec.MsgspecError):
+        except (OSError, *DAMAGED):
             return []
 
     def write(self, kept: list[Kept], *, durable: bool) -> None:

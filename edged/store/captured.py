@@ -19,6 +19,7 @@ from msgspec import Struct
 from edged.errors import NotFound
 from edged.settings import Settings
 from edged.store import files
+from edged.store.damaged import DAMAGED
 from edged.store.entries import ModelEntry
 from edged.store.paths import Layout, name_of
 
@@ -73,7 +74,7 @@ def answered_at(line: bytes) -> float | None:
     """None of a line that is no answer."""
     try:
         return msgspec.json.decode(line, type=_Time).at
-    except msgspec.MsgspecError:
+    except DAMAGED:
         return None
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import msgspec
 
 from edged.errors import RefusedFile
+from edged.store.damaged import DAMAGED
 from edged.store.lineage import Training
 from edged.store.select import TRAINING_FILE
 
@@ -26,7 +27,7 @@ def decode(data: bytes) -> Training:
     """Raises RefusedFile."""
     try:
         training = msgspec.json.decode(data, type=Training)
-    except msgspec.MsgspecError as error:
+    except DAMAGED as error:
         raise RefusedFile(f"{TRAINING_FILE} does not say how this was trained ({error}); take it out of the folder, or "
                           "export the training again") from None
     if not all(_is_plain(said) for said in _texts(training)):

@@ -48,6 +48,7 @@ def test_nothing_means_that_nothing_is_kept(script: str) -> None:
     ("cat; exit 3", "exit code 3"), ("echo no", "something else"), ("cat; echo junk", "something else"),
     ("echo '{}'", "something else"), ("kill -9 $$", "exit code -9"), ("sed 's/\"id\"/\"key\"/'", "something else"),
     ("printf '\\377'", "something else"), ("yes", "wrote more than"),
+    ("sed 's/Ada/\\xff/'", "something else"), ("printf '{\"x\":'; printf '[%.0s' $(seq 9000)", "something else"),
 ])
 def test_whatever_goes_wrong_is_a_failure_in_few_words(script: str, why: str) -> None:
     with pytest.raises(RedactionFailed, match=why) as caught:

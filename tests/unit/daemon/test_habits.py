@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from edged.daemon.habits import HALF_LIFE_S, WRITE_EVERY_S, Habit, Habits, rate, use
 from edged.daemon.policy import Evict, Live, Phase, Want, plan
+from tests.unit.daemon.test_remembered import DAMAGE
 
 pytestmark = pytest.mark.unit
 
@@ -109,8 +110,9 @@ def test_a_clock_that_was_set_back_or_a_damaged_file_is_no_error(
     assert Habits(file, 0.0).rate("m", 0.0) == pytest.approx(habits.rate("m", 0.0), rel=0.01)
     monkeypatch.setattr(time, "time", lambda: written + 9000 * DAY)
     assert Habits(file, 0.0).rate("m", 0.0) > 0
-    file.write_bytes(b"{")
-    assert Habits(file, 0.0).rate("m", 0.0) == 0
+    for damaged in (b"{", *DAMAGE):
+        file.write_bytes(damaged)
+        assert Habits(file, 0.0).rate("m", 0.0) == 0
     Habits(tmp_path / "missing" / "habits.json", 0.0).write(1.0)
 
 

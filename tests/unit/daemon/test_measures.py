@@ -91,8 +91,9 @@ def test_footprints_outlive_the_daemon_and_a_damaged_file_is_no_error(tmp_path: 
     assert file.stat().st_mtime_ns == written
     known.record("d" * 64, 900)
     assert Footprints(file).get("d" * 64) == 900
-    file.write_bytes(b'{"d": "x')
-    assert Footprints(file).get("d" * 64) is None
+    for damaged in (b'{"d": "x', b'{"\xff": 1}', b'{"d":' + b"[" * 100_000):
+        file.write_bytes(damaged)
+        assert Footprints(file).get("d" * 64) is None
 
 
 def test_footprints_in_a_home_that_cannot_be_written_are_kept_for_this_run(tmp_path: Path) -> None:

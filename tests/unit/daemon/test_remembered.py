@@ -12,6 +12,9 @@ from edged.daemon.remembered import MOST, MOST_UNUSED, Kept, LoadedFile, Present
 
 pytestmark = pytest.mark.unit
 
+#: Invalid UTF-8 in a string, and nesting without end.
+DAMAGE = (b'{"models": [{"model": "\xff"}]}', b'{"x":' + b"[" * 100_000)
+
 
 def unused_habits(name: str) -> float:
     return 0.0
@@ -63,7 +66,7 @@ def test_the_file_reads_back_and_what_is_no_such_file_is_nothing(tmp_path: Path)
     kept = [Kept("a", trying=True), Kept("b@c", unused=2)]
     file.write(kept, durable=True)
     assert file.read() == kept
-    for content in (b"", b"{", b'{"models": [1]}'):
+    for content in (b"", b"{", b'{"models": [1]}', *DAMAGE):
         (tmp_path / "loaded.json").write_bytes(content)
         assert file.read() == []
     file.remove()

@@ -13,7 +13,7 @@ import pytest
 from edged.errors import NotFound
 from edged.settings import Settings
 from edged.store import files
-from edged.store.captured import Answer, Captured, is_captured
+from edged.store.captured import Answer, Captured, answered_at, is_captured
 from edged.store.captured_files import CapturedFiles
 from edged.store.entries import ModelEntry
 from edged.store.files import Operation
@@ -215,6 +215,11 @@ def test_a_folder_that_cannot_be_read_is_never_taken_for_an_empty_one(
                 act()
         assert here.held_bytes == held_bytes
     assert ids(home) == ["r1"]
+
+
+@pytest.mark.parametrize("damaged", [b'{"at": "\xff"}\n', b'{"x":' + b"[" * 100_000 + b"\n", b"no\n"])
+def test_a_damaged_line_is_of_no_time(damaged: bytes) -> None:
+    assert answered_at(damaged) is None
 
 
 def test_a_file_beside_the_models_folders_is_passed_over(tmp_path: Path) -> None:

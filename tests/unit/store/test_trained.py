@@ -62,7 +62,7 @@ def test_an_export_says_it_and_says_it_again_where_it_is_pulled(store: Store, tm
 
 
 @pytest.mark.parametrize("data", [
-    b"no JSON", b'{"recipe": "home"}', b"[1]",
+    b"no JSON", b'{"recipe": "home"}', b"[1]", b'{"recipe": "\xff"}', b'{"x":' + b"[" * 100_000,
     msgspec.json.encode(msgspec.structs.replace(TRAINING, method="lora\x1b[2J")),
     msgspec.json.encode(msgspec.structs.replace(TRAINING, packages={"torch": "1\n  quality  perfect"})),
 ])
