@@ -75,6 +75,7 @@ def _run(run: Run, asked: str, show: Show, *, again: bool) -> None:
         chain.run_stage(run, names[0], show, again=again)
         return
     preflight.check(run)
+    preflight.forget_old_models(run)
     of_members = [name for name in names if name in chain.OF_MEMBERS]
     for member in opened.members(run):
         chain.run_stages(member, of_member(member.recipe.name, show), names=of_members, again=again)

@@ -30,7 +30,7 @@ def lineage(run: Run, earlier: Path) -> Training:
     """earlier: the folder of the export before, whose date stays where nothing else has changed: an export that is made
     again is the same, byte for byte. metrics: of the evaluation. Raises InvalidRequest where a stage has not ended."""
     ended = run.trained()
-    base = base_facts(run) if ended.base is not None else None
+    base = base_facts(run, ended.base) if ended.base is not None else None
     made = Training(
         recipe=run.recipe.name, recipe_digest=hashlib.sha256(run.file.text.encode()).hexdigest(),
         base=named(base.reference) if base is not None else None, base_digest=base.digest if base is not None else None,

@@ -2,13 +2,15 @@
 GGUF file, a Hugging Face folder or a repository. Brought once into `<run>/base/<key>/` and found there from then on.
 
 What is there went through the rules of conversion (`converters.refuse`): safetensors and texts only, and no
-configuration that names code. Weights of a folder of this machine are linked to, not copied.
+configuration that names code. Weights of a folder of this machine are linked to, not copied; where the run folder has
+been moved and the links lead to nothing, the same contents are brought again. What is named but not here any more is
+what the run brought of it, as long as that is whole: a run goes on where its base is not installed.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,12 +19,16 @@ from typing import Any, Protocol
 import msgspec
 from msgspec import Struct
 
-from edged.errors import BadReference, InvalidRequest, ModelNotFound, RefusedFile
+from edged.errors import BadReference, Conflict, EdgedError, InvalidRequest, ModelNotFound, RefusedFile
 from edged.store import files, locks, refs, space
 from edged.store.entries import FileEntry, JobProgress, Manifest
+from edged.store.select import TRAINING_FILE
+from training.digests import digests
 from training.run import Moment, Run, Tell, digest
 
 FOLDER = "base"
+#: In the run's `base/`: the key of each model by the name that the recipe has for it.
+NAMES_FILE = "names.json"
 _MODEL, _FACTS = "model", "base.json"
 
 
@@ -51,8 +57,8 @@ def base_facts(run: Run, said: str | None = None) -> Base:
 
 
 def base_key(run: Run, said: str | None = None) -> str:
-    """Changes when the model behind the name does: of a folder by its files' sizes and times, of an installed model by
-    its version. A repository stays what it was when this run first brought it. Raises as `base_folder`."""
+    """Changes when the contents of the model behind the name do, wherever it lies: equal files have equal keys on every
+    machine. A repository stays what it was when this run first brought it. Raises as `base_folder`."""
     with contextlib.ExitStack() as held:
         return _found(run, said or run.recipe.base, held).key
 
@@ -61,6 +67,21 @@ def named(said: str) -> str:
     """A model as a recipe names it, for others to read: of a path its last name (`./smollm2`), since where it lies is
     this machine's own matter."""
     return f"./{Path(said).name}" if said.startswith((".", "/", "~")) else said
+
+
+def forget_others(run: Run, models: Iterable[str | None]) -> None:
+    """Takes away what was brought of other models than are now behind these names (None: the recipe's base). For
+    whoever holds the run's lock, while no stage runs. Where one of them cannot be told here, all stay."""
+    try:
+        keys = {said or run.recipe.base: base_key(run, said) for said in models}
+    except EdgedError:
+        return
+    if not (top := run.folder / FOLDER).is_dir():
+        return
+    _write_names(top, {said: key for said, key in _names(top).items() if keys.get(said) == key})
+    for each in sorted(top.iterdir()):
+        if each.is_dir() and each.name.partition(".")[0] not in keys.values():
+            files.remove_tree(each)
 
 
 def tokenizer_of(folder: Path) -> Any:
@@ -81,10 +102,12 @@ class _Bring(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """A model, looked at but not brought. key: names its folder in the run."""
+    """A model, looked at but not brought. key: names its folder in the run. whole: whether what was brought of it into
+    such a folder is still there."""
 
     key: str
     bring: _Bring
+    whole: Callable[[Path], bool] = Path.is_dir
 
 
 def _here(run: Run, said: str | None, tell: Tell | None) -> Path:
@@ -94,13 +117,13 @@ def _here(run: Run, said: str | None, tell: Tell | None) -> Path:
         top = run.folder / FOLDER
         top.mkdir(mode=files.FOLDER_MODE, parents=True, exist_ok=True)
         place = top / found.key
-        if place.is_dir():
-            return place.absolute()
-        held.enter_context(locks.lock(top / f"{found.key}.lock"))
-        if not place.is_dir():
+        if not found.whole(place):
+            held.enter_context(locks.lock(top / f"{found.key}.lock"))
+        if not found.whole(place):
             half = top / f"{found.key}.part"
-            if half.exists():
-                files.remove_tree(half)
+            for old in (half, place):
+                if old.exists():
+                    files.remove_tree(old)
             (half / "work").mkdir(mode=files.FOLDER_MODE, parents=True)
             facts = found.bring(half / _MODEL, half / "work", tell or _untold)
             _require_writer_of_text(half / _MODEL, facts)
@@ -110,18 +133,50 @@ def _here(run: Run, said: str | None, tell: Tell | None) -> Path:
                 if file.is_file() and not file.is_symlink():
                     files.sync_file(file)
             files.rename(half, place)
+        if (names := _names(top)).get(said or run.recipe.base) != found.key:
+            _write_names(top, {**names, said or run.recipe.base: found.key})
         return place.absolute()
+
+
+def _names(top: Path) -> dict[str, str]:
+    try:
+        return msgspec.json.decode((top / NAMES_FILE).read_bytes(), type=dict[str, str])
+    except (FileNotFoundError, msgspec.MsgspecError):
+        return {}
+
+
+def _write_names(top: Path, names: dict[str, str]) -> None:
+    files.publish_bytes(top / NAMES_FILE, msgspec.json.format(msgspec.json.encode(names), indent=2), top)
 
 
 def _found(run: Run, said: str, held: contextlib.ExitStack) -> _Found:
     """held: what keeps it from being removed meanwhile."""
+    try:
+        return _looked_up(run, said, held)
+    except (ModelNotFound, RefusedFile) as error:
+        is_path = isinstance(refs.parse(said), refs.LocalReference)
+        if run.at(said).exists() if is_path else not isinstance(error, ModelNotFound):
+            raise
+        top = run.folder / FOLDER
+        key = _names(top).get(said)
+        if key is None or not (top / key).is_dir() or not all(file.exists() for file in (top / key).rglob("*")):
+            raise
+        return _Found(key, _gone)
+
+
+def _gone(out: Path, scratch: Path, tell: Tell) -> Base:
+    raise ModelNotFound("what this run had brought of its base was taken away meanwhile; start it again")
+
+
+def _looked_up(run: Run, said: str, held: contextlib.ExitStack) -> _Found:
+    """held: as of `_found`."""
     if not said.startswith((".", "/", "~")) and (found := _installed(said, held)) is not None:
         return found
     reference = refs.parse(said)
     match reference:
         case refs.LocalReference(path=path):
-            place = run.at(path)
-            return _gguf_file(place, said) if place.suffix.lower() == ".gguf" else _folder(place, said)
+            place, kept = run.at(path), run.folder / FOLDER
+            return _gguf_file(place, said, kept) if place.suffix.lower() == ".gguf" else _folder(place, said, kept)
         case refs.HubReference():
             if run.at(said).exists():
                 raise BadReference(f"{said} is a folder here and may be a repository: write ./{said} for the folder")
@@ -168,10 +223,10 @@ def _from_manifest(
         made, digest=digest_of(manifest.base_files), license=manifest.license or made.license)
 
 
-def _gguf_file(file: Path, said: str) -> _Found:
+def _gguf_file(file: Path, said: str, kept: Path) -> _Found:
     if not file.is_file():
         raise RefusedFile(f"there is no file {file}")
-    return _Found(digest("file", _stat(file.resolve()))[:16], partial(_from_file, file.resolve(), said))
+    return _Found(digest("file", *digests([file], kept))[:16], partial(_from_file, file.resolve(), said))
 
 
 def _from_file(file: Path, said: str, out: Path, scratch: Path, tell: Tell) -> Base:
@@ -198,13 +253,21 @@ def _dequantized(file: Path, reference: str, out: Path, scratch: Path, tell: Tel
                 license=facts.license, note="; ".join(filter(None, told)) or None)
 
 
-def _folder(folder: Path, said: str) -> _Found:
+def _folder(folder: Path, said: str, kept: Path) -> _Found:
     from converters import refuse
     from converters.bring import list_folder
 
     listing = list_folder(folder, refuse.model_files)
     assert listing.folder is not None
-    seen = [_stat(listing.folder / name) for name in sorted(listing.sizes)]
+    # How the weights were measured, which an export says beside them, makes no other model of them.
+    names = sorted(name for name in listing.sizes if name != TRAINING_FILE)
+    found = dict(zip(names, digests([listing.folder / name for name in names], kept), strict=True))
+
+    def whole(place: Path) -> bool:
+        """Its links lead to the contents that they led to."""
+        links = [file for file in (place / _MODEL).rglob("*") if file.is_symlink()]
+        return place.is_dir() and all(link.is_file() for link in links) \
+            and digests(links, kept) == [found.get(link.name) for link in links]
 
     def bring(out: Path, scratch: Path, tell: Tell) -> Base:
         from converters.bring import bring_folder
@@ -212,9 +275,11 @@ def _folder(folder: Path, said: str) -> _Found:
         from edged.store.manifests import digest_of
 
         brought = bring_folder(listing, out, refuse.check_config, _progress(said, tell))
+        if any(brought.sha256_of(name) != sha256 for name, sha256 in found.items()):
+            raise Conflict(f"{said} was changed while it was read; start again when its owner is done")
         return Base(reference=said, digest=digest_of(brought.files), parameters=count_weights(out))
 
-    return _Found(digest("folder", seen)[:16], bring)
+    return _Found(digest("folder", found)[:16], bring, whole)
 
 
 def _repository(said: str, reference: refs.HubReference) -> _Found:
@@ -258,11 +323,6 @@ def _progress(said: str, tell: Tell) -> Callable[[JobProgress], None]:
         tell(Moment(stage=FOLDER, what=f"bringing {said}", fraction=fraction))
 
     return told
-
-
-def _stat(path: Path) -> tuple[str, int, int]:
-    found = path.stat()
-    return str(path), found.st_size, found.st_mtime_ns
 
 
 def _untold(moment: Moment) -> None:

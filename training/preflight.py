@@ -12,7 +12,8 @@ from training.deploy import beside
 from training.deploy import stage as deploy
 from training.estimate import require_machine
 from training.evaluate import judging
-from training.models import base_key
+from training.models import base_key, forget_others
+from training.recipe import Recipe
 from training.run import Run
 from training.search import stage as search
 from training.student import stage as student
@@ -37,3 +38,21 @@ def check(run: Run) -> None:
             beside.check(each, [Path(said).stem for said in run.recipe.deploy.conversion[1:]])
     if run.recipe.deploy is not None:
         deploy.check(run)
+
+
+def forget_old_models(run: Run) -> None:
+    """Of the run and its members, whose locks the caller holds: what was brought of bases and local teachers that are
+    others now."""
+    for each in (*opened.members(run), run):
+        forget_others(each, _models(each.recipe))
+
+
+def _models(recipe: Recipe) -> list[str | None]:
+    """As the recipe names them; None: its base."""
+    found: list[str | None] = [None]
+    if (distil := recipe.distil) is not None:
+        if distil.answers is not None:
+            found += [teacher.model for teacher in distil.answers.teachers if teacher.endpoint is None]
+        if distil.student is not None:
+            found += student.models_of(distil.student)
+    return found

@@ -53,8 +53,9 @@ Tell = Callable[[Moment], None]
 
 class Trained(Struct, frozen=True, kw_only=True):
     """What a training left. folder: relative to the run; kind: an adapter of peft over base, or whole weights, both in
-    transformers' form with tokenizer and chat template. base: absolute path of the Hugging Face folder it began from,
-    None from scratch. metrics: validation loss and the like, for lineage. seconds: of training."""
+    transformers' form with tokenizer and chat template. base: the model that it began from, as the recipe names it and
+    `training.models.base_folder` takes it, None from scratch. metrics: validation loss and the like, for lineage.
+    seconds: of training."""
 
     kind: Literal["adapter", "weights"]
     folder: str

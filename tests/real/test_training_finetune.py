@@ -68,10 +68,9 @@ def test_an_adapter_and_then_preferences_as_a_folder_that_peft_loads(
     assert not (folder / "ref").exists()
     assert not [file.name for file in folder.iterdir() for place in (tmp_path, tiny_hf.parent)
                 if str(place).encode() in file.read_bytes()]
-    base = made.base
-    assert base is not None
+    assert made.base == str(tiny_hf)
     with quiet():
-        PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), str(folder))
+        PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(made.base), str(folder))
     before = (folder / "adapter_model.safetensors").read_bytes()
     again, _ = tune(run)
     assert again == made

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Literal
 
 from msgspec import Struct
@@ -52,10 +51,10 @@ def _trained(run: Run) -> list[Subject]:
     if _makes_student(run.recipe):
         found = [Subject(name="teacher", title="the teacher", kind="hf", folder=base_folder(run), precision="fp32")]
         if trained.base is not None:
-            found.append(Subject(name="before", title="the student before", kind="hf", folder=Path(trained.base),
-                                 precision="fp32"))
+            found.append(Subject(name="before", title="the student before", kind="hf", precision="fp32",
+                                 folder=base_folder(run, trained.base)))
         return [*found, Subject(name="student", title="the student", kind="hf", folder=made, precision="fp32")]
-    base = Path(trained.base) if trained.base is not None else base_folder(run)
+    base = base_folder(run, trained.base)
     adapts = trained.kind == "adapter"
     return [
         Subject(name="before", title="the base", kind="hf", folder=base, precision="fp32"),

@@ -95,7 +95,7 @@ def finetuned(run: Run, tell: Tell) -> Trained:
         adapter, rows = tune(base, tokenizer, how, folder, train=train, validation=validation,
                              computed=precision(how.precision), seed=seed, tell=tell)
         save(partial(_copied, adapter), tokenizer, folder / MODEL, base=run.recipe.base)
-        return trained(how, base, [summed(rows, plan(len(train), how), len(train))])
+        return trained(how, run.recipe.base, [summed(rows, plan(len(train), how), len(train))])
     # Whatever is wrong with the preferences is found before anything is learned, and mending them leaves that as it is.
     better, held_out = _pairs(run, how, tokenizer, tell)
     model = start(base, how, precision(how.precision), seed)
@@ -106,7 +106,7 @@ def finetuned(run: Run, tell: Tell) -> Trained:
                              seed=seed, tell=tell))
     if PartialState().is_main_process:
         save(model.save_pretrained, tokenizer, folder / MODEL, base=run.recipe.base)
-    return trained(how, base, fitted)
+    return trained(how, run.recipe.base, fitted)
 
 
 def _pairs(run: Run, how: Finetune, tokenizer: Any, tell: Tell) -> tuple[list[Pair], list[Pair]]:
@@ -120,13 +120,13 @@ def _pairs(run: Run, how: Finetune, tokenizer: Any, tell: Tell) -> tuple[list[Pa
     return [pair(tokenizer, each) for each in better], [pair(tokenizer, each) for each in held_out]
 
 
-def trained(how: Finetune, base: Path, fitted: Sequence[Fitted]) -> Trained:
+def trained(how: Finetune, base: str, fitted: Sequence[Fitted]) -> Trained:
     """fitted: on the examples, and on preferences after that, whose losses are of another kind and named so."""
     metrics = {f"{prefix}{name}": value for prefix, one in zip(("", "preference_"), fitted, strict=False)
                for name, value in (("best_step", float(one.best_step)), ("train_loss", one.train_loss),
                                    ("validation_loss", one.validation_loss)) if value is not None}
     return Trained(
-        kind="weights" if how.method == "full" else "adapter", folder=f"finetune/{MODEL}", base=str(base),
+        kind="weights" if how.method == "full" else "adapter", folder=f"finetune/{MODEL}", base=base,
         steps=sum(one.steps for one in fitted), seconds=round(sum(one.seconds for one in fitted), 3),
         examples=fitted[0].examples, tokens=sum(one.tokens for one in fitted), metrics=metrics)
 

@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from pathlib import Path
 
 import msgspec
@@ -61,7 +62,7 @@ def _run(run: Run, tell: Tell) -> Searched:
     _require_room(run, tell)
     folder = run.path(STAGE)
     files.make_folder(folder / "trials")
-    begins = [Begin(str(_view(run, folder, job)), str(run.file.path), run.file.text) for job in range(search.jobs)]
+    begins = [Begin(str(view_of(run, folder, job)), str(run.file.path), run.file.text) for job in range(search.jobs)]
     with Study(folder, _name(run), space, seed=run.recipe.seed, least=search.objective in _LEAST,
                prune=search.prune) as study:
         with Pool(begins, folder) as pool:
@@ -104,7 +105,7 @@ def _name(run: Run) -> str:
     return digest("search", said, how, run.recipe.seed, base_key(run), models, run.key("data"), answers, by_metric)
 
 
-def _view(run: Run, folder: Path, job: int) -> Path:
+def view_of(run: Run, folder: Path, job: int) -> Path:
     """A run folder of one worker's own, which shows it what came before: what trials of a student leave in theirs (the
     teachers' soft targets) is not for others, who may have other settings."""
     view = folder / "workers" / str(job)
@@ -112,8 +113,12 @@ def _view(run: Run, folder: Path, job: int) -> Path:
     files.make_folder(view)
     files.make_folder(run.folder / BASE_FOLDER)
     for name in (BASE_FOLDER, "data", "answers"):
+        # Relative, so that they lead there wherever the run folder is.
+        there = Path(os.path.relpath(run.folder / name, view))
+        if (view / name).is_symlink() and (view / name).readlink() != there:
+            files.remove(view / name)
         if (run.folder / name).is_dir() and not (view / name).is_symlink():
-            (view / name).symlink_to(run.folder / name, target_is_directory=True)
+            (view / name).symlink_to(there, target_is_directory=True)
     return view
 
 

@@ -56,16 +56,17 @@ def run_stage(run: Run, tell: Tell) -> Trained:
     from training.fit.quiet import quiet
 
     recipe = chosen(run.recipe, run)
-    check(run, student_of(recipe))
+    said = student_of(recipe)
+    check(run, said)
     check_needs(dataclasses.replace(run, recipe=recipe), tell)
     folder = run.begin("student")
     with quiet():
-        model, tokenizer, fitted = train(run, student_of(recipe), folder, tell)
+        model, tokenizer, fitted = train(run, said, folder, tell)
         save(model.save_pretrained, tokenizer, folder / MODEL)
     losses = {"best_step": float(fitted.best_step), "train_loss": fitted.train_loss,
               "validation_loss": fitted.validation_loss}
     return Trained(
-        kind="weights", folder=f"student/{MODEL}", base=_origin(run, student_of(recipe)), steps=fitted.steps,
+        kind="weights", folder=f"student/{MODEL}", base=None if said.init == SCRATCH else said.init, steps=fitted.steps,
         seconds=fitted.seconds, examples=fitted.examples, tokens=fitted.tokens,
         metrics={name: value for name, value in losses.items() if value is not None}
         | {"parameters": float(sum(weight.numel() for weight in model.parameters()))})
@@ -183,12 +184,6 @@ def models_of(said: Student) -> list[str | None]:
     if said.soft is not None or said.match is not None:
         found += [teacher.model if teacher else None for teacher in _teachers(said)]
     return found
-
-
-def _origin(run: Run, said: Student) -> str | None:
-    from training.models import base_folder
-
-    return None if said.init == SCRATCH else str(base_folder(run, said.init))
 
 
 STUDENT = StageKind(name="student", wanted=wanted, key=key, run=run_stage)

@@ -57,7 +57,7 @@ def ended(folder: Path, tables: str, *, kind: str = "weights", stage: str = "fin
         **(hf_files(hidden_size=4) if kind == "weights" else lora_files(base_model_name_or_path="/private/base")),
         "chat_template.jinja": b"{{ messages }}", "training_args.bin": b"pickle"})
     run.mark(stage, "f" * 32, 1.0, Trained(  # type: ignore[arg-type]
-        kind=kind, folder=f"{stage}/model", base=str(folder / "base"), steps=30, seconds=2.5,  # type: ignore[arg-type]
+        kind=kind, folder=f"{stage}/model", base="./base", steps=30, seconds=2.5,  # type: ignore[arg-type]
         metrics={"validation_loss": 0.5}))
     (run.folder / "evaluate").mkdir()
     run.mark("evaluate", "e" * 32, 1.0, Evaluated(

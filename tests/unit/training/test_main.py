@@ -11,8 +11,10 @@ import pytest
 from edged.cli.exit_codes import ExitCode, NoDaemon
 from edged.cli.exit_codes import code_of as code_of_commands
 from edged.errors import ConfigError, EdgedError
+from tests.hf_folders import hf_files, put
 from training import endings, opened
 from training.__main__ import main
+from training.models import base_folder
 
 pytestmark = pytest.mark.unit
 
@@ -105,6 +107,21 @@ def test_a_recipe_that_deploys_merged_weights_alone_keeps_its_adapter_in_a_group
     assert (alone.recipe.export.adapter, member.recipe.export.adapter) == ("merge", "keep")
     assert alone.recipe.deploy is not None
     assert member.recipe.deploy is None
+
+
+def test_what_was_brought_of_a_base_goes_once_it_is_another_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("EDGED_HOME", str(tmp_path / "no-store"))
+    put(tmp_path / "base", hf_files())
+    (tmp_path / "home.toml").write_text('name = "home"\nbase = "./base"\n[data]\ntrain = ["a.jsonl"]\n[finetune]\n')
+    old = base_folder(opened.open_run(tmp_path / "home.toml"))
+    for base in (hf_files(), hf_files(hidden_size=2)):
+        assert old.is_dir()
+        (tmp_path / "base" / "config.json").write_bytes(base["config.json"])
+        assert main(["run", "--recipe", str(tmp_path / "home.toml")]) == ExitCode.USAGE
+        assert "a.jsonl" in capsys.readouterr().err
+    assert not old.exists()
 
 
 def test_help_loads_no_heavy_library() -> None:

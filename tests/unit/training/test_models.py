@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import os
+import shutil
 from pathlib import Path
 
 import pytest
 
 from edged.errors import BadReference, InvalidRequest, ModelNotFound, RefusedFile
+from edged.store.blobs import hash_file
 from edged.toml_file import TomlFile
-from tests.hf_folders import hf_files, put
-from training.models import base_facts, base_folder, base_key, named
+from tests.hf_folders import hf_files, put, weights
+from training.models import base_facts, base_folder, base_key, forget_others, named
 from training.recipe import Data, Recipe
 from training.run import Run
 
@@ -49,9 +50,87 @@ def test_a_changed_model_is_another_one(tmp_path: Path) -> None:
     put(tmp_path / "base", hf_files())
     run = run_of(tmp_path, "./base")
     key, folder = base_key(run), base_folder(run)
-    os.utime(tmp_path / "base" / "model.safetensors", ns=(1, 1))
+    (tmp_path / "base" / "model.safetensors").write_bytes(weights(**{"model.w": (4, 8)}))
     assert base_key(run) != key
     assert base_folder(run) != folder
+
+
+def test_the_same_contents_are_the_same_model_whenever_they_were_written_and_however_they_were_measured(
+    tmp_path: Path,
+) -> None:
+    put(tmp_path / "base", {**hf_files(), "edged-training.json": b"{}"})
+    (tmp_path / "x.gguf").write_bytes(b"weights")
+    run = run_of(tmp_path, "./base")
+    key, folder, of_file = base_key(run), base_folder(run), base_key(run, "./x.gguf")
+    shutil.rmtree(tmp_path / "base")
+    put(tmp_path / "base", {**hf_files(), "edged-training.json": b'{"metrics": 1}'})
+    (tmp_path / "x.gguf").rename(tmp_path / "old")
+    (tmp_path / "x.gguf").write_bytes(b"weights")
+    assert (base_key(run), base_folder(run), base_key(run, "./x.gguf")) == (key, folder, of_file)
+    assert (folder / "model.safetensors").read_bytes() == weights()
+    (tmp_path / "x.gguf").write_bytes(b"changed")
+    assert base_key(run, "./x.gguf") != of_file
+
+
+def test_weights_are_read_once_for_their_digest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+
+    def counted(path: Path) -> str:
+        read.append(path.name)
+        return hash_file(path)
+
+    monkeypatch.setattr("training.digests.hash_file", counted)
+    put(tmp_path / "base", hf_files())
+    key = base_key(run_of(tmp_path, "./base"))
+    assert base_key(run_of(tmp_path, "./base")) == key
+    assert sorted(read) == ["LICENSE", "config.json", "model.safetensors", "tokenizer.json"]
+    (tmp_path / "run" / "base" / "digests.json").write_text('{"half')
+    assert base_key(run_of(tmp_path, "./base")) == key
+    assert len(read) == 8
+
+
+def test_a_run_folder_that_is_elsewhere_has_the_same_keys_and_whole_models(tmp_path: Path) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    put(here / "base", hf_files())
+    key, folder = base_key(run_of(here, "./base")), base_folder(run_of(here, "./base"))
+    shutil.copytree(here, there, symlinks=True)
+    shutil.rmtree(here)
+    moved = base_folder(run_of(there, "./base"))
+    assert base_key(run_of(there, "./base")) == key
+    assert moved.relative_to(there) == folder.relative_to(here)
+    assert (moved / "model.safetensors").resolve() == there / "base" / "model.safetensors"
+
+
+def test_what_was_brought_whole_is_gone_on_with_where_the_base_is_not(tmp_path: Path) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    put(here / "base", hf_files())
+    key, _ = base_key(run_of(here, "./base")), base_folder(run_of(here, "./base"))
+    shutil.copytree(here / "run", there / "run", symlinks=False)
+    shutil.copytree(here / "run", tmp_path / "links" / "run", symlinks=True)
+    shutil.rmtree(here)
+    assert base_key(run_of(there, "./base")) == key
+    assert (base_folder(run_of(there, "./base")) / "model.safetensors").read_bytes() == weights()
+    assert base_facts(run_of(there, "./base")).parameters == 32
+    with pytest.raises(RefusedFile, match="no folder"):
+        base_folder(run_of(tmp_path / "links", "./base"))
+
+
+def test_what_there_was_of_other_models_goes(tmp_path: Path) -> None:
+    put(tmp_path / "base", hf_files())
+    put(tmp_path / "teacher", hf_files(hidden_size=4))
+    run = run_of(tmp_path, "./base")
+    old, teacher = base_folder(run).parent, base_folder(run, "./teacher").parent
+    forget_others(run, [None, "./teacher"])
+    assert old.is_dir()
+    (tmp_path / "base" / "config.json").write_bytes(hf_files(hidden_size=2)["config.json"])
+    forget_others(run, [None, "./nothing"])
+    assert old.is_dir()
+    forget_others(run, [None, "./teacher"])
+    assert not old.exists()
+    assert teacher.is_dir()
+    assert base_folder(run).parent.is_dir()
+    forget_others(run, [None])
+    assert not teacher.exists()
 
 
 def test_what_a_killed_one_left_is_no_model(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from tests.hf_folders import hf_files, put
 from training.examples import Example, Message
 from training.recipe import load_recipe
 from training.run import Run
-from training.search.stage import SEARCH
+from training.search.stage import SEARCH, view_of
 from training.search.trial import as_tried, share_of
 
 pytestmark = pytest.mark.unit
@@ -69,6 +70,27 @@ def test_another_model_to_begin_with_or_to_learn_from_is_another_search(
     assert SEARCH.key(run) == key
     (tmp_path / "smaller" / "config.json").write_bytes(hf_files(hidden_size=2)["config.json"])
     assert SEARCH.key(run) != key
+
+
+def test_workers_see_what_came_before_wherever_the_run_folder_is(tmp_path: Path) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    for folder in (here, there):
+        folder.mkdir()
+    run = run_of(here, "ranges = {'finetune.rank' = {low = 1, high = 32}}")
+    run.folder.mkdir()
+    for name in ("base", "data"):
+        (run.folder / name).mkdir()
+    (run.folder / "data" / "train.jsonl").write_text("rows")
+    view = view_of(run, run.begin("search"), 0)
+    assert (view / "data" / "train.jsonl").read_text() == "rows"
+    shutil.copytree(run.folder, there / "run", symlinks=True)
+    shutil.rmtree(here)
+    assert (there / "run" / view.relative_to(run.folder) / "data" / "train.jsonl").read_text() == "rows"
+    link = there / "run" / view.relative_to(run.folder) / "data"
+    link.unlink()
+    link.symlink_to(run.folder / "data")
+    moved = run_of(there, "ranges = {'finetune.rank' = {low = 1, high = 32}}")
+    assert (view_of(moved, moved.path("search"), 0) / "data" / "train.jsonl").read_text() == "rows"
 
 
 def test_trials_run_on_one_device_each_with_as_many_examples_a_step(tmp_path: Path) -> None:
