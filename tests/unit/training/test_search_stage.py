@@ -30,12 +30,11 @@ def run_of(folder: Path, search: str, table: str = "[finetune]\nmax_steps = 50\n
     ("ranges = {'finetune.preferences.beta' = {low = 0.1, high = 0.2}}", "before preferences are learned"),
     ("ranges = {'finetune.completion_only' = {choices = [true, false]}}", "changes what validation_loss counts"),
     ("objective = 'perplexity'\nranges = {'finetune.completion_only' = {choices = [true, false]}}", "what perplexity"),
-    ("objective = 'judge'\nranges = {'finetune.rank' = {low = 1, high = 32}}", r"needs \[evaluate.judge\]"),
+    ("objective = 'judge'\nranges = {'finetune.rank' = {low = 1, high = 32}}", r"add \[evaluate.judge\]"),
 ])
 def test_what_cannot_be_searched_for_is_told_with_its_place(tmp_path: Path, search: str, message: str) -> None:
-    run = run_of(tmp_path, search)
     with pytest.raises(ConfigError, match=message) as caught:
-        SEARCH.run(run, lambda moment: None)
+        SEARCH.run(run_of(tmp_path, search), lambda moment: None)
     assert caught.value.line is not None
 
 
