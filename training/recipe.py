@@ -355,9 +355,11 @@ def _contradictions(recipe: Recipe) -> list[tuple[KeyPath, str]]:
     if recipe.deploy is not None and not recipe.members and recipe.finetune is None and student is None:
         found.append((("deploy",), "has nothing that could be deployed: nothing is trained; add [finetune] or "
                                    "[distil.student]"))
-    if recipe.evaluate.judge is None:
-        found += [(key, "needs to know who judges; add [evaluate.judge] with model and endpoint")
-                  for key, names in _metrics_named(recipe) if "judge" in names]
+    evaluate = recipe.evaluate
+    if evaluate.judge is None:
+        found += [(("evaluate", key), "needs to know who judges; add [evaluate.judge] with model and endpoint")
+                  for key, named in (("metrics", "judge" in evaluate.metrics), ("primary", evaluate.primary == "judge"))
+                  if named]
     if recipe.search is not None:
         for key, value in recipe.search.ranges.items():
             if (value.low is None or value.high is None or value.low >= value.high) and not value.choices:
@@ -366,11 +368,3 @@ def _contradictions(recipe: Recipe) -> list[tuple[KeyPath, str]]:
                 found.append((("search", "ranges", key), "must be a key of finetune or distil.student, as in "
                                                          "\"finetune.learning_rate\""))
     return found
-
-
-def _metrics_named(recipe: Recipe) -> list[tuple[KeyPath, tuple[str, ...]]]:
-    """By the keys that name them."""
-    evaluate, search = recipe.evaluate, recipe.search
-    return [(("evaluate", "metrics"), evaluate.metrics if isinstance(evaluate.metrics, tuple) else ()),
-            (("evaluate", "primary"), (evaluate.primary,) if evaluate.primary is not None else ()),
-            (("search", "objective"), (search.objective,) if search is not None else ())]

@@ -79,8 +79,6 @@ def test_members_that_name_themselves_or_each_other_are_refused(
 REFUSED = [
     ('[evaluate]\nmetrics = ["rouge", "judge"]', "evaluate.metrics", "who judges"),
     ('[evaluate]\nprimary = "judge"', "evaluate.primary", "who judges"),
-    ('[search]\nobjective = "judge"\n[search.ranges]\n"finetune.rank" = { low = 2, high = 8 }', "search.objective",
-     "who judges"),
     ('[finetune]\nthrough = "olive"\nmethod = "qlora"\npacking = true\ndevices = 2\n[finetune.preferences]',
      "finetune.through", "qlora.*packing, preferences, devices above 1"),
     ("[deploy]", "deploy", "nothing is trained"),
