@@ -100,10 +100,10 @@ class Model:
         if self.state is ModelState.ABSENT:
             return None
         return Live(
-            key=self.key, held_bytes=self._seat.held_bytes, phase=MemoryPhase[self.state.name],
+            key=self.key, held_bytes=self._seat.held_bytes, phase=MemoryPhase[self.state.name], unasked=self.unasked,
             busy=bool(self.requests.active) or (self.fresh and self.ticket is not None), pinned=self.stay.pinned,
-            ticket=None if self.unasked else self.ticket, used=self._used, load_s=self._seat.load_s,
-            unasked=self.unasked, rate=self._site.habits.rate(self.manifest.name, self._site.clock()))
+            ticket=None if self.unasked else self.ticket, used=0.0 if self._reloaded and not self.asked else self._used,
+            load_s=self._seat.load_s, rate=self._site.habits.rate(self.manifest.name, self._site.clock()))
 
     def want(self) -> Want | None:
         """For the policy; None unless somebody waits for it to be loaded."""

@@ -171,12 +171,12 @@ def least_worth_first(models: Iterable[Live]) -> list[Live]:
 
 
 def plan(wants: Iterable[Want], live: Iterable[Live], budget_bytes: int) -> list[Decision]:
-    """One decision for each want, oldest ticket first; together they keep within the budget."""
+    """One decision for each want, the oldest ticket first, unasked ones last; together they keep within the budget."""
     held = list(live)
     leaving: frozenset[str] = frozenset()
     reserved_bytes = 0
     decisions: list[Decision] = []
-    for want in sorted(wants, key=lambda want: want.ticket):
+    for want in sorted(wants, key=lambda want: (want.unasked, want.ticket)):
         decision = decide(want, held, budget_bytes, leaving=leaving, reserved_bytes=reserved_bytes)
         decisions.append(decision)
         match decision:

@@ -27,7 +27,7 @@ from edged.daemon.status import ModelState, ReloadOutcome
 from edged.errors import EdgedError
 from edged.store.locks import Lock, try_lock
 
-#: The file is written around each try, when a model died, and at the end; else no more often than this.
+#: The file is written around each try, when a model died or was unloaded, and at the end; else no more often than this.
 WRITE_EVERY_S = 60.0
 
 log = structlog.get_logger("edged.daemon")
@@ -48,6 +48,10 @@ class Reloads:
         self._changed, self._clock = changed, clock
         self._due: list[Kept] = []
         self._trying: Kept | None = None
+        #: What the disk says by now is tried; begun where all is still calm.
+        self._marked: Model | None = None
+        #: What was unloaded on demand; the file shall soon not name it any more.
+        self._unloaded: set[str] = set()
         self._back: list[Kept] = []
         self._written: list[Kept] = []
         self._written_s = -WRITE_EVERY_S
@@ -78,6 +82,8 @@ class Reloads:
         """To be called before memory is shared."""
         if not self._on or self._writing is not None:
             return
+        if self._marked is not None:
+            self._begin(self._marked, models)
         if self._due and self._trying is None and _calm(models):
             self._try_next(models)
         if self._writing is None:
@@ -85,7 +91,12 @@ class Reloads:
 
     def forget(self, model: Model) -> None:
         """It was unloaded on demand, perhaps before its turn came."""
-        self._due = [one for one in self._due if one.model not in (self._named(model), model.key, model.manifest.name)]
+        names = {self._named(model), model.key, model.manifest.name}
+        self._due = [one for one in self._due if one.model not in names]
+        self._unloaded |= names
+        if self._trying is not None and self._trying.model in names and not model.wish.comes_back:
+            self._tell(self._trying, "gave_way")
+            self._trying, self._urgent = None, True
 
     async def close(self, models: list[Model]) -> None:
         """What is in memory now comes back at the next start, as does what had not had its turn."""
@@ -134,15 +145,24 @@ class Reloads:
     async def _mark(self, model: Model, content: list[Kept]) -> None:
         marked = await self._write(content, durable=True)
         self._writing = None
-        if not self._on:
-            return
         if marked:
-            log.info("reload.begun", model=model.key)
-            model.come_back(self._came_back)
+            self._marked = model
         else:
             # A try that cannot be marked might be made for ever.
             self._trying, self._due = None, []
         self._changed()
+
+    def _begin(self, model: Model, models: list[Model]) -> None:
+        """What became of the others, and of this one, while the disk took the mark, goes before it."""
+        self._marked = None
+        if self._trying is None:
+            return
+        if _calm(models):
+            log.info("reload.begun", model=model.key)
+            model.come_back(self._came_back)
+        else:
+            self._due.insert(0, self._trying)
+            self._trying, self._urgent = None, True
 
     def _came_back(self, outcome: ReloadOutcome) -> None:
         kept, self._trying = self._trying, None
@@ -164,10 +184,11 @@ class Reloads:
             self._urgent = False
             return
         written = {one.model for one in self._written}
+        left = self._unloaded & (written - {one.model for one in kept})
         died = any(model.state is ModelState.ABSENT and model.breaker.deaths and self._named(model) in written
                    for model in models)
         left_s = self._written_s + WRITE_EVERY_S - self._clock()
-        if left_s <= 0 or died or self._urgent:
+        if left_s <= 0 or died or left or self._urgent:
             self._urgent = False
             self._writing = asyncio.create_task(self._write_kept(kept), name="loaded models")
         elif self._timer is None:
@@ -185,6 +206,7 @@ class Reloads:
     async def _write(self, kept: list[Kept], *, durable: bool) -> bool:
         # Not again before something changes, though it may fail.
         self._written, self._written_s = kept, self._clock()
+        self._unloaded &= {one.model for one in kept}
         try:
             await asyncio.to_thread(self._file.write, kept, durable=durable)
         except OSError as error:

@@ -29,6 +29,8 @@ class Wish:
         self._told = told
 
     def drop(self) -> None:
+        """Whatever was wished is not wished any more."""
+        self.ended("gave_way")
         self.ticket = None
 
     def loaded(self) -> bool:

@@ -279,6 +279,11 @@ def test_what_nobody_asked_for_does_not_wait_for_memory_that_comes_free() -> Non
     assert plan([want("c", 1, 6), unasked("b", 2, 3)], [leaving], 10) == [Wait("c"), Skip("b")]
 
 
+def test_what_nobody_asked_for_has_its_turn_after_whoever_came_meanwhile() -> None:
+    assert plan([unasked("back", 1, 6), want("wanted", 2, 6)], [], 10) == [
+        Load("wanted", 6, 10, everything=True), Skip("back")]
+
+
 def test_what_nobody_asked_for_gives_way_while_it_loads_and_before_all_others() -> None:
     loading = Live(key="back", held_bytes=4, phase=Phase.LOADING, unasked=True, rate=1.0)
     live = [loading, ready("idle", 4, used=1)]

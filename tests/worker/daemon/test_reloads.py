@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -286,3 +287,95 @@ async def test_a_load_of_a_name_waits_for_the_version_that_comes_and_its_pin_goe
         assert (loaded.version, loaded.state) == (new.version, ModelState.READY)
         await r.answer("m")
         assert r.router.status("m").pinned
+
+
+class SlowDisk:
+    """Of one rig: what is written with a sync waits until it is let go."""
+
+    def __init__(self, r: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.writing, self.go = threading.Event(), threading.Event()
+        file = r.router._reloads._file
+        write = file.write
+
+        def slow(kept: list[Kept], *, durable: bool) -> None:
+            if durable:
+                self.writing.set()
+                assert self.go.wait(20)
+            write(kept, durable=durable)
+
+        monkeypatch.setattr(file, "write", slow)
+
+    async def reached(self) -> None:
+        assert await asyncio.to_thread(self.writing.wait, 20)
+
+
+async def test_an_unload_while_the_disk_takes_the_mark_counts(rig: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    r = rig()
+    r.install("m")
+    r.install("next")
+    keep(r, Kept("m"), Kept("next"))
+    disk = SlowDisk(r, monkeypatch)
+    async with r:
+        await disk.reached()
+        await r.router.unload("m")
+        disk.go.set()
+        await outcome(r, "next", "ready")
+        assert r.router.status("m").state is ModelState.ABSENT
+        assert r.metric("edged_model_reloads_total", model="m", outcome="gave_way") == 1
+        await keeps(r, "next")
+
+
+async def test_who_comes_while_the_disk_takes_the_mark_goes_first(rig: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    r = rig(memory_bytes=150 * MIB)
+    install(r, "back")
+    install(r, "wanted", load_s=0.3)
+    keep(r, Kept("back"))
+    disk = SlowDisk(r, monkeypatch)
+    async with r:
+        await disk.reached()
+        answering = asyncio.create_task(r.answer("wanted"))
+        await reach(r, "wanted", ModelState.LOADING)
+        disk.go.set()
+        await answering
+        await outcome(r, "back", "no_room")
+        assert r.router.status("wanted").state is ModelState.READY
+
+
+@pytest.mark.parametrize("force", [True, False])
+async def test_an_unload_of_what_is_coming_back_lets_the_others_come(rig: Make, force: bool) -> None:
+    r = rig()
+    first, second = r.install("a", load_s=3), r.install("b")
+    keep(r, Kept("a"), Kept("b"))
+    async with r:
+        await reach(r, first.name, ModelState.LOADING)
+        await r.router.unload(first.name, force=force)
+        await outcome(r, first.name, "gave_way")
+        await outcome(r, second.name, "ready")
+        await keeps(r, "b")
+
+
+async def test_the_file_soon_forgets_what_was_unloaded(rig: Make) -> None:
+    """A power cut in the same minute would else bring it back."""
+    async with rig() as r:
+        r.install("m")
+        r.install("other")
+        await r.answer("m")
+        await r.answer("other")
+        await r.router.unload("other")
+        await keeps(r, "m")
+        await r.router.unload("m")
+        await keeps(r)
+
+
+async def test_what_came_back_and_nobody_has_asked_for_is_the_first_to_go(rig: Make) -> None:
+    r = rig()
+    r.install("m")
+    keep(r, Kept("m"))
+    async with r:
+        await outcome(r, "m", "ready")
+        model = r.router._meant("m")
+        assert (live := model.live()) is not None
+        assert live.used == 0.0
+        await r.answer("m")
+        assert (live := model.live()) is not None
+        assert live.used > 0.0
