@@ -25,7 +25,7 @@ from edged.daemon.jobs import Jobs
 from edged.daemon.metrics import Metrics
 from edged.daemon.responses import Responses
 from edged.daemon.router import Router
-from edged.errors import ConfigError
+from edged.errors import ConfigError, Internal
 from edged.logs import chosen_format
 from edged.settings import Settings
 from edged.store import Store
@@ -53,6 +53,8 @@ class Daemon:
         self._responses = Responses(settings)
         self._asked = asyncio.Event()
         self._asked_again = asyncio.Event()
+        #: It serves; a reload that is asked for earlier waits for that.
+        self._ready = asyncio.Event()
         self._reloading: set[asyncio.Task[None]] = set()
 
     async def run(self) -> int:
@@ -61,17 +63,17 @@ class Daemon:
         await self._router.start()
         try:
             server = await self._make_server()
+            serving = await self._brought_up(server)
         except BaseException:
             await self._router.kill()
             raise
-        serving = asyncio.create_task(server.serve(self._listeners.sockets), name="http")
-        await server.up.wait()
         # What the start made stays for ever: the collector never looks at it again.
         gc.freeze()
         gc.enable()
         self._told_ready()
         await self._jobs.start()
         await self._responses.start()
+        self._ready.set()
         asked = asyncio.create_task(self._asked.wait())
         await asyncio.wait({serving, asked}, return_when=asyncio.FIRST_COMPLETED)
         failed = serving.done()
@@ -98,6 +100,17 @@ class Daemon:
         return make_server(self._router, self._settings, self._jobs, self._metrics, self._store,
                            responses=self._responses, addresses=addresses)
 
+    async def _brought_up(self, server: Server) -> asyncio.Task[None]:
+        """The task that serves, once it does. Raises what it ended with before."""
+        serving = asyncio.create_task(server.serve(self._listeners.sockets), name="http")
+        up = asyncio.create_task(server.up.wait())
+        await asyncio.wait({serving, up}, return_when=asyncio.FIRST_COMPLETED)
+        if not server.up.is_set():
+            up.cancel()
+            await serving
+            raise Internal("the HTTP server ended before it served; the log tells why")
+        return serving
+
     async def _stop(self, server: Server, serving: asyncio.Task[None]) -> None:
         grace_s = self._settings.grace_s
         log.info("stopping", grace_s=grace_s)
@@ -123,6 +136,7 @@ class Daemon:
         server.end(at_once=False)
 
     async def _reload(self) -> None:
+        await self._ready.wait()
         self._notifier.reloading()
         try:
             await self._router.reload()
