@@ -147,7 +147,8 @@ def check(run: Run) -> None:
     how = trained_by(run.recipe)
     table = "distil.student" if isinstance(how, Student) else "finetune"
     if search.objective == "judge" and run.recipe.evaluate.judge is None:
-        raise run.file.mistake(("search", "objective"), "judge needs [evaluate.judge]")
+        raise run.file.mistake(("search", "objective"), "judge needs to know who judges; add [evaluate.judge] with "
+                                                        "model and endpoint")
     for key in search.ranges:
         name = key.removeprefix(f"{table}.")
         reason = _NEVER.get(name.partition(".")[0])
