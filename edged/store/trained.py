@@ -17,6 +17,11 @@ from edged.store.lineage import Training
 from edged.store.select import TRAINING_FILE
 
 MOST_BYTES = 1 << 20
+#: Metrics, packages or parents; and characters of each text.
+MOST_ENTRIES = 256
+MOST_TEXT = 4096
+#: Past the year 2096: dates that people are shown.
+_LAST_AT = 4e9
 
 
 def encode(training: Training) -> bytes:
@@ -32,6 +37,12 @@ def decode(data: bytes) -> Training:
                           "export the training again") from None
     if not all(_is_plain(said) for said in _texts(training)):
         raise RefusedFile(f"{TRAINING_FILE} holds control characters; take it out of the folder")
+    if not 0 <= training.at <= _LAST_AT:
+        raise RefusedFile(f"{TRAINING_FILE} has a date that is none (at = {training.at:g}); take it out of the folder")
+    if (max(len(training.metrics), len(training.packages), len(training.parents)) > MOST_ENTRIES
+            or max(map(len, _texts(training))) > MOST_TEXT):
+        raise RefusedFile(f"{TRAINING_FILE} has over {MOST_ENTRIES} metrics, packages or parents, or a text of over "
+                          f"{MOST_TEXT} characters; take it out of the folder")
     return training
 
 

@@ -65,6 +65,10 @@ def test_an_export_says_it_and_says_it_again_where_it_is_pulled(store: Store, tm
     b"no JSON", b'{"recipe": "home"}', b"[1]", b'{"recipe": "\xff"}', b'{"x":' + b"[" * 100_000,
     msgspec.json.encode(msgspec.structs.replace(TRAINING, method="lora\x1b[2J")),
     msgspec.json.encode(msgspec.structs.replace(TRAINING, packages={"torch": "1\n  quality  perfect"})),
+    *(msgspec.json.encode(msgspec.structs.replace(TRAINING, at=at)) for at in (1e300, -1.0, 4.1e9)),
+    msgspec.json.encode(msgspec.structs.replace(TRAINING, metrics={f"m{number}": 1.0 for number in range(257)})),
+    msgspec.json.encode(msgspec.structs.replace(TRAINING, parents=("p",) * 257)),
+    msgspec.json.encode(msgspec.structs.replace(TRAINING, packages={"torch": "1" * 4097})),
 ])
 def test_what_does_not_say_it_or_would_steer_a_terminal_is_refused(store: Store, tmp_path: Path, data: bytes) -> None:
     folder = fake_folder(tmp_path / "fake")
