@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import codecs
 import itertools
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from json import dumps
 from pathlib import Path
 from typing import Annotated
 
@@ -81,7 +83,7 @@ def export(
     """
     pieces = _pieces(store_of(home), model)
     if to is None:
-        for piece in pieces:
+        for piece in _shown(pieces) if sys.stdout.isatty() else pieces:
             sys.stdout.buffer.write(piece)
         sys.stdout.buffer.flush()
         return ExitCode.OK
@@ -108,7 +110,8 @@ def purge(
     """
     target = store_of(home)
     if target.running is not None:
-        purged = target.running.client.post("/edged/v1/captured/purge", {"model": model} if model else {}, Purged)
+        body = {} if model is None else {"model": model}
+        purged = target.running.client.post("/edged/v1/captured/purge", body, Purged)
     else:
         purged = Purged(Captured(Layout(target.settings.home)).purge(model))
     if json:
@@ -129,6 +132,15 @@ def _pieces(target: Target, model: str) -> Iterator[bytes]:
     if target.running is not None:
         return target.running.client.pieces(model_path(model, under="captured"))
     return Captured(Layout(target.settings.home)).lines(model)
+
+
+def _shown(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """The same JSON for a terminal, which a model's words or a client's must not steer: what does not print is
+    escaped. A piece may end within a character."""
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    for piece in pieces:
+        yield "".join(each if each.isprintable() or each == "\n" else dumps(each)[1:-1]
+                      for each in decoder.decode(piece)).encode()
 
 
 def _written(pieces: Iterator[bytes], path: Path) -> int:

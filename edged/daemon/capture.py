@@ -142,8 +142,8 @@ class Capture:
             return await asyncio.to_thread(self._folder.lines, model)
 
     async def purge(self, model: str | None = None) -> int:
-        """Forget all of one model, or all, and what any is about to answer. How many answers were kept. Raises Conflict
-        where the disk refuses."""
+        """Forget all of one model, or all, and what any is about to answer. How many answers were kept. Raises
+        NotFound where none of the model were, Conflict where the disk refuses."""
         self._epoch += 1
         try:
             return await asyncio.get_running_loop().run_in_executor(self._thread, self._files.purge, model)

@@ -120,9 +120,13 @@ class Captured:
         return [self._kept(model) for model in self.models()]
 
     def purge(self, model: str | None = None) -> int:
-        """Removes all of one model, or all; how many answers that were. Raises OSError where the disk refuses."""
+        """Removes all of one model, or all; how many answers that were. Raises NotFound where nothing is kept of the
+        model, OSError where the disk refuses."""
+        paths = self.paths(model)
+        if model is not None and not paths:
+            raise self._nothing(model)
         count = 0
-        for path in self.paths(model):
+        for path in paths:
             count += sum(1 for _ in whole_lines(path))
             files.remove(path)
         return count

@@ -100,7 +100,8 @@ class CapturedFiles:
         return len(gone)
 
     def purge(self, model: str | None = None) -> int:
-        """How many answers of one model, or of all, are gone. Raises OSError where the disk refuses."""
+        """How many answers of one model, or of all, are gone. Raises NotFound where nothing is kept of the model,
+        OSError where the disk refuses."""
         for name in [name for name in self._open if model in (None, name)]:
             self._close(name)
         try:

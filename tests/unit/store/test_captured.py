@@ -242,6 +242,16 @@ def test_a_file_that_was_not_seen_while_it_was_written_is_written_on(
     assert ids(home) == ["r1", "r2"]
 
 
+def test_a_purge_of_a_model_of_which_nothing_is_kept_says_so(tmp_path: Path) -> None:
+    here = shelf(tmp_path / "home")
+    here.append("tiny", line())
+    for name in ("alias", "tiny@0123456789ab"):
+        with pytest.raises(NotFound, match="There are answers of tiny"):
+            here.purge(name)
+    assert here.purge() == 1
+    assert here.purge() == 0
+
+
 def test_after_another_process_purged_the_next_answer_is_in_a_new_file(tmp_path: Path) -> None:
     home = tmp_path / "home"
     here = shelf(home)
