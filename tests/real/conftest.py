@@ -64,7 +64,7 @@ def served(real_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     with log.open("w") as file:
         process = subprocess.Popen(
             [sys.executable, "-m", "edged.cli.main", "serve", "--home", str(real_home), "--port", "0",
-             "--log-format", "json", "--models-file", "off"],
+             "--log-format", "json", "--models-file", "off", "--temporary"],
             stdout=file, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
     try:
         yield Served(_listening(log, process), process.pid)
