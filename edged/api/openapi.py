@@ -132,7 +132,7 @@ OPERATIONS: dict[str, Operation] = {
     "POST /edged/v1/gc": Operation(({},), fails=_OF_A_STORE),
     "POST /edged/v1/purge": Operation(({},), fails=_OF_A_STORE),
     "GET /edged/v1/captured/{name}": Operation(stream=("application/x-ndjson", Answer), fails=frozenset({400})),
-    "POST /edged/v1/captured/purge": Operation((captured.PURGE,), fails=frozenset({422})),
+    "POST /edged/v1/captured/purge": Operation((captured.PURGE,), fails=frozenset({404, 422})),
     "POST /edged/v1/pull": Operation((jobs.PULL,), JobEvent, (_SSE, JobEvent), fails=_OF_A_JOB),
     "POST /edged/v1/convert": Operation((jobs.CONVERT,), JobEvent, (_SSE, JobEvent), fails=_OF_A_JOB),
     "POST /edged/v1/jobs/{identity}/cancel": Operation(fails=frozenset({422})),
