@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from edged.errors import ConfigError
 from edged.toml_file import KeyPath
-from training.data.files import Role, Row, Source, read_rows, sources
+from training.data.files import Row, Source, read_rows, sources
 from training.data.forms import ANSWERS, CHAT, CHOSEN, PROMPTS, REJECTED, Form, detect, example_of
 from training.data.messages import has_thoughts
 from training.data.mistakes import Mistakes, Place, WrongRow
@@ -40,12 +40,6 @@ def examples_of(
     if not found:
         raise run.file.mistake(key, "holds no row")
     return [each.example for each in found]
-
-
-def read_split(run: Run, named: tuple[str, ...], role: Role, mistakes: Mistakes) -> list[Read]:
-    """Raises ConfigError, CorruptFile for files that cannot be read; what is wrong with rows goes to mistakes."""
-    assert run.recipe.data is not None
-    return read(run, sources(run, named, ("data", role), role), run.recipe.data.form, mistakes)
 
 
 def read(run: Run, files: Sequence[Source], form: Literal["auto"] | Form, mistakes: Mistakes) -> list[Read]:
