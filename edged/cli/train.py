@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -18,6 +19,8 @@ from edged.cli.options import Home, Json
 from edged.cli.output import say
 from edged.cli.target import store_of
 
+#: A wait with a deadline looks every 50 ms.
+LOOK_S = 60.0
 #: For the child to end after ctrl-C, which the terminal sends to both.
 GRACE_S = 2.0
 
@@ -61,7 +64,7 @@ def run_child(command: Sequence[str], environment: Mapping[str, str]) -> int:
 
         before = signal.signal(signal.SIGTERM, end)
         try:
-            code = process.wait()
+            code = _ended(process)
         except KeyboardInterrupt:
             code = _interrupted(process)
         finally:
@@ -71,6 +74,14 @@ def run_child(command: Sequence[str], environment: Mapping[str, str]) -> int:
             "true or other programs closed leave more. The same command goes on where it was")
         return ExitCode.FAILED
     return 128 - code if code < 0 else code
+
+
+def _ended(process: subprocess.Popen[bytes]) -> int:
+    """Its exit code. Looked for twenty times a second and never waited for in one call: a signal that comes just before
+    a call that blocks is otherwise seen only after it."""
+    while True:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return process.wait(LOOK_S)
 
 
 def _interrupted(process: subprocess.Popen[bytes]) -> int:
