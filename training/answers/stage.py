@@ -132,7 +132,7 @@ def _prompts(run: Run) -> tuple[list[Example], int]:
     from training.data.read import examples_of
 
     held_out = {example.id for split in ("validation", "test") for example in prompts_of(run, split)}
-    found = {example.id: example for example in examples_of(run, table.prompts, PROMPTS_KEY)}
+    found = {example.id: example for example in examples_of(run, table.prompts, PROMPTS_KEY, "prompts")}
     kept = [example for example in found.values() if example.id not in held_out]
     return kept, len(found) - len(kept)
 

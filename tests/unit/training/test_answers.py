@@ -216,3 +216,13 @@ def test_prompts_of_their_own_leave_out_what_is_held_out(tmp_path: Path) -> None
         value = do(run)
     assert sorted(learned(run)) == [("new 0", "to new 0"), ("new 1", "to new 1")]
     assert value.left_out == 1
+
+
+def test_prompts_of_their_own_need_no_answer_whatever_the_data_make_theirs_of(tmp_path: Path) -> None:
+    rows = [{"said": "new 0"}, {"said": "new 1", "meant": "not this"}]
+    (tmp_path / "more.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with ChatServer(echo) as server:
+        run = run_of(tmp_path, f"teachers = [{teacher(server)}]\nprompts = ['more.jsonl']",
+                     data=', prompt = "{{ said }}", answer = "{{ meant }}"')
+        do(run)
+    assert sorted(learned(run)) == [("new 0", "to new 0"), ("new 1", "to new 1")]
