@@ -22,7 +22,8 @@ def prompts(count: int, before: str = "prompt") -> list[Example]:
 def run_of(folder: Path, answers: str, count: int = 4, data: str = "") -> Run:
     """One whose data is there. data: more of that table."""
     path = folder / "home.toml"
-    path.write_text(f'name = "home"\nbase = "./base"\ndata = {{train = ["a.jsonl"]{data}}}\n[distil.answers]\n{answers}\n')
+    path.write_text(f'name = "home"\nbase = "./base"\ndata = {{train = ["a.jsonl"]{data}}}\n'
+                    f"[distil.answers]\n{answers}\n")
     recipe, file = load_recipe(path)
     run = Run(folder / "run", recipe, file)
     run.folder.mkdir(exist_ok=True)

@@ -12,6 +12,8 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
+from training.fit.curve import scale
+
 #: Colours that no plot has by chance, and what they become.
 INK, FAINT, PAPER = "#010203", "#040506", "#070809"
 GOOD, BAD, UNSURE = "#0a0b0c", "#0d0e0f", "#101112"
@@ -110,7 +112,7 @@ def losses(training: Sequence[tuple[int, float]], validation: Sequence[tuple[int
                           color=INK)
             if overfits:
                 axes.axvspan(best, max(step for step, _ in validation), color=BAD, alpha=0.1, linewidth=0)
-        axes.set_ylim(bottom=0)
+        scale(axes, [loss for _, loss in (*training, *validation)])
         axes.grid(axis="y")
         axes.set_xlabel("step")
         axes.set_ylabel("nats a token")

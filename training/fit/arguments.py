@@ -20,7 +20,7 @@ def arguments(how: Fit, planned: Plan, folder: Path, seed: int, settings: dict[s
 
     computed = precision(how.precision)
     own = settings if "beta" in settings else {"dataset_kwargs": {"skip_prepare_dataset": True}, **settings}
-    return (DPOConfig if "beta" in settings else SFTConfig)(
+    made = (DPOConfig if "beta" in settings else SFTConfig)(
         output_dir=str(folder / FOLDER), max_steps=planned.steps, per_device_train_batch_size=how.batch_size,
         per_device_eval_batch_size=how.batch_size, gradient_accumulation_steps=how.accumulation,
         learning_rate=how.learning_rate, lr_scheduler_type=SCHEDULES[how.schedule], warmup_steps=planned.warmup_steps,
@@ -29,3 +29,7 @@ def arguments(how: Fit, planned: Plan, folder: Path, seed: int, settings: dict[s
         logging_strategy="no", eval_strategy="no", save_strategy="no", logging_nan_inf_filter=False,
         include_num_input_tokens_seen="non_padding", report_to="none", disable_tqdm=True, remove_unused_columns=False,
         dataloader_num_workers=0, max_length=None, ddp_find_unused_parameters=False, **own)
+    # Of several cards that one process sees the trainer would take all, each with a share of the batch: those are asked
+    # for by `devices`.
+    made._n_gpu = min(made.n_gpu, 1)
+    return made

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from edged.store import files
 from training.fit import history
@@ -11,6 +12,8 @@ from training.fit.history import Row
 from training.fit.plan import best
 
 CURVE = "curve.png"
+#: Losses of which one is so many times another are drawn on a logarithmic axis.
+WIDE = 20.0
 
 
 def overfits_from(rows: Sequence[Row]) -> int | None:
@@ -20,6 +23,15 @@ def overfits_from(rows: Sequence[Row]) -> int | None:
         return None
     at = best([loss for _, loss in losses])
     return losses[at][0] if at < len(losses) - 1 else None
+
+
+def scale(axes: Any, losses: Sequence[float]) -> None:
+    """The axis of losses: from 0, or logarithmic, where the end of a training would lie flat on 0."""
+    if losses and min(losses) > 0 and max(losses) > WIDE * min(losses):
+        axes.set_yscale("log")
+        axes.yaxis.set_major_formatter("{x:g}")
+    else:
+        axes.set_ylim(bottom=0)
 
 
 def draw(rows: Sequence[Row], folder: Path) -> None:
@@ -43,7 +55,7 @@ def draw(rows: Sequence[Row], folder: Path) -> None:
                       xytext=(4, 0), textcoords="offset points", va="top", fontsize=9, color="#555555")
     axes.set_xlabel("step")
     axes.set_ylabel("loss")
-    axes.set_ylim(bottom=0)
+    scale(axes, [loss for _, loss in (*training, *losses)])
     axes.grid(alpha=0.25)
     axes.legend()
     temporary = folder / f".{CURVE}"

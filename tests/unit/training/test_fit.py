@@ -12,12 +12,13 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from matplotlib.figure import Figure
 
 from edged.errors import DeviceUnavailable, InvalidRequest
 from tests.training_examples import number, numbers
 from training.finetune.through_olive import require
 from training.fit import checkpoints, history
-from training.fit.curve import overfits_from
+from training.fit.curve import overfits_from, scale
 from training.fit.history import Row
 from training.fit.order import order, packs
 from training.fit.plan import best, exhausted, plan
@@ -249,3 +250,11 @@ def test_olive_is_refused_what_it_cannot_do(how: Finetune, named: str) -> None:
 def test_olive_is_refused_examples_that_count_differently() -> None:
     with pytest.raises(InvalidRequest, match="weights of examples"):
         require(Finetune(), [number(0), number(1, weight=2.0)])
+
+
+@pytest.mark.parametrize(("losses", "kind"), [([2.5, 0.9, 0.3], "linear"), ([2.5, 0.08, 0.006], "log"),
+                                              ([2.5, 0.1, 0.0], "linear"), ([], "linear")])
+def test_losses_that_fall_far_are_drawn_on_an_axis_that_shows_the_end(losses: list[float], kind: str) -> None:
+    axes = Figure().subplots()
+    scale(axes, losses)
+    assert axes.get_yscale() == kind
