@@ -139,6 +139,27 @@ def test_one_in_the_background_is_captured_and_says_so_when_it_is_asked_for(star
     kept(daemon, 1)
 
 
+def test_one_in_the_background_is_captured_as_its_client_was_told_whatever_is_set_meanwhile(
+    start: Callable[..., Daemon],
+) -> None:
+    daemon = start()
+    body = {"model": "late", "input": SAID, "background": True}
+    mark = daemon.log_file.stat().st_size
+    first = ask(daemon, "/v1/responses", body)  # which waits for its model to load
+    daemon.models_file.write_text("[models.late]\ncapture = true\n" + MODELS_FILE)
+    daemon.signal(signal.SIGHUP)
+    daemon.wait_for_log("capture.on", after=mark)
+    assert first.json()["status"] == "queued"
+    second = ask(daemon, "/v1/responses", body | {"input": "say: Yes."})
+    assert ("edged-capture" in first.headers, "edged-capture" in second.headers) == (False, True)
+    for told in (first, second):
+        for _ in until(20):
+            if httpx.get(f"{daemon.base_url}/v1/responses/{told.json()['id']}").json()["status"] == "completed":
+                break
+    (answer,) = kept(daemon, 1, "late")
+    assert answer["messages"][-1]["content"] == "Yes."
+
+
 def test_a_conversation_that_is_continued_is_captured_with_what_came_before(start: Callable[..., Daemon]) -> None:
     daemon = start(capture="tiny")
     first = ask(daemon, "/v1/responses", {"model": "tiny", "input": SAID, "instructions": "Be brief."}).json()

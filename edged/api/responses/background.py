@@ -44,16 +44,17 @@ class Making:
         self._tell(first)
         queued = self._stream.look()
         run = Run(exchange.caller.client, self._transcript, self._stream.look)
-        self._services.responses.background.start(queued.id, run, self._make(run, exchange))
+        self._services.responses.background.start(queued.id, run, self._make(run, exchange, captured=captured))
         if self._transcript is not None:
             follow = followed(self._transcript, 0, self._services, headers)
             await follow(scope, receive, send)
         else:
             await send_json(send, queued, headers)
 
-    async def _make(self, run: Run, asked: Exchange) -> None:
+    async def _make(self, run: Run, asked: Exchange, *, captured: bool) -> None:
+        """captured: as the client was told, whatever is set meanwhile."""
         stream = self._stream
-        own = Exchange(asked.request_id, RESPONSES, asked.received_at, asked.caller, may_capture=asked.may_capture)
+        own = Exchange(asked.request_id, RESPONSES, asked.received_at, asked.caller, may_capture=captured)
         last: Iterable[Struct] = ()
         try:
             async with generating(self._call, own, self._services) as (served, events):
