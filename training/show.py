@@ -199,7 +199,8 @@ def line_of(moment: Moment) -> str:
 
 def figures_in_words(figures: dict[str, float]) -> str:
     named = {name.replace("_per_second", "/s").replace("_", " "): value for name, value in figures.items()}
-    return ", ".join(f"{name} {value:.4g}" for name, value in named.items())
+    return ", ".join(f"{name} {value:.4g}" if abs(value) < 10_000 else f"{name} {value:.0f}"
+                     for name, value in named.items())
 
 
 def curve(values: Sequence[float] | deque[float], width: int = _CURVE_WIDTH) -> str:

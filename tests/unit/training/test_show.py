@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from edged.errors import Conflict
 from training.run import Moment
-from training.show import Bars, JsonLines, Lines, curve, of_member
+from training.show import Bars, JsonLines, Lines, curve, figures_in_words, of_member
 
 pytestmark = pytest.mark.unit
 
@@ -39,6 +39,11 @@ def test_without_a_terminal_there_is_a_line_for_each_thing_done_and_one_now_and_
     assert shown.err.splitlines() == [
         "finetune training, loss 2", "finetune training: 50%, loss 2", "finetune training: 100%, loss 2",
         "finetune: note: bf16 is slow here"]
+
+
+def test_counts_are_told_whole_and_losses_in_four_digits() -> None:
+    assert figures_in_words({"answers": 11_843.0, "tokens_per_second": 208.5512, "loss": 0.00182333}) == (
+        "answers 11843, tokens/s 208.6, loss 0.001823")
 
 
 def test_for_scripts_every_moment_is_a_line_and_the_last_one_is_the_error(
