@@ -146,19 +146,20 @@ def _limited(splits: _Splits, limit: int | None, seed: int, dropped: Counter[str
 
 
 def _split(run: Run, splits: _Splits) -> _Splits:
-    """What validation and test have no files for comes out of train. Prompts alone are split when they are answered
-    (`training.split`): until then all of them are for training."""
+    """What validation and test have no files for comes out of the answered prompts of train. Prompts alone are all for
+    training; where nothing else is held out, they are split when they are answered (`training.split`)."""
     data = _data(run)
-    if not any(each.example.answer is not None for each in splits["train"]):
+    answered = [each.example for each in splits["train"] if each.example.answer is not None]
+    if not answered:
         return splits
     shares: dict[SplitName, float] = {
         "validation": 0.0 if data.validation else data.validation_share, "test": 0.0 if data.test else data.test_share}
-    strata = {each.example.id: each.example.stratum for each in reversed(splits["train"])}
+    strata = {example.id: example.stratum for example in reversed(answered)}
     drawn = shared_out(list(strata.items()), shares, run.recipe.seed)
     found: _Splits = {name: list(splits[name]) for name in ORDER if name != "train"}
     found["train"] = []
     for each in splits["train"]:
-        found[drawn[each.example.id]].append(each)
+        found[drawn.get(each.example.id, "train")].append(each)
     return found
 
 

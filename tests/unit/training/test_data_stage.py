@@ -198,6 +198,14 @@ def test_prompts_alone_are_not_split_before_they_are_answered(make: Make) -> Non
     assert (made.train, made.validation) == (10, 0)
 
 
+def test_prompts_without_an_answer_are_all_for_training_and_shares_are_of_those_with_one(make: Make) -> None:
+    unanswered = [{"prompt": f"p{number}"} for number in range(80)]
+    made, splits, _ = make({"train.jsonl": pairs(20), "more.jsonl": unanswered}, train=("train.jsonl", "more.jsonl"),
+                           validation_share=0.25)
+    assert (made.train, made.validation) == (95, 5)
+    assert all(example.answer is not None for example in splits["validation"])
+
+
 @pytest.mark.parametrize(("rows", "told"), [
     ([], "nothing is left for train"), (pairs(1), "nothing is left for train"),
     ([{"prompt": "a", "answer": "x" * 99}] * 3, "2 |longer than max_tokens"),
