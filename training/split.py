@@ -2,7 +2,7 @@
 teachers answered (`answers`).
 
 Nothing that is held out is ever learned from: an answered prompt that is the same as one of validation or test (or, by
-`data.near_duplicates`, nearly the same) is left out here, wherever it came from.
+`data.near_duplicates`, nearly the same) is left out here, wherever it came from and whoever answered it.
 """
 
 from __future__ import annotations
@@ -37,7 +37,9 @@ def training_examples(run: Run) -> list[Example]:
     """Those with an answer: the original ones unless the recipe sets them aside (`keep_data`), then the teachers'.
     Raises InvalidRequest where there is none, or a stage before has not ended; CorruptFile."""
     original = [] if _sets_data_aside(run) else _answered(prompts_of(run, "train"))
-    if not (found := original + _of_teachers(run, "train")):
+    taught = _of_teachers(run)
+    # What the data itself holds out, stage data has taken out of the training split.
+    if not (found := _not_near(run, original, [*taught["validation"], *taught["test"]]) + taught["train"]):
         raise InvalidRequest("no example has an answer to learn from; give data.train answers (form pairs, chat or "
                              "preferences), or let a teacher answer the prompts ([distil.answers])")
     return found
@@ -47,7 +49,7 @@ def validation_examples(run: Run) -> list[Example]:
     """Those of the validation split that have an answer, one of each prompt. Where none has (data of prompts alone),
     the validation share of what teachers answered, by prompt, which is then not trained on. Raises as
     `training_examples`."""
-    if not (found := _one_of_each(_answered(prompts_of(run, "validation")) or _of_teachers(run, "validation"))):
+    if not (found := _one_of_each(_answered(prompts_of(run, "validation")) or _of_teachers(run)["validation"])):
         raise InvalidRequest("no example of the validation split has an answer; name a file with answers in "
                              "data.validation, or let a teacher answer the prompts ([distil.answers])")
     return found
@@ -55,7 +57,13 @@ def validation_examples(run: Run) -> list[Example]:
 
 def test_examples(run: Run) -> list[Example]:
     """As `validation_examples`, of the test split; those of validation where the recipe has no test data."""
-    return _one_of_each(_answered(prompts_of(run, "test")) or _of_teachers(run, "test")) or validation_examples(run)
+    return _one_of_each(_answered(prompts_of(run, "test")) or _of_teachers(run)["test"]) or validation_examples(run)
+
+
+def held_out(run: Run) -> list[Example]:
+    """All that may not be learned from: of the data, answered or not, then of what teachers answered."""
+    taught = _of_teachers(run)
+    return [*prompts_of(run, "validation"), *prompts_of(run, "test"), *taught["validation"], *taught["test"]]
 
 
 def shared_out(
@@ -125,32 +133,35 @@ def _sets_data_aside(run: Run) -> bool:
     return distil is not None and distil.answers is not None and not distil.answers.keep_data
 
 
-def _of_teachers(run: Run, name: SplitName) -> list[Example]:
-    """What teachers answered is for training; where no held-out example of the data has an answer, the data's shares of
-    it are held out, by prompt."""
+def _of_teachers(run: Run) -> dict[SplitName, list[Example]]:
+    """What teachers answered is for training; of each held-out split in which no example of the data has an answer, the
+    data's share of it is held out, by prompt."""
+    found: dict[SplitName, list[Example]] = {name: [] for name in SPLITS}
     recipe = run.recipe
     if recipe.distil is None or recipe.distil.answers is None:
-        return []
+        return found
     run.key("answers")
-    held_out = [*prompts_of(run, "validation"), *prompts_of(run, "test")]
-    answered = _not_near(run, list(read_examples(run.path("answers") / ANSWERS_FILE)), held_out)
-    if recipe.data is None or _answered(held_out):
-        return answered if name == "train" else []
+    validation, test = prompts_of(run, "validation"), prompts_of(run, "test")
+    answered = _not_near(run, list(read_examples(run.path("answers") / ANSWERS_FILE)), [*validation, *test])
+    shares: dict[SplitName, float] = {} if recipe.data is None else {
+        "validation": 0.0 if _answered(validation) else recipe.data.validation_share,
+        "test": 0.0 if _answered(test) else recipe.data.test_share}
     strata = {example.id: example.stratum for example in answered}
-    shares: dict[SplitName, float] = {"validation": recipe.data.validation_share, "test": recipe.data.test_share}
     splits = shared_out(list(strata.items()), shares, recipe.seed)
-    return [example for example in answered if splits[example.id] == name]
+    for example in answered:
+        found[splits[example.id]].append(example)
+    return found
 
 
-def _not_near(run: Run, examples: list[Example], held_out: Sequence[Example]) -> list[Example]:
+def _not_near(run: Run, examples: list[Example], others: Sequence[Example]) -> list[Example]:
     from training.data.near import Near, words_of
 
     data = run.recipe.data
-    ids = {example.id for example in held_out}
+    ids = {example.id for example in others}
     kept = [example for example in examples if example.id not in ids]
-    if data is None or data.near_duplicates is None:
+    if not others or data is None or data.near_duplicates is None:
         return kept
-    near = Near([words_of(example) for example in (*held_out, *kept)], data.near_duplicates)
-    for index in range(len(held_out)):
+    near = Near([words_of(example) for example in (*others, *kept)], data.near_duplicates)
+    for index in range(len(others)):
         near.add(index)
-    return [example for index, example in enumerate(kept, len(held_out)) if near.like(index) is None]
+    return [example for index, example in enumerate(kept, len(others)) if near.like(index) is None]

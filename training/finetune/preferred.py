@@ -29,15 +29,14 @@ def candidates(run: Run, wanted: Preferences) -> list[Example]:
     stage data has not ended."""
     from training.split import prompts_of
 
-    if not wanted.data:
-        return _required(_pairs(prompts_of(run, "train")))
+    found = _read(run, wanted) if wanted.data else _pairs(prompts_of(run, "train"))
     held_out = _held_out(run)
-    return _required([each for each in _read(run, wanted) if each.id not in held_out])
+    return _required([each for each in found if each.id not in held_out])
 
 
 def preferred(run: Run, wanted: Preferences, tokenizer: Any, tell: Tell) -> tuple[list[Example], list[Example]]:
     """(training, validation), each with a rejected answer. Of files of their own a validation share is drawn by prompt
-    and seed; what is held out of the data, and what is longer than `data.max_tokens`, is left out and told.
+    and seed; what is held out, and what is longer than `data.max_tokens`, is left out and told.
 
     Raises as `candidates`."""
     from training.encode import token_counts
@@ -67,9 +66,9 @@ def _read(run: Run, wanted: Preferences) -> list[Example]:
 
 
 def _held_out(run: Run) -> set[str]:
-    from training.split import prompts_of
+    from training.split import held_out
 
-    return {each.id for name in ("validation", "test") for each in prompts_of(run, name)}
+    return {each.id for each in held_out(run)}
 
 
 def _required(examples: list[Example]) -> list[Example]:

@@ -14,7 +14,8 @@ from edged.errors import InvalidRequest
 from edged.toml_file import TomlFile
 from training import split
 from training.examples import Example, Message, identity, write_examples
-from training.recipe import Answers, Data, Distil, Recipe, Teacher
+from training.finetune.preferred import candidates
+from training.recipe import Answers, Data, Distil, Preferences, Recipe, Teacher
 from training.run import Run
 from training.split import SplitName, shared_out, split_file, training_examples, validation_examples
 
@@ -130,6 +131,52 @@ def test_of_prompts_alone_a_share_of_the_answers_is_held_out(tmp_path: Path) -> 
     train, validation = training_examples(run), validation_examples(run)
     assert (len(train), len(validation)) == (60, 10)
     assert not {each.id for each in train} & {each.id for each in validation}
+
+
+def test_beside_an_answered_test_file_a_validation_share_of_the_answers_is_held_out(tmp_path: Path) -> None:
+    prompts = [example(str(number)) for number in range(20)]
+    run = made(run_with(tmp_path, Distil(answers=TEACHERS), validation_share=0.25), train=prompts,
+               test=[example("t", "right")])
+    answered(run, [example(str(number), "said") for number in range(20)])
+    train, validation = training_examples(run), validation_examples(run)
+    assert (len(train), len(validation)) == (15, 5)
+    assert not {each.id for each in train} & {each.id for each in validation}
+    assert [each.prompt[0].content for each in split.test_examples(run)] == ["t"]
+
+
+def test_beside_an_answered_validation_file_a_test_share_of_the_answers_is_held_out(tmp_path: Path) -> None:
+    prompts = [example(str(number)) for number in range(20)]
+    run = made(run_with(tmp_path, Distil(answers=TEACHERS), test_share=0.25), train=prompts,
+               validation=[example("v", "right")])
+    answered(run, [example(str(number), "said") for number in range(20)])
+    assert [each.prompt[0].content for each in validation_examples(run)] == ["v"]
+    train, test = training_examples(run), split.test_examples(run)
+    assert (len(train), len(test)) == (15, 5)
+    assert not {each.id for each in train} & {each.id for each in test}
+
+
+@pytest.mark.parametrize("near_duplicates", [None, 0.8])
+def test_what_is_held_out_of_the_answers_is_not_learned_from_the_data_either(
+    tmp_path: Path, near_duplicates: float | None,
+) -> None:
+    """Validation is a file of prompts alone."""
+    original = [example(f"turn on the lamp in room {number}", "1") for number in range(20)]
+    run = made(run_with(tmp_path, Distil(answers=TEACHERS), validation_share=0.25, near_duplicates=near_duplicates),
+               train=original, validation=[example("v")])
+    answered(run, [example(f"turn on the lamp in room {number}", "one", teacher="big") for number in range(20)])
+    train, validation = training_examples(run), validation_examples(run)
+    assert (len(train), len(validation)) == (30, 5)
+    assert not {each.id for each in train} & {each.id for each in validation}
+
+
+def test_preferences_of_prompts_that_are_held_out_of_the_answers_are_not_learned(tmp_path: Path) -> None:
+    pairs = [example(str(number), "1", rejected=Message("assistant", "x")) for number in range(20)]
+    run = made(run_with(tmp_path, Distil(answers=TEACHERS), validation_share=0.25), train=pairs,
+               validation=[example("v")])
+    answered(run, [example(str(number), "one") for number in range(20)])
+    held_out = {each.id for each in validation_examples(run)}
+    assert [each.id for each in candidates(run, Preferences())] == [
+        each.id for each in pairs if each.id not in held_out]
 
 
 def test_of_a_held_out_prompt_one_answer_is_right_the_one_that_most_say(tmp_path: Path) -> None:
