@@ -32,6 +32,35 @@ def detect(named: Collection[str], rows: Sequence[dict[str, Any]], own: Template
     return "pairs" if own.answer is not None or any(name in named for name in ANSWERS) else "prompts"
 
 
+def of_captured(own: Templates, values: dict[str, Any]) -> Templates:
+    """What of [data]'s templates is for a captured answer beside other files: it is a conversation already, so those of
+    prompt and answer have to name `messages`; and only those whose columns it has."""
+    def meant(template: Template | None) -> Template | None:
+        return template if template is not None and CHAT[0] in template.names else None
+
+    return Templates(
+        prompt=_fitting(meant(own.prompt), values), answer=_fitting(meant(own.answer), values),
+        rejected=_fitting(meant(own.rejected), values), system=_fitting(own.system, values),
+        stratum=_stratum_there(own, values))
+
+
+def of_other_tables(own: Templates, values: dict[str, Any]) -> Templates:
+    """What of [data]'s templates is for a row of a file that another table names: of a row that has columns of its own
+    for something, only those whose columns it has too; and `chosen` and `rejected` go before templates that do not name
+    them."""
+    def over(template: Template | None, *instead: str) -> Template | None:
+        return _fitting(template, values) if any(values.get(name) not in (None, "") for name in instead) else template
+
+    def unless(template: Template | None, column: str) -> Template | None:
+        there = values.get(column) not in (None, "")
+        return template if template is None or not there or column in template.names else None
+
+    return Templates(
+        prompt=over(own.prompt, *PROMPTS, *CHAT, CHOSEN), answer=over(unless(own.answer, CHOSEN), CHOSEN, *ANSWERS),
+        rejected=over(unless(own.rejected, REJECTED), REJECTED), system=over(own.system, "system"),
+        stratum=_stratum_there(own, values))
+
+
 def example_of(values: dict[str, Any], form: Form, own: Templates) -> Example:
     """Raises WrongRow with what would be right."""
     prompt, answer, rejected = _PARTS[form](values, own)
@@ -156,6 +185,17 @@ def _stratum(values: dict[str, Any], own: Templates) -> str | None:
             return text(values[column], column)
         case template:
             return template(values)
+
+
+def _stratum_there(own: Templates, values: dict[str, Any]) -> Template | str | None:
+    """None where the row has no column for it."""
+    if isinstance(own.stratum, str):
+        return own.stratum if own.stratum in values else None
+    return _fitting(own.stratum, values)
+
+
+def _fitting(template: Template | None, values: dict[str, Any]) -> Template | None:
+    return template if template is not None and template.fits(values) else None
 
 
 def _column(values: dict[str, Any], names: Sequence[str], what: str) -> str:

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from edged.errors import ConfigError
 from edged.toml_file import KeyPath
-from training.data.files import Row, Source, read_rows, sources
-from training.data.forms import ANSWERS, CHAT, CHOSEN, PROMPTS, REJECTED, Form, detect, example_of
+from training.data.files import CAPTURED, Row, Source, read_rows, sources
+from training.data.forms import (
+    ANSWERS,
+    CHAT,
+    CHOSEN,
+    PROMPTS,
+    REJECTED,
+    Form,
+    detect,
+    example_of,
+    of_captured,
+    of_other_tables,
+)
 from training.data.messages import has_thoughts
 from training.data.mistakes import Mistakes, Place, WrongRow
 from training.data.templates import Templates, templates
@@ -31,32 +42,51 @@ def examples_of(
     run: Run, named: tuple[str, ...], key: KeyPath, form: Literal["auto"] | Form = "auto",
 ) -> list[Example]:
     """What other tables of the recipe name as `data.train` does (`distil.answers.prompts`,
-    `finetune.preferences.data`), with the templates of [data]; key: where. Doubles are left in.
+    `finetune.preferences.data`), with the templates of [data] that are for it; key: where. Doubles are left in.
 
     Raises ConfigError with place and reason of everything that is wrong, CorruptFile."""
     mistakes = Mistakes()
-    found = read(run, sources(run, named, key, "train"), form, mistakes)
+    found = read(run, sources(run, named, key, "train"), form, mistakes, of_data=False)
     mistakes.require(run.recipe.data.max_invalid_share if run.recipe.data is not None else 0.0)
     if not found:
         raise run.file.mistake(key, "holds no row")
     return [each.example for each in found]
 
 
-def read(run: Run, files: Sequence[Source], form: Literal["auto"] | Form, mistakes: Mistakes) -> list[Read]:
-    own = templates(run.recipe.data or Data(train=("",)), run.file)
-    return [each for source in files for each in _file(source, form, own, mistakes)]
+def read(
+    run: Run, files: Sequence[Source], form: Literal["auto"] | Form, mistakes: Mistakes, *, of_data: bool = True,
+) -> list[Read]:
+    """of_data: whether [data] names the files, so that its templates and its form are meant for them; for captured
+    answers they are where it names nothing else."""
+    data = run.recipe.data or Data(train=("",))
+    own = templates(data, run.file)
+    only_captured = all(said.startswith(CAPTURED) for said in (*data.train, *data.validation, *data.test))
+    found = []
+    for source in files:
+        if of_data and (source.kind != "captured" or only_captured):
+            found += _file(source, form, mistakes, own)
+        elif source.kind == "captured":
+            found += _file(source, "chat" if of_data and form != "prompts" else form, mistakes, own, of_captured)
+        else:
+            found += _file(source, form, mistakes, own, of_other_tables)
+    return found
 
 
-def _file(source: Source, said: Literal["auto"] | Form, own: Templates, mistakes: Mistakes) -> list[Read]:
-    """A captured answer is a conversation, whatever other files are."""
+def _file(
+    source: Source, said: Literal["auto"] | Form, mistakes: Mistakes, own: Templates,
+    meant: Callable[[Templates, dict[str, Any]], Templates] | None = None,
+) -> list[Read]:
+    """meant: what of the templates is for a row; None: all."""
     rows = list(read_rows(source, mistakes))
+    # A captured answer is a conversation, whatever other files are.
     form = "chat" if source.kind == "captured" and said == "auto" else said
     if form == "auto":
         form = _detected(source, rows, own)
     found = []
     for row in rows:
+        made = own if meant is None else meant(own, row.values)
         try:
-            found.append(Read(example_of(row.values, form, own), row.place))
+            found.append(Read(example_of(row.values, form, made), row.place))
         except WrongRow as error:
             mistakes.add(row.place, str(error))
             continue

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import jinja2
+import jinja2.meta
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from edged.toml_file import KeyPath, TomlFile
@@ -26,10 +27,12 @@ def _environment() -> ImmutableSandboxedEnvironment:
 
 @dataclass(frozen=True, slots=True)
 class Template:
-    """One text of the recipe. `row` is all columns, for those whose names are no words."""
+    """One text of the recipe. `row` is all columns, for those whose names are no words. names: what it takes of a row,
+    by its own name, or `row`."""
 
     name: str
     compiled: jinja2.Template
+    names: frozenset[str]
 
     def __call__(self, values: dict[str, Any]) -> str:
         """Raises WrongRow with what the template lacks, and the columns that are there."""
@@ -37,6 +40,16 @@ class Template:
             return self.compiled.render({**values, "row": values})
         except (jinja2.TemplateError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError) as error:
             raise WrongRow(f"data.{self.name} fails on it ({str(error)[:200]}); it has {columns(values)}") from None
+
+    def fits(self, values: dict[str, Any]) -> bool:
+        """Whether the row has its columns, or it does without those that are not there."""
+        if self.names <= values.keys():
+            return True
+        try:
+            self(values)
+        except WrongRow:
+            return False
+        return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +80,9 @@ def columns(values: dict[str, Any]) -> str:
 
 def _compiled(text: str, name: str, file: TomlFile) -> Template:
     key: KeyPath = ("data", name)
+    environment = _environment()
     try:
-        return Template(name, _environment().from_string(text))
+        names = jinja2.meta.find_undeclared_variables(environment.parse(text)) - environment.globals.keys()
+        return Template(name, environment.from_string(text), frozenset(names))
     except jinja2.TemplateError as error:
         raise file.mistake(key, f"is no Jinja template: {str(error)[:200]}") from None

@@ -226,3 +226,13 @@ def test_prompts_of_their_own_need_no_answer_whatever_the_data_make_theirs_of(tm
                      data=', prompt = "{{ said }}", answer = "{{ meant }}"')
         do(run)
     assert sorted(learned(run)) == [("new 0", "to new 0"), ("new 1", "to new 1")]
+
+
+def test_prompts_of_their_own_need_none_of_the_columns_that_the_data_has(tmp_path: Path) -> None:
+    rows = [{"prompt": "new 0"}, {"said": "new 1"}, {"messages": [{"role": "user", "content": "new 2"}]}]
+    (tmp_path / "more.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with ChatServer(echo) as server:
+        run = run_of(tmp_path, f"teachers = [{teacher(server)}]\nprompts = ['more.jsonl']",
+                     data=', prompt = "{{ said }}", answer = "{{ meant }}", stratum = "kind"')
+        do(run)
+    assert sorted(learned(run)) == [(f"new {number}", f"to new {number}") for number in range(3)]

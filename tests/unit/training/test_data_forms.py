@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from edged.errors import ConfigError
 from edged.toml_file import TomlFile, read_toml
-from training.data.forms import detect, example_of
+from training.data.forms import detect, example_of, of_other_tables
 from training.data.mistakes import WrongRow
 from training.data.templates import Templates, templates
 from training.examples import Example, Message
@@ -149,6 +149,55 @@ def test_columns_that_tell_nothing_are_no_form(row: dict[str, Any]) -> None:
 def test_a_template_tells_what_the_row_lacks() -> None:
     with pytest.raises(WrongRow, match=r"'city' is undefined.*the columns town"):
         read({"town": "Ulm"}, own(prompt="{{ city }}", answer="x"))
+
+
+COMMAND = {"prompt": "{{ command }}", "answer": "{{ json }}", "rejected": "{{ worse }}", "stratum": "kind"}
+
+
+@pytest.mark.parametrize(("row", "found"), [
+    ({"prompt": "p", "chosen": "c", "rejected": "r"}, ("p", "c", "r", None)),
+    ({"prompt": "p", "chosen": "c", "rejected": "r", "json": "{}", "worse": "[]", "kind": "k"}, ("p", "c", "r", "k")),
+    ({"command": "do", "prompt": "p", "chosen": "c", "rejected": "r"}, ("do", "c", "r", None)),
+    ({"command": "do", "json": "{}", "worse": "[]", "output": "o"}, ("do", "{}", "[]", None)),
+    ({"command": "do", "answer": "a", "chosen": None, "worse": "[]"}, ("do", "a", "[]", None)),
+    ({"chosen": [{"role": "user", "content": "p"}, {"role": "assistant", "content": "c"}],
+      "rejected": [{"role": "user", "content": "p"}, {"role": "assistant", "content": "r"}]}, ("p", "c", "r", None)),
+])
+def test_templates_are_for_preferences_of_other_tables_where_they_have_no_columns_of_their_own(
+    row: dict[str, Any], found: tuple[str | None, ...],
+) -> None:
+    example = example_of(row, "preferences", of_other_tables(own(**COMMAND), row))
+    assert example.answer is not None
+    assert example.rejected is not None
+    assert (example.prompt[-1].content, example.answer.content, example.rejected.content, example.stratum) == found
+
+
+def test_templates_that_name_chosen_and_rejected_shape_them() -> None:
+    made = own(answer="{{ chosen | upper }}", rejected="{{ rejected | upper }}")
+    row = {"prompt": "p", "chosen": "c", "rejected": "r"}
+    example = example_of(row, "preferences", of_other_tables(made, row))
+    assert (example.answer, example.rejected) == (Message("assistant", "C"), Message("assistant", "R"))
+
+
+@pytest.mark.parametrize(("template", "row", "asked"), [
+    ("{{ command }}", {"prompt": "p"}, "p"), ("{{ row['the command'] }}", {"question": "q"}, "q"),
+    ("{{ command }}", {"prompt": "p", "command": "do"}, "do"),
+    ("{{ command }}{{ more | default('!') }}", {"prompt": "p", "command": "do"}, "do!"),
+    ("{{ command }}", {"messages": [{"role": "user", "content": "m"}]}, "m"),
+])
+def test_a_template_for_prompts_is_for_those_of_other_tables_that_have_its_columns(
+    template: str, row: dict[str, Any], asked: str,
+) -> None:
+    example = example_of(row, "prompts", of_other_tables(own(prompt=template, stratum="{{ kind }}"), row))
+    assert (example.prompt[-1].content, example.stratum) == (asked, None)
+
+
+@pytest.mark.parametrize("row", [{"text": "x"}, {"prompt": "", "text": "x"}])
+def test_what_a_template_lacks_is_told_where_nothing_stands_in_for_it(row: dict[str, Any]) -> None:
+    with pytest.raises(WrongRow, match=r"data\.prompt fails on it \('command' is undefined"):
+        example_of(row, "prompts", of_other_tables(own(prompt="{{ command }}"), row))
+    with pytest.raises(WrongRow, match=r"data\.system fails on it \('who' is undefined"):
+        example_of({"prompt": "p"}, "prompts", of_other_tables(own(system="{{ who }}"), {"prompt": "p"}))
 
 
 @pytest.mark.parametrize("text", ["{{ ''.__class__.__mro__ }}", "{{ row.clear() }}"])

@@ -22,7 +22,7 @@ from tests.unit.training.characters import CHATML, Characters
 from training.data import stage
 from training.data.made import DataMade, table
 from training.data.near import similarity, words_of
-from training.examples import Example, read_examples
+from training.examples import Example, Message, read_examples
 from training.recipe import Data, Recipe
 from training.run import Moment, Run
 from training.split import SPLITS, split_file
@@ -220,10 +220,9 @@ def test_columns_that_nobody_knows_are_told_with_those_that_are(make: Make) -> N
         make({"train.jsonl": [{"text": "x"}]})
 
 
-def test_captured_answers_are_learned(
-    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """As the daemon writes them."""
+@pytest.fixture
+def captured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Eight answers, as the daemon writes them; what a recipe calls them."""
     monkeypatch.setenv("EDGED_HOME", str(tmp_path / "home"))
     layout = Store(tmp_path / "home").layout
     writer = CapturedFiles(layout, most_bytes=10**8, most_s=1e6)
@@ -236,12 +235,48 @@ def test_captured_answers_are_learned(
             finish_reason="stop", prompt_tokens=3, completion_tokens=1, client=None)
         writer.append("small", msgspec.json.encode(answer) + b"\n")
     writer.close()
-    made, splits, told = make({}, train=("captured:small",), stratum="version")
+    return "captured:small"
+
+
+def test_captured_answers_are_learned(make: Make, captured: str) -> None:
+    made, splits, told = make({}, train=(captured,), stratum="version")
     assert (made.train, made.validation) == (7, 1)
     assert prompts(splits["train"]) == [f"light {number}" for number in range(8) if f"light {number}" != prompts(
         splits["validation"])[0]]
     assert made.strata["0123456789ab"]["train"] == 7
     assert any("1 answers come with thoughts" in (moment.note or "") for moment in told)
+
+
+COMMANDS: Rows = [{"command": f"lamp {number}", "json": "{}", "kind": "lamp"} for number in range(4)]
+
+
+@pytest.mark.parametrize("form", ["auto", "pairs"])
+@pytest.mark.parametrize("stratum", ["kind", "{{ kind }}"])
+def test_captured_answers_are_conversations_whatever_the_files_beside_them_are(
+    make: Make, captured: str, form: str, stratum: str,
+) -> None:
+    made, splits, _ = make({"train.jsonl": COMMANDS}, train=("train.jsonl", captured), form=form, system="Say JSON.",
+                           prompt="{{ command }}", answer="{{ json }}", stratum=stratum)
+    found = {each.prompt[-1].content: each for name in SPLITS for each in splits[name]}
+    assert len(found) == made.train + made.validation == 12
+    assert {each.prompt[0] for each in found.values()} == {Message("system", "Say JSON.")}
+    assert [(found[prompt].answer, found[prompt].stratum) for prompt in ("lamp 0", "light 0")] == [
+        (Message("assistant", "{}"), "lamp"), (Message("assistant", "on"), None)]
+
+
+def test_a_template_over_conversations_is_for_captured_ones_too(make: Make, captured: str) -> None:
+    rows = [{"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": "off"}]}]
+    _, splits, _ = make({"train.jsonl": rows}, train=("train.jsonl", captured),
+                        answer="{{ messages[-1].content | upper }}")
+    assert {each.answer.content for name in SPLITS for each in splits[name] if each.answer} == {"OFF", "ON"}
+
+
+@pytest.mark.parametrize("said", [{"stratum": "kind"}, {"system": "{{ who }}"}, {"answer": "{{ json }}"}])
+def test_of_captured_answers_alone_all_that_the_recipe_says_is_meant(
+    make: Make, captured: str, said: dict[str, str],
+) -> None:
+    with pytest.raises(ConfigError, match="8 of 8 rows are no examples"):
+        make({}, train=(captured,), **said)
 
 
 def test_the_key_changes_with_the_files_the_recipe_and_the_base(make: Make, tmp_path: Path) -> None:

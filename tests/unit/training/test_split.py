@@ -179,6 +179,13 @@ def test_preferences_of_prompts_that_are_held_out_of_the_answers_are_not_learned
         each.id for each in pairs if each.id not in held_out]
 
 
+def test_preferences_of_their_own_are_read_by_their_columns_whatever_the_data_are_made_of(tmp_path: Path) -> None:
+    (tmp_path / "pairs.jsonl").write_text('{"prompt": "p", "chosen": "c", "rejected": "r", "json": "{}"}\n')
+    run = made(run_with(tmp_path, prompt="{{ command }}", answer="{{ json }}", stratum="kind"))
+    assert candidates(run, Preferences(data=("pairs.jsonl",))) == [
+        example("p", "c", rejected=Message("assistant", "r"))]
+
+
 def test_of_a_held_out_prompt_one_answer_is_right_the_one_that_most_say(tmp_path: Path) -> None:
     """Teachers' answers to one prompt, and preferences with several pairs, share its id."""
     pairs = [example("a", "1", rejected=Message("assistant", "x")), example("b", '{"on": true}'), example("a", "2"),
