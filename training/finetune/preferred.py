@@ -10,15 +10,20 @@ from training.examples import Example
 from training.recipe import Preferences
 from training.run import Moment, Run, Tell, digest
 
-_KEY = ("finetune", "preferences", "data")
+PREFERENCES_KEY = ("finetune", "preferences", "data")
 
 
 def preferences_digest(run: Run, wanted: Preferences) -> str:
     """Changes with the files of their own, where they have some. Raises ConfigError where one is not there."""
     from training.data import files
 
-    sources = files.sources(run, wanted.data, _KEY, "train")
+    sources = files.sources(run, wanted.data, PREFERENCES_KEY, "train")
     return digest([(source.title, files.digest_of(source)) for source in sources])
+
+
+def require_readable(run: Run, wanted: Preferences) -> None:
+    """Needs no stage before. Raises ConfigError with everything that is wrong with files of their own, CorruptFile."""
+    _read(run, wanted)
 
 
 def candidates(run: Run, wanted: Preferences) -> list[Example]:
@@ -62,7 +67,7 @@ def preferred(run: Run, wanted: Preferences, tokenizer: Any, tell: Tell) -> tupl
 def _read(run: Run, wanted: Preferences) -> list[Example]:
     from training.data.read import examples_of
 
-    return _pairs(examples_of(run, wanted.data, _KEY, "preferences"))
+    return _pairs(examples_of(run, wanted.data, PREFERENCES_KEY, "preferences"))
 
 
 def _held_out(run: Run) -> set[str]:

@@ -113,6 +113,7 @@ def test_what_was_brought_of_a_base_goes_once_it_is_another_one(
     monkeypatch.setenv("EDGED_HOME", str(tmp_path / "no-store"))
     put(tmp_path / "base", hf_files())
     (tmp_path / "home.toml").write_text('name = "home"\nbase = "./base"\n[data]\ntrain = ["a.jsonl"]\n[finetune]\n')
+    (tmp_path / "a.jsonl").write_text('{"text": "nothing that can be learned"}\n')
     old = base_folder(opened.open_run(tmp_path / "home.toml"))
     for base in (hf_files(), hf_files(hidden_size=2)):
         assert old.is_dir()
