@@ -34,7 +34,7 @@ def lineage(run: Run, earlier: Path) -> Training:
     made = Training(
         recipe=run.recipe.name, recipe_digest=hashlib.sha256(run.file.text.encode()).hexdigest(),
         base=named(base.reference) if base is not None else None, base_digest=base.digest if base is not None else None,
-        method=method(chosen(run.recipe, run)), seed=run.recipe.seed, data_digest=_data_digest(run),
+        method=method(chosen(run.recipe, run)), seed=run.recipe.seed, data_digest=data_digest(run),
         train=len(training_examples(run)), validation=len(validation_examples(run)),
         test=len(prompts_of(run, "test")), parents=teachers(run), steps=ended.steps, seconds=ended.seconds,
         metrics={**ended.metrics, **_measured(run)}, packages=_packages(), at=time.time())
@@ -62,8 +62,9 @@ def teachers(run: Run) -> tuple[str, ...]:
     return tuple(dict.fromkeys(found))
 
 
-def _data_digest(run: Run) -> str:
-    """Of what was learned and measured on; with what teachers answered, where they did."""
+def data_digest(run: Run) -> str:
+    """Of what was learned and measured on; with what teachers answered, where they did. Raises InvalidRequest where a
+    stage has not ended."""
     made = run.value("data", DataMade).digest
     if run.recipe.distil is None or run.recipe.distil.answers is None:
         return made

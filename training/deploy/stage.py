@@ -21,6 +21,7 @@ from training import opened
 from training.deploy import command
 from training.deploy.texts import write_texts
 from training.export.stage import Exported
+from training.lineage import data_digest
 from training.models import base_facts, base_key
 from training.recipe import Deploy, Recipe
 from training.run import Moment, Run, Tell, digest
@@ -64,12 +65,12 @@ def wanted(recipe: Recipe) -> bool:
 
 
 def key(run: Run) -> str:
-    """The store counts too: another one has nothing of it yet. Conversion recipes that are files count by their text.
-    Raises as `check`."""
+    """The store counts too: another one has nothing of it yet. Conversion recipes that are files count by their text,
+    and so does what a conversion is calibrated and gated with. Raises as `check`."""
     check(run)
     deploy = _table(run)
     conversions = [(run.at(said).read_text() if said.endswith(".toml") else said) for said in deploy.conversion]
-    exports = [(each.recipe.name, each.value("export", Exported).digest) for each in opened.members(run) or (run,)]
+    exports = [(each.recipe.name, *_exported(each)) for each in opened.members(run) or (run,)]
     return digest("deploy", deploy, conversions, exports, run.recipe.name, base_key(run), str(_home()))
 
 
@@ -110,6 +111,13 @@ def check(run: Run) -> None:
                                                          "leave the key out: then the base is")
 
 
+def _exported(run: Run) -> tuple[str, ...]:
+    """Digests of the export and, where it is to be converted, of the examples that this is calibrated and gated with.
+    """
+    exported = run.value("export", Exported)
+    return (exported.digest, data_digest(run)) if exported.kind == "model" else (exported.digest,)
+
+
 def conversion(run: Run, said: str) -> str:
     return str(run.at(said)) if said.endswith(".toml") else said
 
@@ -117,8 +125,9 @@ def conversion(run: Run, said: str) -> str:
 def _converted(run: Run, tell: Tell) -> Deployed:
     deploy, exported = _table(run), run.value("export", Exported)
     source = run.folder / exported.folder
-    # Named by what is in them: a conversion with other texts is another job, which begins anew.
-    texts = run.path("deploy") / exported.digest[:16]
+    # Named by the weights and by what the texts are made of: a conversion that is asked for in the same words goes on
+    # where an earlier one ended, and one of other weights or with other texts must begin anew.
+    texts = run.path("deploy") / digest(*_exported(run))[:16]
     files.make_folder(texts)
     calibration, tasks = write_texts(run, source, texts)
     asked = ["--calibration", str(calibration), *(["--tasks", str(tasks)] if tasks is not None else [])]

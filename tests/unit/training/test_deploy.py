@@ -1,22 +1,32 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import msgspec
 import pytest
 
 from converters import calibration, tasks
 from edged.errors import ConfigError, Conflict, Internal, InvalidRequest
-from edged.store.entries import JobProgress
+from edged.store.entries import JobProgress, Manifest
+from tests.hf_folders import hf_files, put
 from training import opened
+from training.data.made import DataMade
 from training.deploy import command, stage
 from training.deploy.served_stage import SERVED_STAGE
 from training.deploy.texts import passage, task
-from training.examples import Example, Message
+from training.examples import Example, Message, write_examples
+from training.export.stage import Exported
 from training.run import Run, StageName
+from training.split import SPLITS, split_file
 
 pytestmark = pytest.mark.unit
+
+
+MANIFEST = ('{"name": "home", "version": "abcdefabcdef", "digest": "x", "engine": "ort", "precision": "int8",'
+            ' "file": "g", "files": [], "source": {"from": "local", "path": "/x"}, "reference": "x", "created": 1}')
 
 
 def opens(folder: Path, deploy: str = "", *, name: str = "home", base: str = "smollm2-135m", more: str = "") -> Run:
@@ -58,8 +68,6 @@ def example(question: str = "lights?", answer: Message | None = None, **more: An
 
 
 def test_tasks_and_texts_are_what_a_conversion_reads(tmp_path: Path) -> None:
-    import msgspec
-
     made = task(example(), 1024)
     (tmp_path / "tasks.jsonl").write_bytes(msgspec.json.encode(made))
     (tmp_path / "texts.jsonl").write_bytes(msgspec.json.encode(passage(example())))
@@ -79,6 +87,66 @@ def test_what_a_gate_cannot_ask_is_no_task(unfit: Example) -> None:
     assert task(unfit, 1024) is None
 
 
+def exported(folder: Path, kind: Literal["model", "adapter"] = "model", more: str = "") -> Run:
+    """A run whose export has ended."""
+    put(folder / "base", hf_files())
+    run = opens(folder, base="./base", more=more)
+    measured(run, "wrong")
+    run.begin("export")
+    run.mark("export", "key", 1.0, Exported(kind=kind, folder=f"export/{kind}", digest="e" * 64, size_bytes=1))
+    return run
+
+
+def measured(run: Run, answer: str) -> None:
+    """Stage data has ended, with this answer in its test split."""
+    run.begin("data")
+    for name in SPLITS:
+        write_examples(split_file(run, name), [example(name, Message("assistant", answer if name == "test" else "on"))])
+    run.mark("data", "key", 1.0, DataMade(
+        digest=answer, train=1, validation=1, test=1, dropped={}, lengths={}, strata={}, files=()))
+
+
+def test_a_version_is_made_again_where_other_items_are_to_judge_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("EDGED_HOME", str(tmp_path / "home"))
+    run = exported(tmp_path)
+    before = stage.key(run)
+    assert stage.key(run) == before
+    measured(run, "right")
+    assert stage.key(run) != before
+
+
+def test_an_adapter_that_is_kept_is_judged_by_no_items(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EDGED_HOME", str(tmp_path / "home"))
+    run = exported(tmp_path, "adapter", '[export]\nadapter = "keep"\n')
+    before = stage.key(run)
+    measured(run, "right")
+    assert stage.key(run) == before
+
+
+def test_a_conversion_with_other_texts_is_asked_for_in_other_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("EDGED_HOME", str(tmp_path / "home"))
+    asked: list[Sequence[str]] = []
+
+    def job(arguments: Sequence[str], told: command.Told) -> Manifest:
+        asked.append(arguments)
+        return msgspec.json.decode(MANIFEST, type=Manifest)
+
+    monkeypatch.setattr(command, "job", job)
+    run = exported(tmp_path)
+    put(run.folder / "export" / "model", hf_files(max_position_embeddings=1024))
+    run.begin("deploy")
+    for answer in ("wrong", "wrong", "right"):
+        measured(run, answer)
+        stage.run_deploy(run, lambda moment: None)
+        tasks_file = Path(asked[-1][asked[-1].index("--tasks") + 1])
+        assert answer in tasks_file.read_text()
+    assert asked[0] == asked[1] != asked[2]
+
+
 def says(monkeypatch: pytest.MonkeyPatch, code: str) -> None:
     monkeypatch.setattr(command, "EDGED", (sys.executable, "-c", code))
 
@@ -86,10 +154,9 @@ def says(monkeypatch: pytest.MonkeyPatch, code: str) -> None:
 def test_a_job_tells_its_progress_and_ends_with_its_version_though_it_is_held_back(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    says(monkeypatch, r"""
-print('{"progress": {"stage": "gate", "fraction": 0.5}}')
-print('{"manifest": {"name": "home", "version": "abcdefabcdef", "digest": "x", "engine": "ort", "precision": "int8",'
-      ' "file": "g", "files": [], "source": {"from": "local", "path": "/x"}, "reference": "x", "created": 1}}')
+    says(monkeypatch, f"""
+print('{{"progress": {{"stage": "gate", "fraction": 0.5}}}}')
+print('{{"manifest": {MANIFEST}}}')
 raise SystemExit(6)
 """)
     told: list[JobProgress] = []
