@@ -31,7 +31,7 @@ from training.search.messages import Begin
 from training.search.pool import Pool
 from training.search.space import parameters
 from training.search.study import Study
-from training.search.trial import as_tried, searched, trained_by
+from training.search.trial import as_tried, measured_by, searched, trained_by
 from training.search.trials import STAGE, make_trials, shown
 from training.stage import StageKind
 from training.student.stage import models_of
@@ -59,6 +59,9 @@ def _run(run: Run, tell: Tell) -> Searched:
     search = searched(run.recipe)
     check(run)
     space = parameters(run.recipe, run.file)
+    if search.objective != "validation_loss":
+        # Refused here where it does not fit the answers: each trial would be trained first.
+        measured_by(run, run.recipe, search.objective)
     _require_room(run, tell)
     folder = run.path(STAGE)
     files.make_folder(folder / "trials")

@@ -17,12 +17,13 @@ from edged.errors import Internal, InvalidRequest
 from edged.store import files
 from training.estimate import check
 from training.examples import Example
-from training.recipe import Finetune, Metric, Recipe, Search, Student, decoded
+from training.recipe import Evaluate, Finetune, Metric, Recipe, Search, Student, decoded
 from training.run import Moment, Run, Tell
 from training.search.found import Setting
 from training.search.space import with_values
 
 if TYPE_CHECKING:
+    from training.evaluate.choice import Chosen
     from training.fit.fit import Fitted
 
 MODEL = "model"
@@ -103,10 +104,20 @@ class Trial:
         adapter = (made / _ADAPTER_CONFIG).exists()
         subject = Subject(name="trial", kind="hf", folder=base_folder(self.run) if adapter else made,
                           adapter=made if adapter else None)
-        settings = msgspec.structs.replace(recipe.evaluate, metrics=(metric,), performance=False)
+        settings, chosen = measured_by(self.run, recipe, metric)
         result = measure(subject, validation_examples(self.run), settings, self.folder / "evaluate", self.tell,
-                         seed=recipe.seed)
+                         chosen=chosen, seed=recipe.seed)
         return result.figures[metric].value
+
+
+def measured_by(run: Run, recipe: Recipe, metric: Metric) -> tuple[Evaluate, Chosen]:
+    """How a trial is measured: classes are those of the training split too, as where the training that follows is
+    measured. Raises InvalidRequest where the metric does not fit the answers."""
+    from training.evaluate.choice import choose
+    from training.split import training_examples, validation_examples
+
+    settings = msgspec.structs.replace(recipe.evaluate, metrics=(metric,), performance=False)
+    return settings, choose(settings, validation_examples(run), training_examples(run))
 
 
 def trained_by(recipe: Recipe) -> Finetune | Student:

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from edged.errors import ConfigError
+from edged.errors import ConfigError, InvalidRequest
 from tests.hf_folders import hf_files, put
-from training.examples import Example, Message
+from training.evaluate import measure
+from training.evaluate.items import Said
+from training.examples import Example, Message, write_examples
+from training.finetune import stage
 from training.recipe import load_recipe
 from training.run import Run
 from training.search.stage import SEARCH, view_of
-from training.search.trial import as_tried, share_of
+from training.search.trial import Trial, as_tried, share_of
 
 pytestmark = pytest.mark.unit
 
@@ -69,6 +74,51 @@ def test_another_model_to_begin_with_or_to_learn_from_is_another_search(
     assert SEARCH.key(run) == key
     (tmp_path / "smaller" / "config.json").write_bytes(hf_files(hidden_size=2)["config.json"])
     assert SEARCH.key(run) != key
+
+
+def split(run: Run, *, train: list[str], validation: list[str]) -> None:
+    """Stage data has ended with these answers."""
+    run.folder.mkdir()
+    run.begin("data")
+    for name, answers in (("train", train), ("validation", validation), ("test", [])):
+        write_examples(run.path("data") / f"{name}.jsonl", [
+            Example(id=f"{name}{number}", prompt=(Message("user", f"{name} {number}"),),
+                    answer=Message("assistant", answer)) for number, answer in enumerate(answers)])
+    run.mark("data", "key", 0.0, None)
+
+
+F1 = "objective = 'f1'\nranges = {'finetune.rank' = {low = 1, high = 32}}"
+
+
+def test_a_trials_classes_are_those_of_the_training_split_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Model:
+        def save_pretrained(self, folder: Path) -> None:
+            folder.mkdir(parents=True)
+            (folder / "model.safetensors").write_bytes(b"")
+
+    def says_yes(subject: object, batch_size: int) -> contextlib.nullcontext[Asked]:
+        return contextlib.nullcontext(Asked())
+
+    class Asked:
+        def said(self, examples: list[Example], max_tokens: int) -> Iterator[Said]:
+            return (Said(id=each.id, said=Message("assistant", "yes"), finish_reason="stop") for each in examples)
+
+    monkeypatch.setattr(measure, "asked", says_yes)
+    monkeypatch.setattr(stage, "save", lambda weights, tokenizer, to: weights(to))
+    run = run_of(tmp_path, F1)
+    # Too few sightings of each in the validation split alone.
+    split(run, train=["yes", "no", "perhaps"] * 5, validation=["yes", "yes", "no"])
+    trial = Trial(run, {}, tmp_path / "trial", lambda moment: None, lambda evaluation, loss: None)
+    assert trial._metric(run.recipe, "f1", Model(), None) == pytest.approx(100 * (4 / 5 + 0) / 2)
+
+
+def test_a_metric_that_does_not_fit_the_answers_is_told_before_a_trial_is_made(tmp_path: Path) -> None:
+    run = run_of(tmp_path, F1)
+    split(run, train=[f"answer {number}" for number in range(20)], validation=["another"])
+    with pytest.raises(InvalidRequest, match=r"name the classes \(evaluate\.labels\)"):
+        SEARCH.run(run, lambda moment: None)
 
 
 def test_workers_see_what_came_before_wherever_the_run_folder_is(tmp_path: Path) -> None:
