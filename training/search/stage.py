@@ -23,7 +23,7 @@ from edged.store.space import in_words
 from training.estimate import check as check_needs
 from training.models import FOLDER as BASE_FOLDER
 from training.models import base_key
-from training.recipe import Recipe, Student
+from training.recipe import Finetune, Recipe, Student
 from training.run import Moment, Run, Tell, digest
 from training.search import plots
 from training.search.found import Searched
@@ -103,6 +103,9 @@ def _name(run: Run) -> str:
     del said["trials"], said["jobs"]
     answers = run.key("answers") if distil is not None and distil.answers is not None else None
     how = trained_by(run.recipe)
+    if isinstance(how, Finetune):
+        # Trials are made with trl and end before preferences are learned, whatever the training that follows does.
+        how = msgspec.structs.replace(how, through="trl", preferences=None)
     models = [base_key(run, name) for name in models_of(how)] if isinstance(how, Student) else []
     by_metric = None if search.objective == "validation_loss" else run.recipe.evaluate
     return digest("search", said, how, run.recipe.seed, base_key(run), models, run.key("data"), answers, by_metric)

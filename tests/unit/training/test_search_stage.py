@@ -76,6 +76,23 @@ def test_another_model_to_begin_with_or_to_learn_from_is_another_search(
     assert SEARCH.key(run) != key
 
 
+@pytest.mark.parametrize(("table", "same"), [
+    ("max_steps = 50\nthrough = 'olive'\n", True),
+    ("max_steps = 50\n[finetune.preferences]\nbeta = 0.2\n", True),
+    ("max_steps = 20\n", False),
+    ("max_steps = 50\nrank = 8\n", False),
+])
+def test_only_what_trials_do_makes_another_search(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, table: str, same: bool,
+) -> None:
+    monkeypatch.setenv("EDGED_HOME", str(tmp_path / "no-store"))
+    put(tmp_path / "base", hf_files())
+    said = "max_steps = 40\nranges = {'finetune.learning_rate' = {low = 1e-5, high = 1e-2}}"
+    before = run_of(tmp_path, said)
+    split(before, train=["on"], validation=["off"])
+    assert (SEARCH.key(run_of(tmp_path, said, f"[finetune]\n{table}")) == SEARCH.key(before)) is same
+
+
 def split(run: Run, *, train: list[str], validation: list[str]) -> None:
     """Stage data has ended with these answers."""
     run.folder.mkdir()
