@@ -25,7 +25,7 @@ from training.student.teachers import Teachers
 
 PART = 256
 _ROWS = 16
-_FORM = 1
+_FORM = 2
 
 
 class KeptTargets:
@@ -65,6 +65,8 @@ def keep(
     seen = hashlib.sha256()
     for example in encodings:
         seen.update(_name(example.input_ids))
+        # There is a target for each label, so other labels of the same tokens are other targets.
+        seen.update(bytes(label != NO_LOSS for label in example.labels))
     key = digest(_FORM, TOP, PART, of_teachers, list(teachers.weights), teachers.temperature, seen.hexdigest())[:16]
     place = folder / key
     folder.mkdir(mode=files.FOLDER_MODE, parents=True, exist_ok=True)
