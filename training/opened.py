@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -20,8 +21,11 @@ def open_run(recipe: Path, folder: Path | None = None) -> Run:
     """The run folder is made where there is none. folder: instead of the one that the recipe names. Raises
     ConfigError."""
     run = _opened(recipe, folder)
-    for member in members(run):
+    found = members(run)
+    for member in found:
         _check_member(run, member)
+    for number, member in enumerate(found):
+        _require_apart(run, member, found[:number])
     return run
 
 
@@ -61,16 +65,31 @@ def held(run: Run) -> Lock:
 
 
 def _check_member(group: Run, member: Run) -> None:
-    def mistake(message: str) -> ConfigError:
-        return group.file.mistake(("members",), f"{member.file.path.name} {message}")
-
     if member.recipe.members:
-        raise mistake("has members itself; name them here")
+        raise _mistake(group, member, "has members itself; name them here")
     if _base(member) != _base(group):
-        raise mistake(f"has the base {member.recipe.base}, and this recipe {group.recipe.base}; adapters are for one "
-                      "base")
+        raise _mistake(group, member, f"has the base {member.recipe.base}, and this recipe {group.recipe.base}; "
+                                      "adapters are for one base")
     if member.recipe.finetune is None or member.recipe.finetune.method == "full":
-        raise mistake("trains no adapter; a member needs [finetune] with method lora, qlora or dora")
+        raise _mistake(group, member, "trains no adapter; a member needs [finetune] with method lora, qlora or dora")
+
+
+def _require_apart(group: Run, member: Run, before: Sequence[Run]) -> None:
+    """Requests name an adapter as its recipe is named, and one process at a time has a run folder."""
+    for other in before:
+        if other.file.path.resolve() == member.file.path.resolve():
+            raise _mistake(group, member, "is named twice; name it once")
+        if other.recipe.name == member.recipe.name:
+            raise _mistake(group, member, f"has the name {member.recipe.name}, and so has {other.file.path.name}; "
+                                          "requests choose an adapter by it: name one of them otherwise")
+    for other in (group, *before):
+        if other.folder.resolve() == member.folder.resolve():
+            raise _mistake(group, member, f"has the run folder {member.folder}, and so has {other.file.path.name}; "
+                                          "give one of them another `folder`")
+
+
+def _mistake(group: Run, member: Run, message: str) -> ConfigError:
+    return group.file.mistake(("members",), f"{member.file.path.name} {message}")
 
 
 def _base(run: Run) -> str:

@@ -292,7 +292,7 @@ class Deploy(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
 class Recipe(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """folder: where runs are kept; none: `runs/<file name>` beside the recipe. members: recipes of other adapters over
-    the same base, trained and deployed with it; such a recipe has no data of its own."""
+    the same base, trained and deployed with it; such a recipe has nothing of its own that is trained or measured."""
 
     name: Name
     base: Text
@@ -337,6 +337,11 @@ def _contradictions(recipe: Recipe) -> list[tuple[KeyPath, str]]:
     found: list[tuple[KeyPath, str]] = []
     if recipe.members and recipe.data is not None:
         found.append((("members",), "has members and data of its own; a recipe has one of them"))
+    if recipe.members:
+        own = {"search": recipe.search is not None, "distil": recipe.distil is not None,
+               "finetune": recipe.finetune is not None, "evaluate": recipe.evaluate != Evaluate()}
+        found += [((key,), "is for a recipe with data of its own; members are trained and measured as their own "
+                           "recipes say: say it there") for key, there in own.items() if there]
     if not recipe.members and recipe.data is None:
         found.append((("data",), "lacks [data], what to learn from"))
     student = recipe.distil.student if recipe.distil is not None else None

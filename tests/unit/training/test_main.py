@@ -76,6 +76,39 @@ def test_members_that_name_themselves_or_each_other_are_refused(
         assert "has members itself" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("members", "more", "words"), [
+    ({"one": ""}, 'members = ["one.toml", "./one.toml"]', "one.toml is named twice"),
+    ({"one": "", "other": ""}, 'members = ["one.toml", "other.toml"]',
+     "other.toml has the name lights, and so has one.toml"),
+    ({"one": 'folder = "here"', "other": 'name = "timers"\nfolder = "./here"'}, 'members = ["one.toml", "other.toml"]',
+     "and so has one.toml; give one of them another `folder`"),
+    ({"one": 'folder = "runs/all"'}, 'members = ["one.toml"]', "and so has all.toml; give one of them another"),
+])
+def test_members_that_could_not_be_told_apart_are_refused(
+    tmp_path: Path, members: dict[str, str], more: str, words: str,
+) -> None:
+    for name, said in members.items():
+        member = MEMBER.replace('name = "lights"\n', "") if "name" in said else MEMBER
+        (tmp_path / f"{name}.toml").write_text(f"{said}\n{member}")
+    (tmp_path / "all.toml").write_text(f'name = "all"\nbase = "smollm2-135m"\n{more}\n[deploy]\n')
+    with pytest.raises(ConfigError, match=words) as raised:
+        opened.open_run(tmp_path / "all.toml")
+    assert "all.toml:3" in str(raised.value)
+
+
+@pytest.mark.parametrize("table", [
+    "[finetune]", "[distil.student]", "[search.ranges]\n'finetune.rank' = {low = 1, high = 2}",
+    "[evaluate]\nlimit = 5",
+])
+def test_what_a_group_would_not_do_is_refused(tmp_path: Path, table: str) -> None:
+    (tmp_path / "lights.toml").write_text(MEMBER)
+    group = f'name = "all"\nbase = "smollm2-135m"\nmembers = ["lights.toml"]\n[deploy]\n{table}\n'
+    (tmp_path / "all.toml").write_text(group)
+    with pytest.raises(ConfigError, match="as their own recipes say") as raised:
+        opened.open_run(tmp_path / "all.toml")
+    assert "all.toml:5" in str(raised.value)
+
+
 REFUSED = [
     ('[evaluate]\nmetrics = ["rouge", "judge"]', "evaluate.metrics", "who judges"),
     ('[evaluate]\nprimary = "judge"', "evaluate.primary", "who judges"),
