@@ -360,6 +360,10 @@ def _contradictions(recipe: Recipe) -> list[tuple[KeyPath, str]]:
     if recipe.deploy is not None and not recipe.members and recipe.finetune is None and student is None:
         found.append((("deploy",), "has nothing that could be deployed: nothing is trained; add [finetune] or "
                                    "[distil.student]"))
+    trains_adapter = recipe.finetune is not None and recipe.finetune.method != "full"
+    if recipe.export.adapter == "keep" and not recipe.members and not trains_adapter:
+        found.append((("export", "adapter"), "keeps an adapter, and none is trained here; leave it out, or add "
+                                             "[finetune] with method lora, qlora or dora"))
     evaluate = recipe.evaluate
     if evaluate.judge is None:
         found += [(("evaluate", key), "needs to know who judges; add [evaluate.judge] with model and endpoint")

@@ -103,6 +103,9 @@ def check(run: Run) -> None:
     if keeps and not deploy.activate:
         raise run.file.mistake(("deploy", "activate"), "an adapter that is kept serves as soon as it is beside its "
                                                        'model; merge it (export.adapter = "merge") to try it first')
+    if keeps and len(deploy.conversion) > 1:
+        raise run.file.mistake(("deploy", "conversion"), "names several, and an adapter that is kept goes beside one "
+                                                         'model; name one, or merge it (export.adapter = "merge")')
     if deploy.adapter_of is not None and not keeps:
         raise run.file.mistake(("deploy", "adapter_of"), 'is for an adapter that is kept; add [export] with adapter = '
                                                          '"keep"')

@@ -43,6 +43,7 @@ def opens(folder: Path, deploy: str = "", *, name: str = "home", base: str = "sm
     ({"name": "smollm2-135m"}, "is that of the base"),
     ({"deploy": 'adapter_of = "smollm2-135m"'}, 'adapter = "keep"'),
     ({"deploy": 'adapter_of = "nobody"', "more": '[export]\nadapter = "keep"\n'}, "nobody is not installed"),
+    ({"deploy": 'conversion = ["cpu-int8", "cpu-fp32"]', "more": '[export]\nadapter = "keep"\n'}, "beside one model"),
     ({"deploy": "activate = false", "more": '[export]\nadapter = "keep"\n'}, "serves as soon as"),
 ])
 def test_what_cannot_be_deployed_is_refused_before_anything_is_trained(

@@ -115,6 +115,8 @@ REFUSED = [
     ('[finetune]\nthrough = "olive"\nmethod = "qlora"\npacking = true\ndevices = 2\n[finetune.preferences]',
      "finetune.through", "qlora.*packing, preferences, devices above 1"),
     ("[deploy]", "deploy", "nothing is trained"),
+    ('[finetune]\nmethod = "full"\n[export]\nadapter = "keep"', "export.adapter", "none is trained here"),
+    ('[distil.student]\n[export]\nadapter = "keep"', "export.adapter", "none is trained here"),
 ]
 
 
