@@ -22,7 +22,7 @@ from edged.hardware.probe import probe
 from edged.store.space import MARGIN_BYTES, in_words
 from training.recipe import Finetune, Fit, Recipe
 from training.run import Moment, Run, Tell
-from training.sizes import Lesson, ModelSize, fit_of, lesson, model_size
+from training.sizes import Lesson, ModelSize, fit_of, lesson, longest_of_teachers, model_size
 
 _FP32_BYTES = 4
 #: Interpreter, torch, transformers, trl and peft, before any weights.
@@ -75,12 +75,18 @@ class Needs(Struct, frozen=True, kw_only=True):
 def check(run: Run, tell: Tell, *, facts: Facts | None = None) -> Needs:
     """What the recipe's fit needs, told in a sentence. Raises InsufficientMemory, InsufficientStorage,
     DeviceUnavailable, InvalidRequest with the reason and what to change; InvalidRequest where stages before have not
-    ended, ConfigError of files of preferences; what `training.models.base_folder` raises. Takes no heavy library."""
+    ended, ConfigError of files of preferences; what `training.models.base_folder` raises. Takes no heavy library but
+    the base's tokenizer, and that only where a teacher's answer may make an example longer than the model reads."""
     how = fit_of(run.recipe)
     if how is None:
         raise InvalidRequest("the recipe fits nothing; it needs [finetune] or [distil.student]")
     known = facts or probe()
     size, learned = model_size(run, how), lesson(run)
+    if learned.counted is not None and size.context is not None:
+        if isinstance(how, Finetune):
+            _require_answers(run, size.context)
+        # What is longer is refused: above, or as the student reads it (`training.student.stage.require_room`).
+        learned = msgspec.structs.replace(learned, longest=min(learned.longest, size.context))
     needs = estimate(size, learned, how, device=device_of(known), flops_per_s=measured_flops_per_s())
     tell(Moment(stage="student" if how is not run.recipe.finetune else "finetune", note=in_sentence(needs)))
     require(size, learned, how, known, free_disk_bytes=shutil.disk_usage(run.folder).free)
@@ -152,9 +158,10 @@ def _of_fit(
 def require(size: ModelSize, learned: Lesson, how: Fit, facts: Facts, *, free_disk_bytes: int) -> None:
     """Raises what `check` raises. Pure."""
     device = device_of(facts)
-    if size.context is not None and learned.longest > size.context:
+    counted = learned.longest if learned.counted is None else learned.counted
+    if size.context is not None and counted > size.context:
         raise InvalidRequest(
-            f"the longest example has {learned.longest} tokens, and the model reads {size.context} at most; "
+            f"the longest example has {counted} tokens, and the model reads {size.context} at most; "
             f"data.max_tokens = {size.context} leaves longer ones out")
     _require_devices(how, facts, device)
     needs = estimate(size, learned, how, device=device)
@@ -171,6 +178,14 @@ def require(size: ModelSize, learned: Lesson, how: Fit, facts: Facts, *, free_di
             f"{in_words(free_bytes)} are free. "
             + ("It would fit with " + ", or with ".join(ways) if ways else
                "No setting makes it fit: take a smaller base, or another machine (the run folder goes along)"))
+
+
+def _require_answers(run: Run, context: int) -> None:
+    """Raises InvalidRequest where what a teacher answered is too long."""
+    if (longest := longest_of_teachers(run, context)) > context:
+        raise InvalidRequest(
+            f"the longest example that a teacher answered has {longest} tokens, and the model reads {context} at most; "
+            "distil.answers.filters.max_characters leaves long answers out, without asking again")
 
 
 def device_of(facts: Facts) -> Device:

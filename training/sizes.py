@@ -15,7 +15,7 @@ from converters.tensors import TensorInfo, read_headers
 from edged.errors import InvalidRequest
 from training.data.made import DataMade
 from training.examples import Example, Message
-from training.models import base_folder
+from training.models import base_folder, tokenizer_of
 from training.recipe import Finetune, Fit, Preferences, Recipe, Student
 from training.run import Run
 from training.split import training_examples, validation_examples
@@ -23,6 +23,8 @@ from training.weigh import Shape
 
 #: Of English in most vocabularies; more tokens than there are, for others.
 _CHARACTERS_PER_TOKEN = 3
+#: At most, of the template, for each message and for what it writes around all of them.
+_TEMPLATE_TOKENS = 64
 
 
 class ModelSize(Struct, frozen=True, kw_only=True):
@@ -41,13 +43,15 @@ class ModelSize(Struct, frozen=True, kw_only=True):
 
 
 class Lesson(Struct, frozen=True, kw_only=True):
-    """What is learned from, in one pass. tokens: of all examples; longest: of one. checked_tokens: of validation.
+    """What is learned from, in one pass. tokens: of all examples; longest: of one. counted: where longest is a guess,
+    the longest of those that were counted as the model reads them, 0 of none. checked_tokens: of validation.
     preferences: what is learned after that, each example two rows, of which longest is one and tokens are both."""
 
     examples: int
     tokens: int
     longest: int
     checked_tokens: int
+    counted: int | None = None
     preferences: Lesson | None = None
 
 
@@ -86,14 +90,39 @@ def _of_examples(run: Run) -> Lesson:
     if lengths is None:
         raise InvalidRequest("stage data has left nothing to train on; run it again")
     by_teachers = [example for example in train if example.teacher is not None]
+    how = fit_of(run.recipe)
+    # Stage data counts as the base reads, which other tokenizers do otherwise.
+    alike = not isinstance(how, Student) or (how.init == "scratch" and how.tokenizer == "teacher")
     if not by_teachers:
         return Lesson(examples=len(train), tokens=lengths.tokens, longest=lengths.whole.most,
+                      counted=None if alike else 0,
                       checked_tokens=checked_lengths.tokens if checked_lengths is not None else 0)
     own = len(train) - len(by_teachers)
     tokens = int(own * lengths.whole.mean + len(by_teachers) * lengths.prompt.mean + _tokens(by_teachers))
     longest = lengths.prompt.most + max(_tokens([example]) for example in by_teachers)
-    return Lesson(examples=len(train), tokens=tokens, longest=max(longest, lengths.whole.most if own else 0),
-                  checked_tokens=int(len(checked) * tokens / len(train)))
+    longest_own = lengths.whole.most if own else 0
+    return Lesson(examples=len(train), tokens=tokens, longest=max(longest, longest_own),
+                  counted=longest_own if alike else 0, checked_tokens=int(len(checked) * tokens / len(train)))
+
+
+def longest_of_teachers(run: Run, context: int) -> int:
+    """Tokens of the longest training example that a teacher answered, as the base reads it; 0 where none can be longer
+    than the context. Only what may be is counted. Raises InvalidRequest of an example that the chat template refuses.
+    """
+    from training.encode import token_counts
+
+    doubtful = [example for example in training_examples(run)
+                if example.teacher is not None and _most_tokens(example) > context]
+    if not doubtful:
+        return 0
+    tokenizer = tokenizer_of(base_folder(run))
+    return max(sum(token_counts(tokenizer, example)) for example in doubtful)
+
+
+def _most_tokens(example: Example) -> int:
+    """A token is a byte at least, and templates write some words around messages and tools."""
+    said = (*example.prompt, example.answer)
+    return len(msgspec.json.encode((said, example.tools))) + _TEMPLATE_TOKENS * (len(said) + 1)
 
 
 def _of_preferences(run: Run, wanted: Preferences) -> Lesson:

@@ -132,7 +132,8 @@ def require_room(model: Any, encodings: Sequence[Encoded]) -> None:
     if longest > context:
         raise InvalidRequest(
             f"the longest example has {longest} tokens as the student reads it, and its context is {context}: "
-            f"say distil.student.architecture.context = {longest} or more, or lower data.max_tokens")
+            f"say distil.student.architecture.context = {longest} or more where it begins from scratch, or leave the "
+            "longest out: lower data.max_tokens, or say distil.answers.filters.max_characters for answers of teachers")
 
 
 def student_of(recipe: Recipe) -> Student:

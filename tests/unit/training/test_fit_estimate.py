@@ -16,12 +16,14 @@ from edged.errors import ConfigError, DeviceUnavailable, InsufficientMemory, Ins
 from edged.hardware.facts import Cpu, Facts, Gpu, Memory
 from edged.toml_file import TomlFile
 from tests.hf_folders import hf_files, put, weights
+from tests.unit.training.characters import Characters
+from training import sizes
 from training.data.made import DataMade, lengths_of
 from training.estimate import check, estimate, in_sentence, require, require_machine
 from training.examples import Example, Message, identity, write_examples
-from training.recipe import Data, Distil, Finetune, Preferences, Recipe, Student
+from training.recipe import Answers, Architecture, Data, Distil, Finetune, Preferences, Recipe, Student, Teacher
 from training.run import Moment, Run
-from training.sizes import Lesson, ModelSize, lesson, model_size
+from training.sizes import Lesson, ModelSize, lesson, longest_of_teachers, model_size
 
 pytestmark = pytest.mark.unit
 
@@ -228,4 +230,74 @@ def test_an_example_longer_than_the_context_is_found(tmp_path: Path) -> None:
     made["value"]["lengths"]["train"]["whole"]["most"] = 65
     (run.path("data") / "done.json").write_text(json.dumps(made))
     with pytest.raises(InvalidRequest, match="the model reads 64"):
+        check(run, lambda moment: None, facts=facts())
+
+
+TEACHERS = Answers(teachers=(Teacher(model="big"),))
+
+
+def answered(run: Run, *answers: str) -> Run:
+    run.begin("answers")
+    write_examples(run.path("answers") / "examples.jsonl", [
+        example(str(number), answer, teacher="big") for number, answer in enumerate(answers)])
+    run.mark("answers", "k", 0.0, None)
+    return run
+
+
+def longest_prompt(run: Run, tokens: int) -> None:
+    """Of one of the data."""
+    made = DataMade(digest="d", train=10, validation=1, test=0, dropped={}, strata={}, files=(),
+                    lengths={"train": lengths_of([(20, 5)] * 9 + [(tokens, 1)]), "validation": lengths_of([(20, 5)])})
+    run.mark("data", "k", 0.0, made)
+
+
+def test_the_longest_prompt_and_the_longest_answer_are_not_taken_for_one_example(tmp_path: Path) -> None:
+    """A student of 1,024 positions: 600 and 512 tokens of two examples are not too long for it."""
+    run = answered(run_with(tmp_path, distil=Distil(answers=TEACHERS, student=Student())), "y" * 3 * 511)
+    longest_prompt(run, 600)
+    assert lesson(run).longest == 600 + 512
+    needs = check(run, lambda moment: None, facts=facts())
+    # What is longer than its context is refused as the student reads it, so no more memory is asked for.
+    learned = replace(lesson(run), longest=1024)
+    assert needs.memory_bytes == estimate(model_size(run, Student()), learned, Student()).memory_bytes
+
+
+def test_lengths_that_the_bases_tokenizer_counted_refuse_no_student_with_another(tmp_path: Path) -> None:
+    short = Architecture(context=32)
+    run = run_with(tmp_path, distil=Distil(student=Student(architecture=short, tokenizer="own")))
+    longest_prompt(run, 40)
+    check(run, lambda moment: None, facts=facts())
+    for alike in (Student(architecture=short), Finetune(rank=2)):
+        recipe = replace(run.recipe, distil=None, finetune=alike) if isinstance(alike, Finetune) else \
+            replace(run.recipe, distil=Distil(student=alike))
+        longest_prompt(run, 70)
+        with pytest.raises(InvalidRequest, match="the longest example has 71 tokens"):
+            check(Run(run.folder, recipe, run.file), lambda moment: None, facts=facts())
+
+
+@pytest.mark.parametrize(("answer", "tokens"), [("y" * 40, None), ("y" * 50, 71)])
+def test_what_teachers_answered_is_counted_as_the_base_reads_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: str, tokens: int | None,
+) -> None:
+    monkeypatch.setattr(sizes, "tokenizer_of", lambda folder: Characters())
+    run = answered(run_with(tmp_path, finetune=Finetune(rank=2), distil=Distil(answers=TEACHERS)), answer)
+    longest_prompt(run, 60)
+    if tokens is None:
+        check(run, lambda moment: None, facts=facts())
+        return
+    with pytest.raises(InvalidRequest, match=rf"a teacher answered has {tokens} tokens.* reads 64.*max_characters"):
+        check(run, lambda moment: None, facts=facts())
+
+
+def test_short_answers_of_teachers_are_not_tokenized(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sizes, "tokenizer_of", lambda folder: pytest.fail("a tokenizer was loaded"))
+    run = answered(run_with(tmp_path, finetune=Finetune(rank=2), distil=Distil(answers=TEACHERS)), "y")
+    assert longest_of_teachers(run, 1024) == 0
+
+
+def test_data_beyond_the_context_are_refused_beside_what_teachers_answered(tmp_path: Path) -> None:
+    student = Student(architecture=Architecture(context=64))
+    run = answered(run_with(tmp_path, distil=Distil(answers=TEACHERS, student=student)), "y")
+    longest_prompt(run, 70)
+    with pytest.raises(InvalidRequest, match=r"has 71 tokens.*data\.max_tokens = 64"):
         check(run, lambda moment: None, facts=facts())
