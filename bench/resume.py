@@ -37,20 +37,22 @@ def main() -> None:
         began = time.monotonic()
         _stage("finetune", said.recipe, alone)
         whole_s = time.monotonic() - began
-        steps = _killed(said.recipe, killed, said.kills, whole_s, random.Random(said.seed))
+        steps = _killed(said.recipe, killed, said.kills, _done(alone), whole_s, random.Random(said.seed))
         _compare(alone, killed, steps)
 
 
-def _killed(recipe: Path, run: Path, kills: int, whole_s: float, moments: random.Random) -> list[int]:
-    """The last step that was done at each kill."""
+def _killed(recipe: Path, run: Path, kills: int, last: int, whole_s: float, moments: random.Random) -> list[int]:
+    """The last step that was done at each kill. last: of the whole training, which leaves a step for each kill to come.
+    """
     steps: list[int] = []
     while len(steps) < kills:
         before = _done(run)
         child = subprocess.Popen(_command("finetune", recipe, run), start_new_session=True, stderr=subprocess.DEVNULL)
         while child.poll() is None and _done(run) < before + _LEAST_STEPS:
             time.sleep(0.05)
-        if child.poll() is None:
-            time.sleep(moments.uniform(0, 2 * whole_s / kills))
+        ends_s = time.monotonic() + moments.uniform(0, 2 * whole_s / kills)
+        while child.poll() is None and time.monotonic() < ends_s and _done(run) < last - kills + len(steps):
+            time.sleep(0.05)
         if child.poll() is not None:
             sys.exit(f"the training ended after {len(steps)} kills; a longer one is needed")
         os.killpg(child.pid, signal.SIGKILL)
