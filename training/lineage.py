@@ -20,7 +20,7 @@ from training.evaluate.results import Evaluated
 from training.models import base_facts, named
 from training.recipe import Finetune, Recipe, Student
 from training.run import Run, digest
-from training.split import prompts_of, training_examples, validation_examples
+from training.split import tested_apart, training_examples, validation_examples
 
 #: Distributions that decide what comes out of a training.
 _PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "optuna", "olive-ai")
@@ -36,7 +36,7 @@ def lineage(run: Run, earlier: Path) -> Training:
         base=named(base.reference) if base is not None else None, base_digest=base.digest if base is not None else None,
         method=method(chosen(run.recipe, run)), seed=run.recipe.seed, data_digest=data_digest(run),
         train=len(training_examples(run)), validation=len(validation_examples(run)),
-        test=len(prompts_of(run, "test")), parents=teachers(run), steps=ended.steps, seconds=ended.seconds,
+        test=len(tested_apart(run)), parents=teachers(run), steps=ended.steps, seconds=ended.seconds,
         metrics={**ended.metrics, **_measured(run)}, packages=_packages(), at=time.time())
     return _dated(made, earlier)
 

@@ -57,7 +57,12 @@ def validation_examples(run: Run) -> list[Example]:
 
 def test_examples(run: Run) -> list[Example]:
     """As `validation_examples`, of the test split; those of validation where the recipe has no test data."""
-    return _one_of_each(_answered(prompts_of(run, "test")) or _of_teachers(run)["test"]) or validation_examples(run)
+    return tested_apart(run) or validation_examples(run)
+
+
+def tested_apart(run: Run) -> list[Example]:
+    """As `test_examples`; none where the recipe has no test data."""
+    return _one_of_each(_answered(prompts_of(run, "test")) or _of_teachers(run)["test"])
 
 
 def held_out(run: Run) -> list[Example]:

@@ -20,7 +20,7 @@ from training.evaluate.subject import Subject
 from training.evaluate.table import TABLE_FILE, headline, table
 from training.examples import Example
 from training.run import Moment, Run, Tell
-from training.split import prompts_of, test_examples, training_examples
+from training.split import prompts_of, test_examples, tested_apart, training_examples
 
 Stage = Literal["evaluate", "served"]
 
@@ -83,7 +83,7 @@ def drawn(examples: Sequence[Example], limit: int | None, seed: int) -> list[Exa
 
 
 def _split(run: Run) -> Literal["test", "validation"]:
-    return "test" if any(example.answer is not None for example in prompts_of(run, "test")) else "validation"
+    return "test" if tested_apart(run) else "validation"
 
 
 def _with_race(result: Result, raced: Race, out: Path) -> Result:

@@ -152,7 +152,14 @@ def test_beside_an_answered_validation_file_a_test_share_of_the_answers_is_held_
     assert [each.prompt[0].content for each in validation_examples(run)] == ["v"]
     train, test = training_examples(run), split.test_examples(run)
     assert (len(train), len(test)) == (15, 5)
+    assert split.tested_apart(run) == test
     assert not {each.id for each in train} & {each.id for each in test}
+
+
+def test_without_test_data_what_is_measured_on_is_said_to_be_the_validation_split(tmp_path: Path) -> None:
+    run = made(run_with(tmp_path), train=[example("a", "1")], validation=[example("v", "right")])
+    assert split.test_examples(run) == validation_examples(run)
+    assert split.tested_apart(run) == []
 
 
 @pytest.mark.parametrize("near_duplicates", [None, 0.8])
