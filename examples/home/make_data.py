@@ -1,11 +1,12 @@
 """Makes the data of the example: spoken commands to a house and what a program would do, as one line of JSON each, and
 notes to a repair shop with the desk each belongs to.
 
-    python examples/home/make_data.py FOLDER [--train 600] [--test 600] [--more 12000] [--seed 7]
+    python examples/home/make_data.py FOLDER [--train 600] [--test 600] [--more 9000] [--seed 7]
 
 Everything is made up by the rules below, nothing was said by anybody. The held-out test shares no command with the
 rest, has names and things in it that no other file has (`HELD_OUT` of each list), and words every command in ways that
-the others use too. `more.jsonl` has further commands without answers, for a teacher to answer.
+the others use too. `more.jsonl` has further commands without answers, for a teacher to answer: half of them with words
+that nobody has in place of most names and things, so that a student learns to copy words and not a list of them.
 """
 
 from __future__ import annotations
@@ -50,6 +51,12 @@ PREDICATES = ("is ready", "is late", "has arrived", "is cancelled", "is waiting 
 CITIES = ("Oslo", "Vienna", "Dublin", "Prague", "Athens", "Warsaw", "Madrid", "Rome", "Helsinki", "Zagreb", "Porto",
           "Lyon", "Turin", "Berlin", "Paris", "London", "Munich", "Milan", "Geneva", "Seville", "Krakow", "Basel",
           "Lisbon", "Bergen", "Ghent", "Graz")
+#: Of words that nobody has.
+_ONSETS = ("b", "br", "c", "ch", "d", "dr", "f", "fl", "g", "gr", "h", "j", "k", "l", "m", "n", "p", "pl", "qu", "r",
+           "s", "sh", "st", "t", "th", "tr", "v", "w", "y", "z", "")
+_VOWELS = ("a", "e", "i", "o", "u", "ai", "ea", "oo", "ou", "y")
+_CODAS = ("", "", "", "b", "ck", "d", "g", "l", "ll", "m", "n", "nd", "ng", "p", "r", "rt", "s", "sh", "st", "t",
+          "tch", "x")
 #: So many, the last of each list, are only in the test set, in three of ten of its commands' words.
 HELD_OUT = {"rooms": 3, "devices": 3, "people": 5, "items": 5, "events": 3, "subjects": 3, "cities": 4}
 
@@ -67,13 +74,16 @@ def in_words(number: int) -> str:
 
 
 class Speech:
-    """Draws words. held_out: three of ten are those that no other file has."""
+    """Draws words. held_out: three of ten names and things are those that no other file has; made_up: seven of ten
+    are no words at all."""
 
-    def __init__(self, seed: str, *, held_out: bool) -> None:
+    def __init__(self, seed: str, *, held_out: bool = False, made_up: bool = False) -> None:
         self.random = random.Random(seed)
-        self._held_out = held_out
+        self._held_out, self._made_up = held_out, made_up
 
     def of(self, kind: str, values: tuple[str, ...]) -> str:
+        if self._made_up and self.random.random() < 0.7:
+            return self._no_word(of_two=self.random.random() < 0.3)
         known, new = values[:-HELD_OUT[kind]], values[-HELD_OUT[kind]:]
         return self.random.choice(new if self._held_out and self.random.random() < 0.3 else known)
 
@@ -93,6 +103,12 @@ class Speech:
         if self.random.random() < 0.5:
             return self.of("people", PEOPLE)
         return "".join(self.random.sample(SYLLABLES, self.random.choice((2, 2, 3)))).capitalize()
+
+    def _no_word(self, *, of_two: bool) -> str:
+        """Letters in an order that can be said."""
+        said = "".join(self.random.choice(_ONSETS) + self.random.choice(_VOWELS) + self.random.choice(_CODAS)
+                       for _ in range(self.random.choice((1, 2, 2, 3))))
+        return f"{said} {self._no_word(of_two=False)}" if of_two else said
 
     def number(self, value: int) -> str:
         return in_words(value) if self.random.random() < 0.5 else str(value)
@@ -209,17 +225,15 @@ DESKS = {
 TIMES = ("last week", "Monday", "the update", "the holidays", "two days", "Friday", "my birthday", "the weekend")
 
 
-def commands(seed: str, *, held_out: bool) -> Iterator[dict[str, object]]:
+def commands(say: Speech) -> Iterator[dict[str, object]]:
     """Without end."""
-    say = Speech(seed, held_out=held_out)
     while True:
         command, meant = say.random.choice(COMMANDS)(say)
         yield {"command": say.polite(command), "json": json.dumps(meant, ensure_ascii=False), "kind": meant["do"]}
 
 
-def notes(seed: str, *, held_out: bool) -> Iterator[dict[str, object]]:
+def notes(say: Speech) -> Iterator[dict[str, object]]:
     """Without end."""
-    say = Speech(seed, held_out=held_out)
     while True:
         desk = say.one(*DESKS)
         said = say.one(*DESKS[desk]).format(thing=say.device(), time=say.one(*TIMES))
@@ -248,18 +262,19 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--train", type=int, default=600)
     parser.add_argument("--test", type=int, default=600)
-    parser.add_argument("--more", type=int, default=12_000)
+    parser.add_argument("--more", type=int, default=9_000)
     parser.add_argument("--seed", type=int, default=7)
     said = parser.parse_args()
     said.folder.mkdir(parents=True, exist_ok=True)
     for name, make, column in (("commands", commands, "command"), ("notes", notes, "note")):
         taken: set[object] = set()
         _write(said.folder / f"{name}-test.jsonl",
-               _take(make(f"{said.seed} {name} test", held_out=True), said.test, column, taken))
+               _take(make(Speech(f"{said.seed} {name} test", held_out=True)), said.test, column, taken))
         _write(said.folder / f"{name}.jsonl",
-               _take(make(f"{said.seed} {name}", held_out=False), said.train, column, taken))
+               _take(make(Speech(f"{said.seed} {name}")), said.train, column, taken))
         if make is commands:
-            rows = _take(make(f"{said.seed} more", held_out=False), said.more, column, taken)
+            rows = [*_take(make(Speech(f"{said.seed} more")), said.more - said.more // 2, column, taken),
+                    *_take(make(Speech(f"{said.seed} made up", made_up=True)), said.more // 2, column, taken)]
             _write(said.folder / "more.jsonl", [{"command": row["command"], "kind": row["kind"]} for row in rows])
 
 
