@@ -37,13 +37,15 @@ def main() -> None:
         began = time.monotonic()
         _stage("finetune", said.recipe, alone)
         whole_s = time.monotonic() - began
-        steps = _killed(said.recipe, killed, said.kills, _done(alone), whole_s, random.Random(said.seed))
+        steps = _killed(said.recipe, killed, said.kills, last=_done(alone), whole_s=whole_s,
+                        moments=random.Random(said.seed))
         _compare(alone, killed, steps)
 
 
-def _killed(recipe: Path, run: Path, kills: int, last: int, whole_s: float, moments: random.Random) -> list[int]:
-    """The last step that was done at each kill. last: of the whole training, which leaves a step for each kill to come.
-    """
+def _killed(
+    recipe: Path, run: Path, kills: int, *, last: int, whole_s: float, moments: random.Random,
+) -> list[int]:
+    """The last step that was done at each kill. last: of the whole training; a step is left for each kill to come."""
     steps: list[int] = []
     while len(steps) < kills:
         before = _done(run)
