@@ -106,7 +106,8 @@ def test_models_that_a_student_needs_are_looked_at_first(
 def test_the_files_of_all_members_are_looked_at_first(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(preflight, "require_machine", lambda recipe, facts: None)
     other = run.file.path.with_name("other.toml")
-    other.write_text(run.file.text.replace('["a.jsonl"]', '["a.jsonl"]\ntest = ["test.jsonl"]'))
+    said = run.file.text.replace('name = "home"', 'name = "other"')
+    other.write_text(said.replace('["a.jsonl"]', '["a.jsonl"]\ntest = ["test.jsonl"]'))
     group = run.file.path.with_name("group.toml")
     group.write_text('name = "group"\nbase = "./base"\nmembers = ["home.toml", "other.toml"]\n')
     with pytest.raises(ConfigError, match=r"other\.toml.*data\.test.*test\.jsonl"):
