@@ -81,7 +81,7 @@ soak: setup-dev
 # In a home of its own, build/example/home: nothing of the models that are installed is touched.
 EXAMPLE := build/example
 # 240 held-out items make it shorter; the figures of bench/LOG.md are of 600, which took 27.5 minutes on two cores.
-EXAMPLE_DATA ?= --test 240
+EXAMPLE_DATA ?= --test 200
 example-train: $(if $(wildcard $(VENV)/.dev),,setup-train)
 	@mkdir -p $(EXAMPLE)
 	@cp examples/home/*.toml $(EXAMPLE)
