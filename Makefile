@@ -2,7 +2,7 @@
 #   make serve   build a virtual environment, pull the default model, serve it on http://127.0.0.1:8343/v1
 #   make test    build the development environment and run every test tier
 # The others: make check (lint and types), make bench (ratios against its peers), make soak, make clean, and
-# make example-train, which trains SmolLM2-135M for a task, judges and serves it (28 minutes on two cores with 600 items).
+# make example-train, which trains SmolLM2-135M for a task, judges and serves it (19 minutes on two cores).
 
 PYTHON ?= python3
 VENV := .venv
@@ -80,7 +80,7 @@ soak: setup-dev
 
 # In a home of its own, build/example/home: nothing of the models that are installed is touched.
 EXAMPLE := build/example
-# 240 held-out items make it shorter; the figures of bench/LOG.md are of 600, which took 27.5 minutes on two cores.
+# 200 held-out items, 19 minutes on two cores; the README's figures are of 600 (EXAMPLE_DATA="--test 600"), which took 26.
 EXAMPLE_DATA ?= --test 200
 example-train: $(if $(wildcard $(VENV)/.dev),,setup-train)
 	@mkdir -p $(EXAMPLE)
