@@ -84,7 +84,7 @@ EXAMPLE := build/example
 EXAMPLE_DATA ?= --test 200
 example-train: $(if $(wildcard $(VENV)/.dev),,setup-train)
 	@mkdir -p $(EXAMPLE)
-	@cp examples/home/*.toml $(EXAMPLE)
+	@cp examples/home/*.toml examples/home/checks.py $(EXAMPLE)
 	@$(BIN)/python examples/home/make_data.py $(EXAMPLE)/data $(EXAMPLE_DATA)
 	@EDGED_HOME=$(EXAMPLE)/home $(BIN)/edged pull smollm2-135m
 	@EDGED_HOME=$(EXAMPLE)/home $(BIN)/edged train $(EXAMPLE)/commands.toml

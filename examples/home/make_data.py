@@ -1,12 +1,13 @@
 """Makes the data of the example: spoken commands to a house and what a program would do, as one line of JSON each, and
 notes to a repair shop with the desk each belongs to.
 
-    python examples/home/make_data.py FOLDER [--train 600] [--test 600] [--more 9000] [--seed 7]
+    python examples/home/make_data.py FOLDER [--train 600] [--test 600] [--more 13500] [--seed 7]
 
 Everything is made up by the rules below, nothing was said by anybody. The held-out test shares no command with the
 rest, has names and things in it that no other file has (`HELD_OUT` of each list), and words every command in ways that
-the others use too. `more.jsonl` has further commands without answers, for a teacher to answer: half of them with words
-that nobody has in place of most names and things, so that a student learns to copy words and not a list of them.
+the others use too. `more.jsonl` has further commands without answers, for a teacher to answer: two of three have any
+words, or letters that are no word, in place of most names and things, so that a student learns to copy words and not a
+list of them.
 """
 
 from __future__ import annotations
@@ -51,6 +52,28 @@ PREDICATES = ("is ready", "is late", "has arrived", "is cancelled", "is waiting 
 CITIES = ("Oslo", "Vienna", "Dublin", "Prague", "Athens", "Warsaw", "Madrid", "Rome", "Helsinki", "Zagreb", "Porto",
           "Lyon", "Turin", "Berlin", "Paris", "London", "Munich", "Milan", "Geneva", "Seville", "Krakow", "Basel",
           "Lisbon", "Bergen", "Ghent", "Graz")
+#: In no command of the other files.
+WORDS = """
+    acorn album almond anchor ankle apron arrow autumn badge bakery bamboo banjo barn basin basket beach beaver
+    bench berry bicycle blanket blossom bonfire bowl branch brass brick bridge brook brush bubble bucket buffalo
+    button cabbage cabin cactus camel canal canvas carbon cargo carpet castle cedar ceramic chalk chapel cherry
+    chestnut chimney cinema circus clay cliff clover cobalt cocoa comet compass copper coral cotton cradle crane
+    cricket crystal cushion daisy dance deck desert diamond dinosaur dolphin dragon drawer drum eagle echo elbow
+    elephant emerald engine farmer feather fence festival fiddle flannel flute forest fossil fountain fox fruit
+    galaxy gallery garlic gate ginger giraffe glacier globe glove goose granite grape gravel gull hammer hammock
+    harbour harvest hazel hedge heron hockey horizon hotel hunter iceberg island ivory ivy jacket jasmine jelly
+    jigsaw journal jungle juniper kayak kernel kite knight ladder lagoon lantern lavender leather lilac linen lion
+    lobster locker lotus magnet mango maple marble market meadow medal melon mint mirror monkey mosaic motor
+    mountain museum mustard needle nest nickel nutmeg oak ocean olive opera orchard orchid otter owl oyster paddle
+    palace panda parrot pasture pebble pelican pencil phoenix pickle picnic pigeon pillow pine planet plaster plum
+    pocket poem polar pond poppy porch pottery prairie puddle pumpkin puppet puzzle quarry quartz quilt rabbit
+    railway rainbow raven reef ribbon river robin rocket rope rose rubber saddle safari saffron sail salmon sandal
+    sapphire satin saturn scarf school seal shadow shell shelter shoe silk silver skate sketch sled snow sofa
+    sparrow spice spider spiral spring stable stadium stamp star steam stone storm straw stream summit sunset swan
+    sweater tango tape temple tent theatre thistle thunder ticket tiger timber tower tractor trumpet tulip tunnel
+    turtle umbrella valley vanilla velvet village vine violin volcano wagon walnut walrus whale wheat willow winter
+    wolf wool yellow zebra
+""".split()  # noqa: SIM905 — three hundred quotes are harder to read
 #: Of words that nobody has.
 _ONSETS = ("b", "br", "c", "ch", "d", "dr", "f", "fl", "g", "gr", "h", "j", "k", "l", "m", "n", "p", "pl", "qu", "r",
            "s", "sh", "st", "t", "th", "tr", "v", "w", "y", "z", "")
@@ -75,7 +98,7 @@ def in_words(number: int) -> str:
 
 class Speech:
     """Draws words. held_out: three of ten names and things are those that no other file has; made_up: seven of ten
-    are no words at all."""
+    are any words, one or two, that name no such thing."""
 
     def __init__(self, seed: str, *, held_out: bool = False, made_up: bool = False) -> None:
         self.random = random.Random(seed)
@@ -83,7 +106,7 @@ class Speech:
 
     def of(self, kind: str, values: tuple[str, ...]) -> str:
         if self._made_up and self.random.random() < 0.7:
-            return self._no_word(of_two=self.random.random() < 0.3)
+            return self._made_up_name(kind, values[:-HELD_OUT[kind]])
         known, new = values[:-HELD_OUT[kind]], values[-HELD_OUT[kind]:]
         return self.random.choice(new if self._held_out and self.random.random() < 0.3 else known)
 
@@ -104,11 +127,25 @@ class Speech:
             return self.of("people", PEOPLE)
         return "".join(self.random.sample(SYLLABLES, self.random.choice((2, 2, 3)))).capitalize()
 
-    def _no_word(self, *, of_two: bool) -> str:
-        """Letters in an order that can be said."""
-        said = "".join(self.random.choice(_ONSETS) + self.random.choice(_VOWELS) + self.random.choice(_CODAS)
-                       for _ in range(self.random.choice((1, 2, 2, 3))))
-        return f"{said} {self._no_word(of_two=False)}" if of_two else said
+    def _made_up_name(self, kind: str, known: tuple[str, ...]) -> str:
+        """In place of one of the known: a word; two; or one before the last of a known one's two ("silver room")."""
+        if kind in ("people", "cities"):
+            return self._word().capitalize()
+        first = self.one("the ", "the ", "my ") + self._word() if kind == "subjects" else self._word()
+        if self.random.random() < 0.4:
+            return first
+        lasts = [name.split()[-1] for name in known if " " in name and kind != "subjects"]
+        return f"{first} {self.one(*lasts) if lasts and self.random.random() < 0.5 else self._word()}"
+
+    def _word(self) -> str:
+        """Of five two are words, two are two in one, one is letters in an order that can be said."""
+        kind = self.random.randrange(5)
+        if kind < 2:
+            return self.one(*WORDS)
+        if kind < 4:
+            return self.one(*WORDS) + self.one(*WORDS)
+        return "".join(self.one(*_ONSETS) + self.one(*_VOWELS) + self.one(*_CODAS)
+                       for _ in range(self.random.choice((1, 2))))
 
     def number(self, value: int) -> str:
         return in_words(value) if self.random.random() < 0.5 else str(value)
@@ -262,7 +299,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--train", type=int, default=600)
     parser.add_argument("--test", type=int, default=600)
-    parser.add_argument("--more", type=int, default=9_000)
+    parser.add_argument("--more", type=int, default=13_500)
     parser.add_argument("--seed", type=int, default=7)
     said = parser.parse_args()
     said.folder.mkdir(parents=True, exist_ok=True)
@@ -273,8 +310,9 @@ def main() -> None:
         _write(said.folder / f"{name}.jsonl",
                _take(make(Speech(f"{said.seed} {name}")), said.train, column, taken))
         if make is commands:
-            rows = [*_take(make(Speech(f"{said.seed} more")), said.more - said.more // 2, column, taken),
-                    *_take(make(Speech(f"{said.seed} made up", made_up=True)), said.more // 2, column, taken)]
+            usual = said.more // 3
+            rows = [*_take(make(Speech(f"{said.seed} more")), usual, column, taken),
+                    *_take(make(Speech(f"{said.seed} made up", made_up=True)), said.more - usual, column, taken)]
             _write(said.folder / "more.jsonl", [{"command": row["command"], "kind": row["kind"]} for row in rows])
 
 
