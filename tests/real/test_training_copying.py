@@ -43,9 +43,9 @@ def test_a_text_that_is_said_again_is_foretold(said: Architecture, least: float)
     assert float(of_chance.float().mean()) < 0.05
 
 
-def test_two_heads_look_one_and_two_tokens_back() -> None:
+def test_three_heads_look_one_two_and_three_tokens_back() -> None:
     _, output = told_twice(drawn(Architecture()))
-    for head, distance in ((0, 1), (1, 2)):
+    for head, distance in ((0, 1), (1, 2), (2, 3)):
         looked = output.attentions[0][:, head].diagonal(offset=-distance, dim1=-2, dim2=-1)
         assert float(looked.min()) > 0.9
 
@@ -61,3 +61,11 @@ def test_the_same_seed_draws_the_same_weights_and_another_others() -> None:
     one, same, other = (drawn(Architecture(), seed).state_dict() for seed in (1, 1, 2))
     assert all(torch.equal(one[name], same[name]) for name in one)
     assert not torch.equal(one["model.layers.1.mlp.up_proj.weight"], other["model.layers.1.mlp.up_proj.weight"])
+
+
+def test_a_second_head_of_those_that_share_keys_peeks_one_token_further() -> None:
+    _, output = told_twice(drawn(Architecture()))
+    for head in (1, 3):
+        at = output.attentions[1][:, head]
+        found = [float(at.diagonal(offset=ahead - LENGTH, dim1=-2, dim2=-1)[:, :-2].mean()) for ahead in (1, 2)]
+        assert found[1] > max(0.3, 5 * found[0])

@@ -8,10 +8,14 @@ of the first two layers; the training is free to change every one of them. The i
 is Trockman and Kolter's (2023, Mimetic Initialization of Self-Attention Layers).
 
 How: every embedding has the same value in its first column, from which the queries and keys of the first layer are made
-such that their rotary embeddings agree best one token back (a second head: two tokens back). Their values are written
-into directions of the residual stream of their own. The second layer compares what came before the current token, and
-before that, with the same of every earlier position, in the slowly turning columns of a head, where position hardly
-matters, and adds the embedding that it finds there.
+such that their rotary embeddings agree best one token back (a second head: two tokens back, a third: three). Their
+values are written into directions of the residual stream of their own. The second layer compares the current token, and
+what came before, with what came before every earlier position, in the slowly turning columns of a head, where position
+hardly matters, and adds the embedding that it finds there.
+
+Where several heads share keys, a second one peeks: it finds the position one further, and writes what stands there into
+directions of its own, which say nothing yet. At the end of a word the next token is a blank, whether the name that is
+copied goes on behind it or not: what comes after the blank tells.
 """
 
 from __future__ import annotations
@@ -28,6 +32,8 @@ _SHARPNESS = 12.0
 _MATCH = 4.0
 #: Length of what the copying head adds, where an embedding's is 1.
 _SAID = 2.0
+#: To compare one token by.
+_LEAST_COLUMNS = 8
 #: Radians a token: heads turn faster to tell neighbours apart, slower to compare contents.
 _FAST, _SLOW = 0.15, 0.03
 
@@ -64,12 +70,13 @@ def build(model: Any, source: Any) -> bool:
     width, size = config.hidden_size, config.head_dim
     turning = config.rope_parameters["rope_theta"] ** -(torch.arange(size // 2) * 2 / size)
     slow = (turning < _SLOW).nonzero().flatten().tolist()
-    back = [1, 2][:config.num_attention_heads]
     columns = [*slow, *(index + size // 2 for index in slow)]
-    if config.num_hidden_layers < 2 or len(columns) < 8 * len(back):
+    group = config.num_attention_heads // config.num_key_value_heads
+    peeks = group > 1 and config.num_attention_heads > 2 and len(columns) >= 3 * _LEAST_COLUMNS
+    back = [1, 2, 3] if peeks else [1, 2][:config.num_attention_heads]
+    if config.num_hidden_layers < 2 or len(columns) < _LEAST_COLUMNS * len(back):
         return False
-    first, second = (_Heads(layer.self_attn, size, config.num_attention_heads // config.num_key_value_heads)
-                     for layer in model.model.layers[:2])
+    first, second = (_Heads(layer.self_attn, size, group) for layer in model.model.layers[:2])
     with torch.no_grad():
         table = model.get_input_embeddings().weight
         table[:, 0] = 0.0
@@ -87,19 +94,23 @@ def build(model: Any, source: Any) -> bool:
         before = [matrix.T * size / seen for matrix in writing]
         share = len(columns) // len(back)
         strength = _MATCH * math.sqrt(size) / share
-        copiers = range(0, config.num_attention_heads, second.group)
+        copiers = range(0, config.num_attention_heads, group)
         for number, head in enumerate(copiers):
-            query, key = second.query(head), second.key(head)
-            query[columns] = 0.0
-            key[columns] = 0.0
-            for part, (asked, found) in enumerate(zip([here, *before], before, strict=False)):
-                rows = columns[part * share:(part + 1) * share]
-                picked = [(number * share + each) % size for each in range(share)]
-                query[rows] = strength * asked[picked]
-                key[rows] = found[picked]
+            picked = [(number * share + each) % size for each in range(share)]
+            parts = [columns[part * share:(part + 1) * share] for part in range(len(back))]
+            second.key(head)[columns] = 0.0
+            for rows, found in zip(parts, before, strict=True):
+                second.key(head)[rows] = found[picked]
+            for ahead in range(1 + peeks):
+                query = second.query(head + ahead)
+                query[columns] = 0.0
+                for rows, asked in zip(parts[ahead:], [here, *before], strict=False):
+                    query[rows] = strength * asked[picked]
             copying = _random(size, width, source)
             second.value(head).copy_(copying)
             second.written(head).copy_(copying.T * _SAID * width / size / seen / len(copiers))
+            if peeks:
+                second.written(head + 1).copy_(_random(width, size, source) * math.sqrt(width) / size / seen)
     return True
 
 
