@@ -107,7 +107,8 @@ def _difference(kind: MetricKind, before: _Measured, after: _Measured, tolerance
     if points is None or within is None:
         return Difference(points=points, low=None, high=None, better=rose, worse=fell, verdict=None)
     low, high = within
-    if kind.unit == "%" and not rose and not fell:
+    # An F1 may fall though no item's own score did, where answers went from one wrong class to another.
+    if kind.unit == "%" and not rose and not fell and low == high == 0:
         low, high = -unseen_points(len(pairs)), unseen_points(len(pairs))
     return Difference(points=points, low=low, high=high, better=rose, worse=fell,
                       verdict=verdict_of(points, low, tolerance))

@@ -193,6 +193,25 @@ def test_no_change_among_few_items_is_no_proof() -> None:
     assert kept["exact_match"].low == -unseen_points(500) == pytest.approx(-0.735, abs=0.01)
 
 
+def test_wrong_answers_that_change_their_class_are_seen_in_an_f1() -> None:
+    """No item's own score moves: wrong before, wrong after."""
+    labels = ("red", "green", "blue")
+    chosen = choose(Evaluate(metrics=("f1",), labels=labels), [example(each) for each in labels], ())
+
+    def said(wrong: str) -> list[Item]:
+        rows = [("red", "red")] * 160 + [("green", "green")] * 160 + [("blue", "blue")] * 10 + [("red", wrong)] * 40
+        return [Item(id=str(at), expected=Message("assistant", right), said=Message("assistant", answer))
+                for at, (right, answer) in enumerate(rows)]
+
+    [change] = differences([said("green"), said("blue")], chosen, resamples=1000, seed=1, tolerance=2.0).values()
+    assert (change["f1"].better, change["f1"].worse) == (0, 0)
+    assert change["f1"].points is not None
+    assert change["f1"].points < -5
+    assert change["f1"].low is not None
+    assert change["f1"].low < change["f1"].points
+    assert change["f1"].verdict == "lost"
+
+
 @pytest.mark.parametrize(("points", "low", "verdict"), [
     (5.0, 1.0, "gained"), (5.0, -1.0, "kept"), (0.0, -2.0, "kept"), (-1.0, -3.0, "unsure"), (-3.0, -5.0, "lost")])
 def test_what_is_lost_is_said_by_the_interval(points: float, low: float, verdict: str) -> None:
