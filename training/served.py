@@ -111,7 +111,8 @@ def serving(log: Path) -> Iterator[Server]:
     """log: where a daemon of our own writes. Raises Internal where it does not start, with its last words."""
     settings, _ = load_settings()
     running = _running(settings)
-    if running is not None and running.addresses and not settings.api_keys and _open(running.addresses[0]):
+    keys = settings.api_keys or settings.admin_keys
+    if running is not None and running.addresses and not keys and _open(running.addresses[0]):
         yield Server(f"{running.addresses[0].rstrip('/')}/v1", running.pid, own=False)
         return
     with _started(settings, log) as server:
@@ -143,7 +144,7 @@ def _open(address: str) -> bool:
 def _started(settings: Settings, log: Path) -> Iterator[Server]:
     # Temporary: what the operator's daemon has in memory is not this one's to load, nor to forget.
     command = [*EDGED, "serve", "--temporary", "--host", "127.0.0.1", "--port", "0", "--socket", "off",
-               "--log-format", "json", "--api-keys="]
+               "--log-format", "json", "--api-keys=", "--admin-keys="]
     environment = {**os.environ, "EDGED_HOME": str(settings.home)}
     with log.open("wb") as out, subprocess.Popen(
             command, env=environment, stdin=subprocess.DEVNULL, stdout=out, stderr=out,

@@ -61,12 +61,14 @@ def test_the_one_that_runs_is_used_and_goes_on(home: Path, tmp_path: Path) -> No
         assert say(f"{daemon.base_url}/v1") == 200
 
 
+@pytest.mark.parametrize(("keys", "answers"), [({"api_keys": "secret"}, 401), ({"admin_keys": "secret"}, 200)])
 def test_beside_one_that_asks_for_keys_there_is_one_of_our_own(
-    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keys: dict[str, str], answers: int,
 ) -> None:
-    with Daemon(tmp_path, api_keys="secret") as daemon:
-        assert say(f"{daemon.base_url}/v1") == 401
-        monkeypatch.setenv("EDGED_API_KEYS", "secret")
+    with Daemon(tmp_path, **keys) as daemon:
+        assert say(f"{daemon.base_url}/v1") == answers
+        for name, key in keys.items():
+            monkeypatch.setenv(f"EDGED_{name.upper()}", key)
         with serving(tmp_path / "daemon.log") as server:
             assert server.own
             server.load("tiny")
