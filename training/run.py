@@ -111,7 +111,10 @@ class Run:
 
     def value(self, stage: StageName, kind: type[Value]) -> Value:
         """What a stage that has ended returned. Raises InvalidRequest that says which stage to run."""
-        return msgspec.json.decode(self._read(stage).value, type=kind)
+        try:
+            return msgspec.json.decode(self._read(stage).value, type=kind)
+        except msgspec.MsgspecError:
+            raise self._damaged(stage) from None
 
     def ended(self, stage: StageName) -> bool:
         return self._marker(stage).exists()
@@ -144,7 +147,11 @@ class Run:
             raise InvalidRequest(f"stage {stage} has not ended in {self.folder}; run it first: python -m training "
                                  f"{stage} --recipe {self.file.path}") from None
         except msgspec.MsgspecError:
-            raise InvalidRequest(f"{self._marker(stage)} is damaged; run stage {stage} again") from None
+            raise self._damaged(stage) from None
+
+    def _damaged(self, stage: StageName) -> InvalidRequest:
+        return InvalidRequest(f"{self._marker(stage)} is damaged, or of another version of edged; run the stage again: "
+                              f"python -m training {stage} --again --recipe {self.file.path}")
 
 
 def digest(*parts: object) -> str:

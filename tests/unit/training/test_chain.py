@@ -106,6 +106,14 @@ def test_again_begins_with_nothing_of_the_earlier_run(stages: Stages, opens: Cal
     assert not (run.path("finetune") / "checkpoint").exists()
 
 
+def test_what_another_version_of_edged_left_is_told_with_what_to_do(opens: Callable[..., Run]) -> None:
+    run = opens()
+    run.begin("finetune")
+    run.mark("finetune", "key", 1.0, {"kind": "adapter"})
+    with pytest.raises(InvalidRequest, match=r"another version of edged.*python -m training finetune --again"):
+        run.trained()
+
+
 def test_what_is_done_again_leaves_no_later_stage_that_has_ended(stages: Stages, opens: Callable[..., Run]) -> None:
     run = opens()
     chain.run_stages(run, quiet, find=stages.find, do=here)
