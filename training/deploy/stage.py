@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
@@ -16,7 +17,7 @@ from edged.errors import ConfigError, EdgedError
 from edged.settings import load_settings
 from edged.store import Store, files
 from edged.store.entries import JobProgress, Manifest
-from edged.store.lineage import ConvertedSource
+from edged.store.lineage import ConversionSpec, ConvertedSource
 from training import opened
 from training.deploy import command
 from training.deploy.texts import write_texts
@@ -26,6 +27,9 @@ from training.models import base_facts, base_key
 from training.recipe import Deploy, Recipe
 from training.run import Moment, Run, Tell, digest
 from training.stage import StageKind
+
+if TYPE_CHECKING:
+    from converters.recipe import Recipe as ConversionRecipe
 
 
 class Version(Struct, frozen=True, kw_only=True):
@@ -65,11 +69,13 @@ def wanted(recipe: Recipe) -> bool:
 
 
 def key(run: Run) -> str:
-    """The store counts too: another one has nothing of it yet. Conversion recipes that are files count by their text,
-    and so does what a conversion is calibrated and gated with. Raises as `check`."""
+    """The store counts too: another one has nothing of it yet. Conversion recipes count by what they say, with the
+    recipes that they begin from, and so does what a conversion is calibrated and gated with. Raises as `check`."""
+    from converters.recipe import load_recipe
+
     check(run)
     deploy = _table(run)
-    conversions = [(run.at(said).read_text() if said.endswith(".toml") else said) for said in deploy.conversion]
+    conversions = [load_recipe(conversion(run, said)) for said in deploy.conversion]
     exports = [(each.recipe.name, *_exported(each)) for each in opened.members(run) or (run,)]
     return digest("deploy", deploy, conversions, exports, run.recipe.name, base_key(run), str(_home()))
 
@@ -160,13 +166,15 @@ def _beside(run: Run, kept: Sequence[Run], tell: Tell) -> Deployed:
 
 def _base_of(run: Run, base_digest: str, tell: Tell) -> str:
     """The installed model that adapters go beside, made here where the base is not installed."""
+    from converters.recipe import load_recipe
+
     deploy, base = _table(run), run.recipe.base
     if deploy.adapter_of is not None:
         return deploy.adapter_of
     if _is_installed(base):
         return base
     first = conversion(run, deploy.conversion[0])
-    if not _serves_already(run, base_digest, Path(first).stem):
+    if not _serves_already(run, base_digest, load_recipe(first)):
         source = str(run.at(base)) if base.startswith((".", "/", "~")) else base
         asked = ["--accept-loss"] if deploy.accept_loss else []
         manifest = command.job(["convert", source, "--name", run.recipe.name, "--recipe", first, *asked],
@@ -183,14 +191,17 @@ def _is_installed(said: str) -> bool:
         and said.partition("@")[0] in Store(_home()).names()
 
 
-def _serves_already(run: Run, base_digest: str, recipe: str) -> bool:
+def _serves_already(run: Run, base_digest: str, recipe: ConversionRecipe) -> bool:
     """The base in that form, perhaps with adapters beside it, which a conversion of it would leave behind."""
+    from converters.record import settings_of
+
     try:
         manifest = Store(_home()).manifest(run.recipe.name)
     except EdgedError:
         return False
     return (isinstance(manifest.source, ConvertedSource) and manifest.conversion is not None
-            and manifest.source.base_digest == base_digest and manifest.conversion.recipe == recipe)
+            and manifest.source.base_digest == base_digest and manifest.conversion.recipe == recipe.name
+            and manifest.conversion.settings == settings_of(recipe, ConversionSpec(name=run.recipe.name, source="")))
 
 
 def _version(manifest: Manifest, *, accepted: bool) -> Version:

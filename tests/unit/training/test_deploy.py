@@ -9,8 +9,12 @@ import msgspec
 import pytest
 
 from converters import calibration, tasks
+from converters.recipe import load_recipe
+from converters.record import settings_of
 from edged.errors import ConfigError, Conflict, Internal, InvalidRequest
+from edged.store import Store
 from edged.store.entries import JobProgress, Manifest
+from edged.store.lineage import Conversion, ConversionSpec, ConvertedSource
 from tests.hf_folders import hf_files, put
 from training import opened
 from training.data.made import DataMade
@@ -61,6 +65,37 @@ def test_a_conversion_recipe_of_ones_own_lies_beside_the_recipe(tmp_path: Path) 
     stage.check(run)
     assert stage.conversion(run, "own.toml") == str(tmp_path / "own.toml")
     assert stage.conversion(run, "cpu-int8") == "cpu-int8"
+
+
+def test_a_conversion_recipe_counts_with_those_that_it_begins_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("EDGED_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(stage, "_exported", lambda run: ("digest",))
+    monkeypatch.setattr(stage, "base_key", lambda run: "base")
+    (tmp_path / "own.toml").write_text('base = "./below.toml"\n')
+    (tmp_path / "below.toml").write_text('base = "cpu-int8"\n')
+    run = opens(tmp_path, 'conversion = ["own.toml"]')
+    before = stage.key(run)
+    assert stage.key(run) == before
+    (tmp_path / "below.toml").write_text('base = "cpu-int8"\n[limits]\nperplexity_ratio = 1.5\n')
+    assert stage.key(run) != before
+
+
+def test_a_base_that_another_form_of_the_recipe_made_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("EDGED_HOME", str(tmp_path / "home"))
+    recipe = load_recipe("cpu-int8")
+    made = msgspec.structs.replace(
+        msgspec.json.decode(MANIFEST, type=Manifest), source=ConvertedSource(base="./base", base_digest="b"),
+        conversion=Conversion(recipe="cpu-int8",
+                              settings=settings_of(recipe, ConversionSpec(name="home", source="./base"))))
+    monkeypatch.setattr(Store, "manifest", lambda store, name: made)
+    run = opens(tmp_path)
+    assert stage._serves_already(run, "b", recipe)
+    assert not stage._serves_already(run, "other", recipe)
+    assert not stage._serves_already(run, "b", msgspec.structs.replace(recipe, precision="int4"))
 
 
 def example(question: str = "lights?", answer: Message | None = None, **more: Any) -> Example:
