@@ -10,12 +10,12 @@ from typing import Any, Literal
 import msgspec
 import pytest
 
-from edged.errors import DeviceUnavailable, InvalidRequest
+from edged.errors import DeviceUnavailable, InvalidRequest, TrainingFailed
 from tests.training_examples import number, numbers
 from training.examples import Example, Message
 from training.finetune.adapter import start
 from training.fit import checkpoints, history
-from training.fit.fit import Fitted, fit
+from training.fit.fit import Fitted, fit, load_weights
 from training.models import tokenizer_of
 from training.recipe import Finetune, Preferences
 from training.run import Moment
@@ -198,3 +198,58 @@ def test_preferred_answers_become_more_likely_than_rejected_ones(
     assert all((one == other).all() for one, other in zip(*(model.parameters() for model in models), strict=True))
     if method == "lora":
         assert list(models[0].peft_config) == ["default"]
+
+
+@pytest.fixture
+def experts(tmp_path: Path, tiny_hf: Path) -> Path:
+    """A mixture of experts with the words of tiny_hf."""
+    import shutil
+
+    from transformers import Qwen2MoeConfig, Qwen2MoeForCausalLM
+
+    tokenizer = tokenizer_of(tiny_hf)
+    model = Qwen2MoeForCausalLM(Qwen2MoeConfig(
+        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=2, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=32,
+        shared_expert_intermediate_size=32, decoder_sparse_step=1, max_position_embeddings=256))
+    folder = tmp_path / "experts"
+    shutil.copytree(tiny_hf, folder, ignore=shutil.ignore_patterns("*.safetensors", "config.json"))
+    model.save_pretrained(folder)
+    return folder
+
+
+def test_experts_are_what_the_chosen_checkpoint_has(experts: Path, tmp_path: Path, one_thread: None) -> None:
+    """transformers holds the experts of a layer as one tensor and saves them apart."""
+    import torch
+    from safetensors.torch import load_file
+
+    how = msgspec.structs.replace(HOW, method="full", precision="fp32", learning_rate=1e-3)
+    model, tokenizer = start(experts, how, "fp32", 0), tokenizer_of(experts)
+    fitted = fit(model, tokenizer, TRAIN, VALIDATION, how, tmp_path / "out", seed=0, tell=lambda moment: None)
+    trained = {name: weight.clone() for name, weight in model.state_dict().items()}
+    base = start(experts, how, "fp32", 0).state_dict()
+    fused = [name for name in trained if name.endswith("experts.gate_up_proj")]
+    assert len(fused) == 2
+    assert all(not torch.equal(trained[name], base[name]) for name in fused)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.zero_()
+    load_weights(model, checkpoints.at(tmp_path / "out", fitted.best_step))
+    assert all(torch.equal(weight, trained[name]) for name, weight in model.state_dict().items())
+    # What goes on is in the form that everybody reads.
+    model.save_pretrained(tmp_path / "saved")
+    assert any("experts.0.gate_proj" in name for name in load_file(tmp_path / "saved" / "model.safetensors"))
+
+
+def test_a_checkpoint_that_lacks_weights_is_refused(fit_tiny: FitTiny, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    model, fitted, _ = fit_tiny(msgspec.structs.replace(HOW, method="full", max_steps=1))
+    checkpoint = checkpoints.at(tmp_path / "out", fitted.best_step)
+    load_weights(model, checkpoint)
+    file = checkpoint / "model.safetensors"
+    weights = load_file(file)
+    lost = next(name for name in weights if name.endswith("mlp.up_proj.weight"))
+    save_file({name: weight for name, weight in weights.items() if name != lost}, file)
+    with pytest.raises(TrainingFailed, match=lost.replace(".", r"\.")):
+        load_weights(model, checkpoint)

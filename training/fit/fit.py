@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from edged.errors import InvalidRequest
+from edged.errors import InvalidRequest, TrainingFailed
 from edged.store import files
 from training.examples import Example
 from training.fit import checkpoints, history
@@ -30,6 +30,8 @@ from training.run import Tell, digest
 
 #: Rows of packed examples are at least so long (tokens), where the model's context is.
 _PACK_TOKENS = 1024
+#: Of checkpoints: another one is not gone on with.
+_FORM = 2
 
 
 class Fitted(Struct, frozen=True, kw_only=True):
@@ -109,7 +111,7 @@ def run(
     planned = plan(len(rows), how)
     # Whoever asks first decides what it is, and without `cpu` several processes on a processor know of none other.
     state = PartialState(cpu=device() == "cpu")
-    identity = digest(kind.__name__, how, seed, _digest(rows), _digest(checked), fingerprint(model), settings)
+    identity = digest(_FORM, kind.__name__, how, seed, _digest(rows), _digest(checked), fingerprint(model), settings)
     if state.is_main_process:
         checkpoints.begin(folder, identity)
     state.wait_for_everyone()
@@ -150,7 +152,7 @@ def fingerprint(model: Any) -> str:
 
 
 def load_weights(model: Any, checkpoint: Path) -> None:
-    """Those of a checkpoint into the model that it is of."""
+    """Those of a checkpoint into the model that it is of. Raises TrainingFailed where they are not all its weights."""
     from safetensors.torch import load_file
 
     weights = {name: tensor for file in sorted(checkpoint.glob("*.safetensors"))
@@ -160,8 +162,13 @@ def load_weights(model: Any, checkpoint: Path) -> None:
 
         set_peft_model_state_dict(model, weights, adapter_name="default")
     else:
+        missing, unknown = model.load_state_dict(weights, strict=False)
         # Tied weights are saved once.
-        model.load_state_dict(weights, strict=False)
+        here = model.state_dict()
+        loaded = {here[name].data_ptr() for name in weights if name in here}
+        if lost := [*unknown, *(name for name in missing if here[name].data_ptr() not in loaded)]:
+            raise TrainingFailed(f"{checkpoint} holds other weights than {type(model).__name__} has (as {lost[0]}); "
+                                 "edged cannot train this model whole, only an adapter of it")
 
 
 def _ended(newest: Path | None, log: list[dict[str, Any]], planned: Plan, patience: int) -> bool:

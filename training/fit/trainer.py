@@ -6,12 +6,14 @@ A distillation subclasses `FitTrainer` and overrides `compute_loss`; `scored` an
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch.nn.functional import cross_entropy
+from transformers import PreTrainedModel
 from trl import SFTTrainer
 
 from edged.errors import TrainingFailed
@@ -52,7 +54,8 @@ class Order(torch.utils.data.Sampler):  # type: ignore[misc]
 
 
 class InOrder:
-    """Of a trainer whose training set has a column `length`. Comes before the trainer among the bases."""
+    """Of a trainer whose training set has a column `length`, and whose checkpoints are its own. Comes before the
+    trainer among the bases."""
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         trainer: Any = self
@@ -60,6 +63,19 @@ class InOrder:
             self.order = Order(list(trainer.train_dataset["length"]), trainer.args.per_device_train_batch_size,
                                trainer.args.seed)
         return self.order
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        """Weights by the names that they have in memory. transformers would write experts that it holds as one tensor
+        apart, under names that no checkpoint is gone on with by, and the experts would be the base's again."""
+        trainer: Any = self
+        if not isinstance(trainer.model, PreTrainedModel):
+            super()._save(output_dir, state_dict)  # type: ignore[misc]
+            return
+        trainer.model.save_pretrained = functools.partial(trainer.model.save_pretrained, save_original_format=False)
+        try:
+            super()._save(output_dir, state_dict)  # type: ignore[misc]
+        finally:
+            del trainer.model.save_pretrained
 
 
 class FitTrainer(InOrder, SFTTrainer):  # type: ignore[misc]
