@@ -296,7 +296,7 @@ class Recipe(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
     name: Name
     base: Text
-    seed: int = 0
+    seed: Annotated[int, Meta(ge=0, lt=2**32)] = 0
     folder: Text | None = None
     data: Data | None = None
     search: Search | None = None

@@ -178,7 +178,7 @@ class Study:
         varied = [key for key in self._distributions if len({str(trial.params[key]) for trial in complete}) > 1]
         if len(complete) < _TELLING or not varied or len({trial.value for trial in complete}) < 2:
             return {}
-        evaluator = FanovaImportanceEvaluator(seed=self._seed % 2**32)
+        evaluator = FanovaImportanceEvaluator(seed=self._seed)
         told = get_param_importances(self._study, evaluator=evaluator, params=varied)
         return {key: round(float(share), 4) for key, share in told.items() if math.isfinite(share)}
 
