@@ -6,6 +6,7 @@ does the process, at once: whoever asked for the trial is gone.
 
 from __future__ import annotations
 
+import gc
 import os
 import queue
 import sys
@@ -88,7 +89,15 @@ def main() -> None:
     while True:
         asked = channel.get()
         assert isinstance(asked, Try)
-        channel.send(_made(run, asked, channel))
+        channel.send(answered(run, asked, channel))
+
+
+def answered(run: Run, asked: Try, channel: Channel) -> FromWorker:
+    """trl hangs a method on the model: without a collection its weights would be there until some later one, and the
+    next trial find less memory than it may have."""
+    made = _made(run, asked, channel)
+    gc.collect()
+    return made
 
 
 def _made(run: Run, asked: Try, channel: Channel) -> FromWorker:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import shutil
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +19,8 @@ from training.examples import Example, Message, write_examples
 from training.finetune import stage
 from training.recipe import load_recipe
 from training.run import Run
+from training.search import worker
+from training.search.messages import Pruned
 from training.search.stage import SEARCH, view_of
 from training.search.trial import Trial, as_tried, share_of
 
@@ -136,6 +140,27 @@ def test_a_metric_that_does_not_fit_the_answers_is_told_before_a_trial_is_made(t
     split(run, train=[f"answer {number}" for number in range(20)], validation=["another"])
     with pytest.raises(InvalidRequest, match=r"name the classes \(evaluate\.labels\)"):
         SEARCH.run(run, lambda moment: None)
+
+
+def test_a_trial_that_has_ended_leaves_nothing_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a model of trl leaves: it holds itself."""
+    class Model:
+        def __init__(self) -> None:
+            self.itself = self
+
+    left: list[weakref.ref[Model]] = []
+
+    def made(*ignored: object) -> Pruned:
+        left.append(weakref.ref(Model()))
+        return Pruned()
+
+    gc.disable()
+    try:
+        monkeypatch.setattr(worker, "_made", made)
+        worker.answered(None, None, None)  # type: ignore[arg-type]
+        assert left[0]() is None
+    finally:
+        gc.enable()
 
 
 def test_workers_see_what_came_before_wherever_the_run_folder_is(tmp_path: Path) -> None:
