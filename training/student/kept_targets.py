@@ -25,6 +25,8 @@ from training.student.teachers import Teachers
 
 PART = 256
 _ROWS = 16
+#: Of logits at once, of which the targets take several copies. A row is never split.
+_LOGITS_BYTES = 128 << 20
 _FORM = 2
 
 
@@ -93,7 +95,7 @@ def _part(teachers: Teachers, examples: Sequence[Encoded], pad: int) -> bytes:
     collate = Padded(pad)
     tokens: list[Any] = [None] * len(examples)
     logs: list[Any] = [None] * len(examples)
-    for numbers in _alike(examples):
+    for numbers in _alike(examples, _LOGITS_BYTES // max(1, teachers.position_bytes)):
         rows = [examples[number] for number in numbers]
         batch = {name: values.to(teachers.device) for name, values in collate(
             [{"input_ids": row.input_ids, "labels": row.labels, "weight": 1.0} for row in rows]).items()}
@@ -106,11 +108,17 @@ def _part(teachers: Teachers, examples: Sequence[Encoded], pad: int) -> bytes:
     return save({"tokens": torch.cat(tokens), "logs": torch.cat(logs).contiguous(), "ends": ends})
 
 
-def _alike(examples: Sequence[Encoded]) -> Iterator[list[int]]:
-    """Numbers of examples in batches of nearly one length."""
-    order = sorted(range(len(examples)), key=lambda number: len(examples[number].input_ids))
-    for start in range(0, len(order), _ROWS):
-        yield order[start:start + _ROWS]
+def _alike(examples: Sequence[Encoded], most: int) -> Iterator[list[int]]:
+    """Numbers of examples in batches of nearly one length. most: positions of a batch that targets are wanted of."""
+    batch: list[int] = []
+    for number in sorted(range(len(examples)), key=lambda number: len(examples[number].input_ids)):
+        wanted = sum(_wanted(examples[each]) for each in (*batch, number))
+        if batch and (len(batch) == _ROWS or wanted > most):
+            yield batch
+            batch = []
+        batch.append(number)
+    if batch:
+        yield batch
 
 
 def _of_part(encodings: Sequence[Encoded], number: int) -> Sequence[Encoded]:

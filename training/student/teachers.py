@@ -24,6 +24,11 @@ class Teachers:
         """Of torch: where they all are, and where what they read has to be."""
         return self.models[0].device
 
+    @property
+    def position_bytes(self) -> int:
+        """Of the logits of one position, of all of them."""
+        return sum(4 * int(model.config.get_text_config().vocab_size) for model in self.models)
+
     def read(self, inputs: dict[str, Any], wanted: Any, **also: bool) -> list[Any]:
         """Outputs of transformers, with logits of 1 × wanted positions × vocabulary. inputs: a batch as `training.fit`
         makes them. also: `output_hidden_states`, `output_attentions`."""

@@ -41,3 +41,17 @@ def test_labels_of_the_prompt_too_are_targets_of_their_own(
     assert computed == [ANSWER_ALONE, PROMPT_TOO]
     [place] = tmp_path.iterdir()
     assert [path.read_bytes() for path in place.iterdir()] == [msgspec.json.encode(PROMPT_TOO)]
+
+
+@pytest.mark.parametrize(("most", "sizes"), [
+    (1000, [16, 16, 8]),
+    # Ten answers of 20 tokens and thirty of 3.
+    (30, [10, 10, 10, *[1] * 10]), (10, [3] * 10 + [1] * 10)])
+def test_a_teacher_reads_no_more_at_once_than_its_logits_allow(most: int, sizes: list[int]) -> None:
+    def answer(tokens: int) -> Encoded:
+        return Encoded([1] * (tokens + 1), [NO_LOSS, *[1] * tokens])
+
+    examples = [answer(20), answer(3), answer(3), answer(3)] * 10
+    batches = list(kept_targets._alike(examples, most))
+    assert [len(batch) for batch in batches] == sizes
+    assert sorted(number for batch in batches for number in batch) == list(range(40))
