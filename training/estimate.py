@@ -11,6 +11,7 @@ import importlib.metadata
 import math
 import shutil
 import time
+from pathlib import Path
 from typing import Literal
 
 import msgspec
@@ -21,7 +22,7 @@ from edged.hardware.facts import Facts
 from edged.hardware.probe import probe
 from edged.store.space import MARGIN_BYTES, in_words
 from training.recipe import Finetune, Fit, Recipe
-from training.run import Moment, Run, Tell
+from training.run import Moment, Run, StageName, Tell
 from training.sizes import Lesson, ModelSize, fit_of, lesson, longest_of_teachers, model_size
 
 _FP32_BYTES = 4
@@ -88,9 +89,17 @@ def check(run: Run, tell: Tell, *, facts: Facts | None = None) -> Needs:
         # What is longer is refused: above, or as the student reads it (`training.student.stage.require_room`).
         learned = msgspec.structs.replace(learned, longest=min(learned.longest, size.context))
     needs = estimate(size, learned, how, device=device_of(known), flops_per_s=measured_flops_per_s())
-    tell(Moment(stage="student" if how is not run.recipe.finetune else "finetune", note=in_sentence(needs)))
-    require(size, learned, how, known, free_disk_bytes=shutil.disk_usage(run.folder).free)
+    stage: StageName = "student" if how is not run.recipe.finetune else "finetune"
+    tell(Moment(stage=stage, note=in_sentence(needs)))
+    # What an earlier start of this fit has written is a part of what it needs, or goes before anything else is written.
+    require(size, learned, how, known,
+            free_disk_bytes=shutil.disk_usage(run.folder).free + _size_of(run.path(stage)))
     return needs
+
+
+def _size_of(folder: Path) -> int:
+    """Bytes of the files in it; 0 where there is no such folder."""
+    return sum(each.stat().st_size for each in folder.rglob("*") if each.is_file())
 
 
 def require_machine(recipe: Recipe, facts: Facts) -> None:

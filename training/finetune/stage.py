@@ -81,7 +81,7 @@ def finetuned(run: Run, tell: Tell) -> Trained:
     from training.fit.fit import fit
     from training.fit.precision import precision
     from training.fit.preferences import prefer
-    from training.models import base_folder, tokenizer_of
+    from training.models import base_folder, base_key, tokenizer_of
     from training.split import training_examples, validation_examples
 
     how, folder = chosen(run.recipe, run).finetune, run.path("finetune")
@@ -92,7 +92,7 @@ def finetuned(run: Run, tell: Tell) -> Trained:
     if how.through == "olive":
         from training.finetune.through_olive import tune
 
-        adapter, rows = tune(base, tokenizer, how, folder, train=train, validation=validation,
+        adapter, rows = tune(base, base_key(run), tokenizer, how, folder, train=train, validation=validation,
                              computed=precision(how.precision), seed=seed, tell=tell)
         save(partial(_copied, adapter), tokenizer, folder / MODEL, base=run.recipe.base)
         return trained(how, run.recipe.base, [summed(rows, plan(len(train), how), len(train))])

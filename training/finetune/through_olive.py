@@ -41,17 +41,18 @@ def require(how: Finetune, examples: Sequence[Example]) -> None:
 
 
 def tune(
-    base: Path, tokenizer: Any, how: Finetune, folder: Path, *, train: Sequence[Example],
+    base: Path, key: str, tokenizer: Any, how: Finetune, folder: Path, *, train: Sequence[Example],
     validation: Sequence[Example], computed: Precision, seed: int, tell: Tell,
 ) -> tuple[Path, list[history.Row]]:
-    """Returns the folder of the adapter as peft wrote it, and the loss curve. Raises InvalidRequest, TrainingFailed."""
+    """key: of the base, wherever it lies. Returns the folder of the adapter as peft wrote it, and the loss curve.
+    Raises InvalidRequest, TrainingFailed."""
     require(how, train)
     if how.patience:
         tell(Moment(stage=folder.name, note="Olive does not end early: patience is not used. The best checkpoint is "
                                             "kept all the same"))
     work = folder / _FOLDER
     learned, checked = _items(tokenizer, train, how), _items(tokenizer, validation, how)
-    _begin(work, digest(how, seed, str(base), learned, checked))
+    _begin(work, digest(how, seed, key, learned, checked))
     for name, items in (("train", learned), ("validation", checked)):
         files.publish_bytes(work / f"{name}.json", msgspec.json.encode(items), work)
     planned = plan(len(train), how)

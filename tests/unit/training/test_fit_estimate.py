@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from msgspec.structs import replace
 
 from edged.errors import ConfigError, DeviceUnavailable, InsufficientMemory, InsufficientStorage, InvalidRequest
 from edged.hardware.facts import Cpu, Facts, Gpu, Memory
+from edged.store.space import MARGIN_BYTES
 from edged.toml_file import TomlFile
 from tests.hf_folders import hf_files, put, weights
 from tests.unit.training.characters import Characters
@@ -200,6 +202,19 @@ def test_it_is_told_before_it_starts(tmp_path: Path) -> None:
     assert needs.steps == 6
     assert [moment.note for moment in told] == [in_sentence(needs)]
     assert needs.seconds is not None
+
+
+def test_what_an_earlier_start_has_written_counts_as_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = run_with(tmp_path, finetune=Finetune(rank=2))
+    needs = check(run, lambda moment: None, facts=facts())
+    free = needs.disk_bytes + MARGIN_BYTES - 1000
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=free))
+    with pytest.raises(InsufficientStorage):
+        check(run, lambda moment: None, facts=facts())
+    checkpoint = run.path("finetune") / "checkpoints" / "checkpoint-2"
+    checkpoint.mkdir(parents=True)
+    (checkpoint / "model.safetensors").write_bytes(bytes(1000))
+    assert check(run, lambda moment: None, facts=facts()).disk_bytes == needs.disk_bytes
 
 
 PAIR = {"prompt": "on?", "chosen": "yes", "rejected": "no, and a long reason why not"}
