@@ -52,13 +52,14 @@ def plan(run: Run) -> Plan:
         standings = [one for one in chain.standings(each) if one.state != "unwanted"]
         stages += [StagePlan(run=each.recipe.name, stage=one.name, state=one.state) for one in standings]
         if any(one.name in _FITS and one.state != "done" for one in standings):
-            needs[each.recipe.name] = _needs(each)
+            needs[each.recipe.name] = _needs(each, {one.name: one.state for one in standings})
     return Plan(folder=str(run.folder), stages=tuple(stages), needs=needs)
 
 
-def _needs(run: Run) -> str:
+def _needs(run: Run, states: dict[StageName, chain.State]) -> str:
+    """states: of the stages that are wanted."""
     for before in _BEFORE:
-        if chain.wanted(run, chain.stage(before)) and not run.ended(before):
+        if states.get(before, "done") != "done":
             return f"what it needs of memory and time can be told once stage {before} has ended"
     told: list[Moment] = []
     estimate.check(dataclasses.replace(run, recipe=chosen(run.recipe, run)), told.append)
