@@ -173,7 +173,7 @@ def _forget_others(
     subject: Subject, examples: Sequence[Example], settings: Evaluate, chosen: Chosen, out: Path,
 ) -> None:
     """Files whose lines come from other questions, another subject or another judge."""
-    marks = subject.marks()
+    marks = subject.marks(out.parent)
     asked_of = [subject.kind, marks, subject.model, subject.base_url if marks is None else None,
                 [(example.id, example.answer) for example in examples]]
     said = digest(asked_of, settings.max_tokens)

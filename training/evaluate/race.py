@@ -78,7 +78,7 @@ def race(
     """out: where rounds.json is kept; what it holds is taken over where the same subjects raced. The first prompt is
     for warming up. A prompt that one of them refuses is no round of any. Raises EdgedError of a subject that does not
     answer."""
-    marks = [subject.marks() for subject in subjects]
+    marks = [subject.marks(out) for subject in subjects]
     key = digest([subject.name for subject in subjects], marks, [one.id for one in prompts], max_tokens)
     if None not in marks and (before := _read(out)) is not None and before.key == key:
         return before

@@ -8,6 +8,8 @@ from typing import Literal
 
 from msgspec import Struct
 
+from edged.store.select import TRAINING_FILE
+from training.digests import digests
 from training.recipe import Recipe
 
 Kind = Literal["hf", "endpoint"]
@@ -61,12 +63,12 @@ class Subject:
     def about(self) -> About:
         return About(name=self.name, kind=self.kind, title=self.title, precision=self.precision)
 
-    def marks(self) -> list[object] | None:
-        """What is other where the subject is another: its identity, or for a folder names, sizes and times of its
-        files. None where nobody can tell."""
+    def marks(self, kept: Path) -> list[object] | None:
+        """What is other where the subject is another: its identity, or for a folder names and contents of its files,
+        wherever it lies. kept: as in `training.digests`. None where nobody can tell."""
         if self.kind == "endpoint":
             return None if self.identity is None else [self.identity, self.model, self.served_adapter]
-        return [_files(folder) for folder in (self.folder, self.adapter) if folder is not None]
+        return [_contents(folder, kept) for folder in (self.folder, self.adapter) if folder is not None]
 
 
 def names_here(recipe: Recipe) -> tuple[str, ...]:
@@ -75,6 +77,7 @@ def names_here(recipe: Recipe) -> tuple[str, ...]:
     return ("teacher", "before", "student") if trains_student else ("before", "trained", "exported")
 
 
-def _files(folder: Path) -> list[object]:
-    return [str(folder), *sorted((file.name, stat.st_size, stat.st_mtime_ns) for file in folder.iterdir()
-                                 if file.is_file() and (stat := file.stat()))]
+def _contents(folder: Path, kept: Path) -> list[tuple[str, str]]:
+    """How the weights were measured, which an export says beside them, makes no other model of them."""
+    paths = sorted(file for file in folder.iterdir() if file.is_file() and file.name != TRAINING_FILE)
+    return list(zip((file.name for file in paths), digests(paths, kept), strict=True))

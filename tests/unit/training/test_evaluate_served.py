@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
+import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import msgspec
 import pytest
 
 from edged.errors import CorruptFile, SourceUnavailable
+from edged.store.select import TRAINING_FILE
 from edged.toml_file import TomlFile
 from tests.chat_server import Answer, Body, ChatServer, answer, refusal
 from tests.unit.training.characters import Characters
 from training.endpoint import ATTEMPTS
 from training.evaluate import evaluation
+from training.evaluate import measure as measuring
 from training.evaluate.asking import asked, together_tokens_per_s
 from training.evaluate.items import Kept, Said
 from training.evaluate.judging import grade_in, graded
@@ -88,6 +92,49 @@ def test_another_version_is_asked_anew(tmp_path: Path) -> None:
         for identity_of in ("version 1", "version 2"):
             measure(served(server.url, identity_of), EXAMPLES, SETTINGS, tmp_path / "served", quietly)
     assert len(server.bodies) == 6
+
+
+class Computed:
+    """Stands in for a folder that is computed here, and notes what it is asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    @contextlib.contextmanager
+    def open(self, subject: Subject, batch_size: int) -> Iterator[Computed]:
+        yield self
+
+    def said(self, examples: Sequence[Example], max_tokens: int) -> Iterator[Said]:
+        for one in examples:
+            self.asked.append(one.id)
+            yield Said(id=one.id, said=Message("assistant", "no"))
+
+
+def test_a_model_that_is_moved_or_copied_is_not_asked_again_and_another_one_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    computed = Computed()
+    monkeypatch.setattr(measuring, "asked", computed.open)
+
+    def asked_in(run: Path) -> int:
+        before = len(computed.asked)
+        subject = Subject(name="trained", kind="hf", folder=run / "model", adapter=run / "adapter")
+        measure(subject, EXAMPLES, SETTINGS, run / "evaluate" / "trained", quietly)
+        return len(computed.asked) - before
+
+    here, there = tmp_path / "here", tmp_path / "there"
+    for name in ("model", "adapter"):
+        (here / name).mkdir(parents=True)
+        (here / name / "weights.safetensors").write_bytes(b"1234")
+    (here / "evaluate").mkdir()
+    assert asked_in(here) == 3
+    here.rename(there)
+    for file in there.rglob("*.safetensors"):
+        os.utime(file, (1, 1))
+    (there / "model" / TRAINING_FILE).write_text("{}")
+    assert asked_in(there) == 0
+    (there / "adapter" / "weights.safetensors").write_bytes(b"1235")
+    assert asked_in(there) == 3
 
 
 def test_half_a_line_is_none_and_a_damaged_one_is_told(tmp_path: Path) -> None:
