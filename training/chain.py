@@ -15,6 +15,7 @@ from typing import Literal
 from edged.errors import InvalidRequest
 from edged.store import files
 from training import apart, opened
+from training.evaluate.owned import left_elsewhere
 from training.run import Moment, Run, StageName, Tell
 from training.stage import StageKind
 
@@ -154,3 +155,5 @@ def _forget(run: Run, name: StageName) -> None:
     if run.path(name).exists():
         run.begin(name)
         files.remove_tree(run.path(name))
+    for path in left_elsewhere(run, name):
+        (files.remove_tree if path.is_dir() else files.remove)(path)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 from collections.abc import Callable
@@ -112,6 +113,26 @@ def test_what_another_version_of_edged_left_is_told_with_what_to_do(opens: Calla
     run.mark("finetune", "key", 1.0, {"kind": "adapter"})
     with pytest.raises(InvalidRequest, match=r"another version of edged.*python -m training finetune --again"):
         run.trained()
+
+
+def test_what_is_served_again_leaves_nothing_of_it_beside_what_was_trained(
+    stages: Stages, opens: Callable[..., Run],
+) -> None:
+    run = opens()
+    for name in ("before", "trained", "exported", "served", "served-cpu-int4", "beside"):
+        (run.path("evaluate") / name).mkdir(parents=True)
+        (run.path("evaluate") / name / "said.jsonl").write_text("{}")
+    for name in ("rounds.json", "report.html", "done.json"):
+        (run.path("evaluate") / name).write_text("{}")
+    find = stages.find
+    chain.run_stages(run, quiet, find=find, do=here)
+    chain.run_stage(run, "served", quiet, again=True, find=lambda name: wanting_served(find(name)), do=here)
+    assert sorted(path.name for path in run.path("evaluate").iterdir()) == [
+        "before", "done.json", "report.html", "trained"]
+
+
+def wanting_served(kind: StageKind) -> StageKind:
+    return dataclasses.replace(kind, wanted=lambda recipe: True) if kind.name == "served" else kind
 
 
 def test_what_is_done_again_leaves_no_later_stage_that_has_ended(stages: Stages, opens: Callable[..., Run]) -> None:
