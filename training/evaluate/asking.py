@@ -14,7 +14,7 @@ from edged.errors import InvalidRequest
 from training.chat_wire import Ask
 from training.endpoint import Endpoint
 from training.evaluate.items import Loss, Said
-from training.evaluate.scoring import CannotScore, Scorer
+from training.evaluate.scoring import CannotScore, PromptRefused, Scorer
 from training.evaluate.subject import Subject
 from training.examples import Example
 from training.local_model import LocalModel, load_tokenizer
@@ -135,9 +135,22 @@ class _Served:
             raise CannotScore("nobody knows how this endpoint's model writes its tokens: the subject names no folder")
         with Scorer(self._subject, load_tokenizer(folder, adapter)) as scorer:
             for first in range(0, len(examples), self._batch_size):
-                part = examples[first:first + self._batch_size]
-                for example, likelihood in zip(part, scorer.likelihoods(part), strict=True):
-                    yield Loss(id=example.id, nats=likelihood.nats, tokens=likelihood.tokens)
+                yield from _scored(scorer, examples[first:first + self._batch_size])
+
+
+def _scored(scorer: Scorer, part: Sequence[Example]) -> Iterator[Loss]:
+    """Where one is refused each is asked alone, so that the others have theirs."""
+    try:
+        found = scorer.likelihoods(part)
+    except PromptRefused as why:
+        if len(part) > 1:
+            for one in part:
+                yield from _scored(scorer, [one])
+            return
+        yield Loss(id=part[0].id, nats=None, error=str(why))
+        return
+    for example, likelihood in zip(part, found, strict=True):
+        yield Loss(id=example.id, nats=likelihood.nats, tokens=likelihood.tokens)
 
 
 def _said(example: Example, reply: Reply) -> Said:

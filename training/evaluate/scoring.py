@@ -36,10 +36,16 @@ from training.local_model import Likelihood
 
 _TIMEOUT_S = 600.0
 _NOT_IMPLEMENTED = 501
+#: Of a prompt, such as one that is longer than the model's context, and not of the endpoint as a whole.
+_OF_PROMPT = (400, 413, 422)
 
 
 class CannotScore(Exception):
     """The subject tells no likelihoods; says why. Perplexity is then not told, and the report says so."""
+
+
+class PromptRefused(CannotScore):
+    """At least one of the prompts is refused; others may be scored alone."""
 
 
 class _Logprobs(Struct):
@@ -79,12 +85,12 @@ class Scorer:
         self._client.close()
 
     def likelihoods(self, examples: Sequence[Example]) -> list[Likelihood]:
-        """Raises CannotScore where the endpoint does not do this, SourceUnavailable where it does not answer, or is
-        too busy, after several attempts."""
+        """Raises PromptRefused, CannotScore where the endpoint does not do this, SourceUnavailable where it does not
+        answer, or is too busy, after several attempts."""
         try:
             items = [encoded(self._tokenizer, example, completion_only=True) for example in examples]
         except InvalidRequest as error:
-            raise CannotScore(error.message) from error
+            raise PromptRefused(error.message) from error
         choices = self._completions([item.input_ids for item in items])
         if len(choices) != len(items):
             raise CannotScore(f"the endpoint answers {len(items)} prompts with {len(choices)} choices")
@@ -98,7 +104,8 @@ class Scorer:
         base_url = str(self._subject.base_url).rstrip("/")
         response = self._response(base_url, body)
         if response.is_error:
-            raise CannotScore(f"{base_url}/completions with echo is refused: {error_in(response.content)}")
+            kind = PromptRefused if response.status_code in _OF_PROMPT else CannotScore
+            raise kind(f"{base_url}/completions with echo is refused: {error_in(response.content)}")
         try:
             choices = msgspec.json.decode(response.content, type=_Body).choices
         except msgspec.MsgspecError as error:

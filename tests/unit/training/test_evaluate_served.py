@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import math
 import os
@@ -20,7 +21,7 @@ from edged.toml_file import TomlFile
 from tests.chat_server import Answer, Body, ChatServer, answer, refusal
 from tests.unit.training.characters import Characters
 from training.endpoint import ATTEMPTS
-from training.evaluate import evaluation
+from training.evaluate import asking, evaluation
 from training.evaluate import measure as measuring
 from training.evaluate.asking import asked, together_tokens_per_s
 from training.evaluate.items import Kept, Said
@@ -221,6 +222,28 @@ def test_perplexity_that_cannot_be_taken_is_told_and_nothing_else_is_lost(tmp_pa
     assert result.figures["perplexity"].value is None
     assert result.figures["exact_match"].value is not None
     assert "names no folder" in result.notes[0]
+
+
+@pytest.mark.parametrize("status", [400, 413, 422])
+def test_a_prompt_that_is_refused_costs_no_other_its_perplexity(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: int,
+) -> None:
+    tokenizer = Characters()
+    monkeypatch.setattr(asking, "load_tokenizer", lambda folder, adapter: tokenizer)
+    settings = msgspec.structs.replace(SETTINGS, metrics=("perplexity",), batch_size=2)
+
+    def complete(body: Body) -> Answer:
+        if any("two" in tokenizer.decode(prompt) for prompt in body["prompt"]):
+            return refusal(status, "longer than its context")
+        return scored(body, tokenizer, -0.5)
+
+    with ChatServer(lambda body: answer("no"), complete) as server:
+        subject = dataclasses.replace(served(server.url), folder=tmp_path)
+        result = measure(subject, EXAMPLES, settings, tmp_path / "served", quietly)
+    assert [item.nats for item in read_items(tmp_path / "served")] == [2.0, None, 1.5]
+    assert result.figures["perplexity"].value == pytest.approx(math.exp(0.5))
+    assert "no perplexity of 1 items" in result.notes[0]
+    assert "longer than its context" in result.notes[0]
 
 
 def judged(text: str) -> str:
