@@ -232,7 +232,7 @@ def test_subjects_that_memory_does_not_hold_together_run_one_after_the_other(
     notes: list[Moment] = []
     for available, most in ((1 << 40, 2), (race.need_bytes(subjects_here(run)) - 1, 1)):
         monkeypatch.setattr(psutil, "virtual_memory", lambda known=available: SimpleNamespace(available=known))
-        found = race.race(subjects_here(run), examples, 6, run.folder / "evaluate", notes.append)
+        found = race.race(subjects_here(run), examples, 6, run.folder / "evaluate", notes.append, key="k")
         assert found.turn_about == (most == 2)
         assert {one.tokens for one in found.rounds["trained"]} == {most}
         assert len(found.rounds["before"]) == len(found.rounds["trained"]) == len(examples) - 1

@@ -13,7 +13,7 @@ from edged.errors import InvalidRequest
 from training.evaluate.choice import Chosen, choose
 from training.evaluate.figures import differences
 from training.evaluate.measure import measure, read_items, write_result
-from training.evaluate.race import Race, prompts_for, race, ratio, speed_of
+from training.evaluate.race import Race, Raced, key_of, prompts_for, race, raced_before, ratio, speed_of
 from training.evaluate.report import report
 from training.evaluate.results import Comparison, Evaluated, Result
 from training.evaluate.subject import Subject
@@ -58,15 +58,24 @@ def evaluate(run: Run, tell: Tell, subjects: Sequence[Subject], *, stage: Stage 
 def _raced(
     run: Run, subjects: Sequence[Subject], asked: Sequence[Example], tell: Tell, stage: Stage,
 ) -> Race | None:
-    """By prompts that are not asked of anyone else: what was held out and not drawn, then what was learned from. None,
-    and told, where no prompt has an answer of all."""
+    """By prompts that are not asked of anyone else, nor raced before: what was held out and not drawn, then what was
+    learned from. None, and told, where no prompt has an answer of all."""
     held_out, learned = [*prompts_of(run, "test"), *prompts_of(run, "validation"), *asked], prompts_of(run, "train")
     ids = {example.id for example in asked}
     prompts = prompts_for([held_out, learned], ids, run.recipe.seed)
+    out, max_tokens = run.path("evaluate"), run.recipe.evaluate.max_tokens
+    key = key_of(subjects, prompts, max_tokens, out)
+    raced = raced_before(subjects, key, out)
+    if raced is None:
+        before = Raced(run.folder, subjects)
+        ids |= before.ids()
+        prompts = prompts_for([held_out, learned], ids, run.recipe.seed)
+        before.note(prompts)
     if any(subject.kind == "endpoint" for subject in subjects) and any(example.id in ids for example in prompts):
         tell(Moment(stage=stage, note="there are too few prompts that were not asked before, so times are of some that "
                                       "were; what serves and keeps prompts answers these sooner"))
-    raced = race(subjects, prompts, run.recipe.evaluate.max_tokens, run.path("evaluate"), tell, stage=stage)
+    if raced is None:
+        raced = race(subjects, prompts, max_tokens, out, tell, key=key, stage=stage)
     if not all(raced.rounds.values()):
         tell(Moment(stage=stage, note="no prompt is answered by all subjects, so no times are told"))
         return None

@@ -36,6 +36,8 @@ LEAST_ROUNDS = 6
 BUDGET_S = 120.0
 #: Round by round, for who wants to look: `<evaluate>/rounds.json`.
 ROUNDS_FILE = "rounds.json"
+#: `<run>/raced.json`.
+RACED_FILE = "raced.json"
 _RESAMPLES = 4000
 #: Python and torch without a model, measured, and what an answer needs beside weights.
 _RUNTIME_BYTES = 600 << 20
@@ -71,17 +73,50 @@ def prompts_for(pools: Sequence[Sequence[Example]], asked: Collection[str], seed
     return [*fresh.values(), *list(stale.values())[:lacking]][:MOST_ROUNDS + 1]
 
 
+def key_of(subjects: Sequence[Subject], prompts: Sequence[Example], max_tokens: int, out: Path) -> str:
+    """prompts: as they are drawn where none has raced yet; those of a race that is repeated are others."""
+    marks = [subject.marks(out) for subject in subjects]
+    return digest([subject.name for subject in subjects], marks, [one.id for one in prompts], max_tokens)
+
+
+def raced_before(subjects: Sequence[Subject], key: str, out: Path) -> Race | None:
+    """What rounds.json holds, where the same subjects raced."""
+    if any(subject.marks(out) is None for subject in subjects):
+        return None
+    return before if (before := _read(out)) is not None and before.key == key else None
+
+
+class Raced:
+    """Prompts that raced, by what serves, which may keep them still: in a file of the run, which outlives the stage."""
+
+    def __init__(self, folder: Path, subjects: Sequence[Subject]) -> None:
+        self._folder = folder
+        self._served = [digest(subject.identity or subject.base_url, subject.model, subject.served_adapter)
+                        for subject in subjects if subject.kind == "endpoint"]
+        try:
+            self._known = msgspec.json.decode((folder / RACED_FILE).read_bytes(), type=dict[str, list[str]])
+        except (FileNotFoundError, msgspec.MsgspecError):
+            self._known = {}
+
+    def ids(self) -> set[str]:
+        """That any of them has had."""
+        return {one for served in self._served for one in self._known.get(served, [])}
+
+    def note(self, prompts: Sequence[Example]) -> None:
+        """Before they are asked, so that a race that is broken off counts too."""
+        if not self._served:
+            return
+        for served in self._served:
+            self._known[served] = sorted({*self._known.get(served, []), *(one.id for one in prompts)})
+        files.publish_bytes(self._folder / RACED_FILE, msgspec.json.encode(self._known), self._folder)
+
+
 def race(
-    subjects: Sequence[Subject], prompts: Sequence[Example], max_tokens: int, out: Path, tell: Tell, *,
+    subjects: Sequence[Subject], prompts: Sequence[Example], max_tokens: int, out: Path, tell: Tell, *, key: str,
     stage: str = "evaluate",
 ) -> Race:
-    """out: where rounds.json is kept; what it holds is taken over where the same subjects raced. The first prompt is
-    for warming up. A prompt that one of them refuses is no round of any. Raises EdgedError of a subject that does not
-    answer."""
-    marks = [subject.marks(out) for subject in subjects]
-    key = digest([subject.name for subject in subjects], marks, [one.id for one in prompts], max_tokens)
-    if None not in marks and (before := _read(out)) is not None and before.key == key:
-        return before
+    """out: where rounds.json is kept, with the key. The first prompt is for warming up. A prompt that one of them
+    refuses is no round of any. Raises EdgedError of a subject that does not answer."""
     turn_about = need_bytes(subjects) <= psutil.virtual_memory().available
     if not turn_about:
         tell(Moment(stage=stage, note="memory does not hold all models at once, so their times are measured one after "

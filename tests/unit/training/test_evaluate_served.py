@@ -23,6 +23,7 @@ from tests.unit.training.characters import Characters
 from training.endpoint import ATTEMPTS
 from training.evaluate import asking, evaluation
 from training.evaluate import measure as measuring
+from training.evaluate import race as racing
 from training.evaluate.asking import asked, together_tokens_per_s
 from training.evaluate.items import Kept, Said
 from training.evaluate.judging import grade_in, graded
@@ -358,6 +359,24 @@ def test_where_there_are_too_few_prompts_times_are_of_some_that_were_asked_and_t
         [result] = race_in(tmp_path, monkeypatch, server.url, notes, validation="abcdef", train="klm").results
     assert result.speed is not None
     assert result.speed.rounds == LEAST_ROUNDS
+    assert any("asked before" in note for note in notes)
+
+
+def test_a_race_that_is_repeated_is_of_other_prompts_until_none_are_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    notes: list[str] = []
+    raced: list[list[str]] = []
+    monkeypatch.setattr(racing, "MOST_ROUNDS", 9)
+    with ChatServer(lambda body: streamed("no") if body.get("stream") else answer("no")) as server:
+        for _ in range(3):
+            server.bodies.clear()
+            told_before = any("asked before" in note for note in notes)
+            race_in(tmp_path, monkeypatch, server.url, notes, validation="abcdef", train="ghijklmnopqrstuvwxyz")
+            raced.append([body["messages"][-1]["content"] for body in server.bodies if body.get("stream")])
+    assert not told_before
+    assert len({*raced[0], *raced[1]}) == len([*raced[0], *raced[1]]) == 20
+    assert len(raced[2]) == LEAST_ROUNDS + 1
     assert any("asked before" in note for note in notes)
 
 
