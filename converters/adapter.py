@@ -70,7 +70,7 @@ def install(
         tell(JobProgress(stage="resolving", file=reference))
         source = _brought(reference, scratch / "source", store, hub, tell)
         tell(JobProgress(stage="writing", file=called))
-        with store.lease(base), quietly(_unheard):
+        with store.lease(base), quietly():
             made = _made(base, store.folder(base), source, called, scratch)
         tell(JobProgress(stage="publishing"))
         with store.receiver() as receiver:
@@ -179,10 +179,6 @@ def _received(base: Manifest, path: str, real: Path, receiver: Receiver) -> File
 
     blob = receiver.receive(key_of("adapter", base.digest, path), fill)
     return FileEntry(path=path, size=blob.size, sha256=blob.sha256)
-
-
-def _unheard(line: str) -> None:
-    pass
 
 
 class _Out:

@@ -26,7 +26,7 @@ def merge(
     known = {name: info for header in read_headers(base).values() for name, info in header.items()}
     for title, folder in adapters:
         check_fits(read_header(folder / ADAPTER_WEIGHTS), known, title)
-    with quietly(_unheard):
+    with quietly():
         _merge(base, adapters, out, progress)
     _carry_along(base, out, [folder for _, folder in adapters])
 
@@ -69,10 +69,6 @@ def attach(model: Any, folder: Path, title: str) -> Any:
             f"the adapter {title} was trained for another model: {len(loaded.unexpected_keys)} of its weights "
             f"have no place in this base, and {len(loaded.missing_keys)} places are left empty")
     return wrapped
-
-
-def _unheard(line: str) -> None:
-    pass
 
 
 def _carry_along(base: Path, out: Path, adapters: Sequence[Path]) -> None:

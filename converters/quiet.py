@@ -41,7 +41,7 @@ class Lines:
 
 
 @contextlib.contextmanager
-def quietly(receive: Callable[[str], None]) -> Iterator[None]:
+def quietly(receive: Callable[[str], None] = lambda line: None) -> Iterator[None]:
     """Within it, lines that Python code prints go to `receive`, warnings and log records below errors nowhere. For one
     thread of a process of its own: standard output, warnings and logging belong to the whole process."""
     os.environ.update(ENVIRONMENT)

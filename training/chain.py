@@ -51,7 +51,7 @@ State = Literal["unwanted", "done", "changed", "new", "unknown"]
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """How one stage of a run stands. ended: whether it has ended before, with whatever key."""
+    """How one stage of a run stands."""
 
     name: StageName
     state: State

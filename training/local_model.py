@@ -58,7 +58,7 @@ class LocalModel:
     """
 
     def __init__(self, folder: Path, adapter: Path | None = None) -> None:
-        with quietly(lambda line: None):
+        with quietly():
             self._tokenizer: Any = load_tokenizer(folder, adapter)
             self._model: Any = _model(folder, adapter)
         self._end = _end_tokens(folder, self._tokenizer)
@@ -175,7 +175,7 @@ class LocalModel:
         config = GenerationConfig(
             max_new_tokens=room, do_sample=False, num_beams=1, use_cache=True, eos_token_id=sorted(self._end),
             pad_token_id=min(self._end))
-        with torch.inference_mode(), quietly(lambda line: None):
+        with torch.inference_mode(), quietly():
             out = self._model.generate(
                 input_ids=ids, attention_mask=mask, generation_config=config, streamer=streamer,
                 logits_processor=processors(draws, ids.shape[1]))

@@ -90,7 +90,7 @@ def tokenizer_of(folder: Path) -> Any:
 
     from converters.quiet import quietly
 
-    with quietly(_unheard):
+    with quietly():
         return AutoTokenizer.from_pretrained(folder, local_files_only=True)
 
 
@@ -245,7 +245,7 @@ def _dequantized(file: Path, reference: str, out: Path, scratch: Path, tell: Tel
     facts = read_facts(file)
     space.require(scratch, facts.parameters * 4, task=f"{reference} in 32 bits")
     tell(Moment(stage=FOLDER, what=f"dequantizing {reference}"))
-    with quietly(_unheard):
+    with quietly():
         note = dequantize(file, facts, out, scratch)
     origin = facts.origin
     told = [f"{reference} was {origin}: what that lost is lost" if origin else None, note]
@@ -326,8 +326,4 @@ def _progress(said: str, tell: Tell) -> Callable[[JobProgress], None]:
 
 
 def _untold(moment: Moment) -> None:
-    pass
-
-
-def _unheard(line: str) -> None:
     pass

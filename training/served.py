@@ -16,7 +16,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from urllib.parse import quote
 
 import httpx
 import msgspec
@@ -45,10 +44,6 @@ class _Model(Struct, frozen=True):
 
     version: str
     device: str | None = None
-    context: int | None = None
-    size: int = 0
-    resident_bytes: int = 0
-    kv_bytes_per_token: float = 0.0
 
 
 class _Failed(Struct, frozen=True):
@@ -64,7 +59,6 @@ class Loaded:
 
     version: str
     device: str | None
-    context: int | None
     pid: int | None
 
 
@@ -80,21 +74,12 @@ class Server:
         """Returns once it answers. Raises Conflict with the daemon's reason where it cannot."""
         before = self._workers()
         # No limit: a load takes as long as it takes.
-        response = httpx.post(self._url("load"), json={"model": model}, timeout=None, trust_env=False)
+        address = f"{self.base_url.removesuffix('/v1')}/edged/v1/load"
+        response = httpx.post(address, json={"model": model}, timeout=None, trust_env=False)
         status = _decoded(response, model)
         new = self._workers() - before
         known = new or self._workers()
-        return Loaded(status.version, status.device, status.context, next(iter(known)) if len(known) == 1 else None)
-
-    def unload(self, model: str) -> None:
-        with contextlib.suppress(httpx.HTTPError):
-            httpx.post(self._url("unload"), json={"model": model}, timeout=None, trust_env=False)
-
-    def status(self, model: str) -> _Model:
-        return _decoded(httpx.get(self._url(f"models/{quote(model)}"), timeout=CONNECT_LIMIT_S, trust_env=False), model)
-
-    def _url(self, path: str) -> str:
-        return f"{self.base_url.removesuffix('/v1')}/edged/v1/{path}"
+        return Loaded(status.version, status.device, next(iter(known)) if len(known) == 1 else None)
 
     def _workers(self) -> set[int]:
         found = set()

@@ -61,10 +61,6 @@ class Weight(Struct, frozen=True, kw_only=True):
     weights_bytes: int
     kv_bytes_per_token: int
 
-    def bytes_with(self, tokens: int) -> int:
-        """Weights, and keys and values of so many tokens."""
-        return self.weights_bytes + tokens * self.kv_bytes_per_token
-
 
 def weigh(path: Path, *, kv_element_bytes: float | None = None) -> Weight:
     """path: a folder or a .gguf file. kv_element_bytes: of one key or value; None: what the form's engine keeps where

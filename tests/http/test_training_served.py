@@ -43,7 +43,7 @@ def test_one_of_our_own_serves_for_the_time_and_leaves_nothing_running(home: Pat
         assert say(server.base_url) == 200
         assert loaded.pid is not None
         assert psutil.Process(loaded.pid).parent() == psutil.Process(server.pid)
-        assert server.status("tiny").version == loaded.version
+        assert loaded.version == Store(home).manifest("tiny").version
         with pytest.raises(Conflict, match="does not exist"):
             server.load("nobody")
         children = psutil.Process(server.pid).children(recursive=True)

@@ -248,7 +248,7 @@ def _parquet(source: Source, mistakes: Mistakes) -> Iterator[Row]:
 def _datasets(source: Source, mistakes: Mistakes) -> Iterator[Row]:
     from converters.quiet import quietly
 
-    with quietly(lambda line: None):
+    with quietly():
         import datasets
 
         try:

@@ -48,7 +48,7 @@ def from_model(folder: Path) -> tuple[Any, Any]:
     from training.models import tokenizer_of
 
     try:
-        with quietly(_unheard):
+        with quietly():
             model = AutoModelForCausalLM.from_pretrained(
                 folder, dtype=torch.float32, local_files_only=True, use_safetensors=True)
     except (ValueError, KeyError, NotImplementedError) as error:
@@ -66,7 +66,3 @@ def _ends(teacher: Path, tokenizer: Any) -> list[int]:
         said = None
     ends = said if isinstance(said, list) else [said]
     return [end for end in ends if isinstance(end, int)] or [tokenizer.eos_token_id]
-
-
-def _unheard(line: str) -> None:
-    pass
