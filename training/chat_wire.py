@@ -34,7 +34,7 @@ class NotAnAnswer(Exception):
 
 
 class StreamError(Exception):
-    """The endpoint told an error in the middle of a stream."""
+    """The endpoint told an error in the middle of a stream, or as if it were a whole answer (proxies do)."""
 
 
 def openai_message(message: Message) -> dict[str, Any]:
@@ -132,8 +132,10 @@ _decoder = msgspec.json.Decoder(_Body)
 
 
 def reply_of(data: bytes, seconds: float) -> Reply:
-    """Of a whole answer. Raises NotAnAnswer."""
+    """Of a whole answer. Raises NotAnAnswer and StreamError."""
     body = _decoded(data)
+    if body.error is not None:
+        raise StreamError(told_error(body.error))
     if not body.choices or body.choices[0].message is None:
         raise NotAnAnswer("its answer has no choices with a message")
     choice, said = body.choices[0], body.choices[0].message

@@ -69,11 +69,13 @@ class _Again(Exception):
 class Endpoint:
     """Context manager; one thread, which has no running event loop. concurrency: requests at once of `ask_all`.
     timeout_s: without a byte of an answer; an answer that is not streamed comes all at its end. backoff_s: the first
-    wait after a failure, each further one is twice as long."""
+    wait after a failure, each further one is twice as long. answered: it is known to be an OpenAI-compatible one, as
+    any good answer shows: what is none is then that request's failure alone."""
 
     def __init__(
         self, base_url: str, model: str, *, api_key_env: str | None = None, concurrency: int = 4,
         timeout_s: float = 600.0, attempts: int = ATTEMPTS, backoff_s: float = 0.5,
+        answered: bool = False,
     ) -> None:
         """Raises ConfigError: an address that is none, a variable that is not set."""
         self.base_url = base_url.rstrip("/")
@@ -82,6 +84,7 @@ class Endpoint:
         self._attempts = attempts
         self._backoff_s = backoff_s
         self._key_name = api_key_env
+        self._answered = answered
         self._limit_key = "max_tokens"
         self._not_before_s = 0.0
         self._runner = asyncio.Runner()
@@ -99,8 +102,8 @@ class Endpoint:
         self._runner.close()
 
     def ask(self, ask: Ask) -> Reply:
-        """Raises InvalidRequest: this request is refused; InvalidApiKey; ModelNotFound; SourceUnavailable: no answer
-        after all attempts, or none of OpenAI's form."""
+        """Raises InvalidRequest: this request is refused, or what came is none of OpenAI's form where others were;
+        InvalidApiKey; ModelNotFound; SourceUnavailable: no answer after all attempts, or none of OpenAI's form."""
         return self._run(self._reply(ask))
 
     def ask_all(self, asks: Iterable[tuple[Key, Ask]]) -> Iterator[tuple[Key, Reply | InvalidRequest]]:
@@ -153,6 +156,8 @@ class Endpoint:
                 backoff_s = min(self._backoff_s * 2 ** (attempt - 1), _LONGEST_BACKOFF_S)
                 await asyncio.sleep(backoff_s * random.uniform(0.5, 1.0))
             except NotAnAnswer as error:
+                if self._answered:
+                    raise InvalidRequest(f"{self.base_url}: {error}") from None
                 raise SourceUnavailable(f"{self.base_url}: {error}; is it an OpenAI-compatible address, as in "
                                         "http://127.0.0.1:8343/v1?") from None
         raise AssertionError("unreachable")
@@ -170,6 +175,7 @@ class Endpoint:
             if response.status_code == 200:
                 reply = await _streamed(response, began_s) if ask.stream else \
                     reply_of(await response.aread(), time.monotonic() - began_s)
+                self._answered = True
                 served = response.headers.get(_SERVED_HEADER)
                 return msgspec.structs.replace(reply, served=served) if served else reply
             said = error_in(await response.aread())

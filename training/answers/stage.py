@@ -68,7 +68,8 @@ def _run(run: Run, tell: Tell) -> Answered:
     said: dict[str, list[Raw]] = defaultdict(list)
     with RawFile(folder / RAW_FILE) as raw:
         for teacher in table.teachers:
-            ask_teacher(teacher, wanted[teacher.title], _asker(run, teacher, table, tell), raw=raw,
+            answered = any(each.ask in raw.known for each in wanted[teacher.title])
+            ask_teacher(teacher, wanted[teacher.title], _asker(run, teacher, table, answered, tell), raw=raw,
                         account=account, tell=tell)
             for each in wanted[teacher.title]:
                 if (found := raw.known.get(each.ask)) is not None:
@@ -164,9 +165,9 @@ def _seed(seed: int, sample: int) -> int:
     return int(digest("sample", seed, sample)[:8], 16) >> 1
 
 
-def _asker(run: Run, teacher: Teacher, table: Answers, tell: Tell) -> Ask:
+def _asker(run: Run, teacher: Teacher, table: Answers, answered: bool, tell: Tell) -> Ask:
     if teacher.endpoint is not None:
-        return partial(from_endpoint, teacher, logprobs=table.logprobs)
+        return partial(from_endpoint, teacher, logprobs=table.logprobs, answered=answered)
     if table.logprobs:
         tell(Moment(stage=STAGE, note=f"{teacher.title} is a model of this machine: no log probabilities are kept of "
                                       "it, since [distil.student.soft] computes them as they are needed"))

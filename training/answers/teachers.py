@@ -31,13 +31,13 @@ class Wanted(Struct, frozen=True):
 
 
 def from_endpoint(
-    teacher: Teacher, wanted: Iterator[Wanted], logprobs: int,
+    teacher: Teacher, wanted: Iterator[Wanted], logprobs: int, answered: bool = False,
 ) -> Iterator[tuple[Wanted, Reply | InvalidRequest]]:
-    """In the order in which they come. `wanted` is read as places become free, so its writer can end it early. Raises
-    what `Endpoint.ask_all` raises."""
+    """In the order in which they come. `wanted` is read as places become free, so its writer can end it early.
+    answered: it gave answers before. Raises what `Endpoint.ask_all` raises."""
     assert teacher.endpoint is not None
     with Endpoint(teacher.endpoint, teacher.model, api_key_env=teacher.api_key_env,
-                  concurrency=teacher.concurrency) as endpoint:
+                  concurrency=teacher.concurrency, answered=answered) as endpoint:
         yield from endpoint.ask_all((each, _ask(teacher, each, logprobs)) for each in wanted)
 
 

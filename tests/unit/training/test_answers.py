@@ -151,6 +151,18 @@ def test_a_prompt_that_the_teacher_refuses_is_counted(tmp_path: Path) -> None:
         assert do(run).rejected == {"refused": 1}
 
 
+def test_a_prompt_that_never_gets_an_answer_does_not_stop_the_others(tmp_path: Path) -> None:
+    def say(body: Body) -> Answer:
+        number = body["messages"][0]["content"][-1]
+        return Answer({"choices": []}) if number == "3" else echo(body)
+
+    with ChatServer(say) as server:
+        run = run_of(tmp_path, f"teachers = [{teacher(server, concurrency=1)}]")
+        # The second time nothing else is left to ask.
+        assert do(run).rejected == do(run).rejected == {"refused": 1}
+    assert len(learned(run)) == 3
+
+
 def test_a_teacher_that_refuses_everything_ends_it_with_its_reason(tmp_path: Path) -> None:
     with ChatServer(lambda body: refusal(400, "logprobs are not supported")) as server:
         run = run_of(tmp_path, f"teachers = [{teacher(server)}]\nlogprobs = 5", count=50)

@@ -62,6 +62,7 @@ def test_what_is_asked_for_is_in_the_body() -> None:
 
 @pytest.mark.parametrize("failure", [
     refusal(429, "busy"), refusal(503, "loading", retry_after="0"), refusal(500, "oops"), Answer(b"{", broken=True),
+    Answer({"error": {"message": "upstream is busy", "code": 502}}),
 ])
 def test_a_failure_that_may_pass_is_tried_again(failure: Answer) -> None:
     with ChatServer(in_turn(failure, failure, answer("there"))) as server, client(server) as endpoint:
@@ -129,6 +130,24 @@ def test_a_page_that_is_no_answer_is_told(body: bytes) -> None:
     with ChatServer(lambda said: Answer(body)) as server, client(server) as endpoint, \
             pytest.raises(SourceUnavailable, match="OpenAI-compatible address"):
         endpoint.ask(HELLO)
+
+
+def test_an_error_that_comes_as_an_answer_is_told_by_its_message() -> None:
+    with ChatServer(lambda body: Answer({"error": {"message": "upstream is gone", "code": 502}})) as server, \
+            client(server, attempts=2) as endpoint, pytest.raises(SourceUnavailable, match="upstream is gone"):
+        endpoint.ask(HELLO)
+
+
+@pytest.mark.parametrize("body", [
+    b'{"choices": []}', b'{"choices": [{"message": {"content": "\\ud83d"}}]}', b"<html>"])
+def test_what_is_no_answer_among_answers_is_that_prompts_refusal(body: bytes) -> None:
+    def say(said: Body) -> Answer:
+        return Answer(body) if said["messages"][0]["content"] == "1" else answer("there")
+
+    with ChatServer(say) as server, client(server, concurrency=1) as endpoint:
+        replies = dict(endpoint.ask_all(numbered(4)))
+    assert [number for number, reply in replies.items() if isinstance(reply, InvalidRequest)] == [1]
+    assert len(server.bodies) == len(replies) == 4
 
 
 def test_the_key_goes_to_the_endpoint_and_into_no_message(monkeypatch: pytest.MonkeyPatch) -> None:
