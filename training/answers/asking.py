@@ -57,19 +57,25 @@ class Account:
         self.cost += (reply.prompt_tokens * teacher.price_in + reply.completion_tokens * teacher.price_out) / 1e6
 
 
-def ask_teacher(
-    teacher: Teacher, wanted: Sequence[Wanted], ask: Ask, *, raw: RawFile, account: Account, tell: Tell,
-) -> None:
-    """Those of `wanted` that raw does not have yet. Ends early once the account is spent, if these answers cost
-    something: what is under way then still comes, and costs. Raises what `ask` raises, and InvalidRequest where the
-    teacher refuses all it is asked."""
+def known_of(teacher: Teacher, wanted: Sequence[Wanted], *, raw: RawFile, account: Account) -> int:
+    """How many of `wanted` raw has. They enter the account, those of all teachers before the first one is asked."""
     known = [raw.known[each.ask] for each in wanted if each.ask in raw.known]
     for had in known:
         account.add(teacher, had.reply)
+    return len(known)
+
+
+def ask_teacher(
+    teacher: Teacher, wanted: Sequence[Wanted], ask: Ask, *, raw: RawFile, account: Account, tell: Tell,
+) -> None:
+    """Those of `wanted` that raw does not have yet; `known_of` took account of the others. Ends early once the account
+    is spent, if these answers cost something: what is under way then still comes, and costs. Raises what `ask` raises,
+    and InvalidRequest where the teacher refuses all it is asked."""
     left = [each for each in wanted if each.ask not in raw.known]
     if not left:
         return
-    progress = _Progress(teacher, len(wanted), len(known), account, tell)
+    known = len(wanted) - len(left)
+    progress = _Progress(teacher, len(wanted), known, account, tell)
     refused = 0
     try:
         for each, reply in ask(_until(left, lambda: account.spent and _has_price(teacher))):
@@ -84,7 +90,7 @@ def ask_teacher(
             account.without += account.logprobs and teacher.endpoint is not None and reply.logprobs is None
             progress.add(reply)
     except EdgedError as error:
-        there = len(known) + progress.came
+        there = known + progress.came
         if there and not isinstance(error, InvalidRequest):
             raise SourceUnavailable(f"{error.message}. {there} of {len(wanted)} answers of {teacher.title} are kept; "
                                     "the same command asks for the others") from error

@@ -17,7 +17,7 @@ import msgspec
 from edged.errors import ConfigError, InvalidRequest
 from edged.store import files
 from training.answers.answered import Answered, Told, words
-from training.answers.asking import STAGE, Account, Ask, ask_teacher
+from training.answers.asking import STAGE, Account, Ask, ask_teacher, known_of
 from training.answers.filters import sieve
 from training.answers.raw import Raw, RawFile
 from training.answers.select import Rejected, Selection, select
@@ -67,10 +67,11 @@ def _run(run: Run, tell: Tell) -> Answered:
     wanted = {teacher.title: _all_wanted(run, teacher, table, prompts) for teacher in table.teachers}
     said: dict[str, list[Raw]] = defaultdict(list)
     with RawFile(folder / RAW_FILE) as raw:
+        known = {teacher.title: known_of(teacher, wanted[teacher.title], raw=raw, account=account)
+                 for teacher in table.teachers}
         for teacher in table.teachers:
-            answered = any(each.ask in raw.known for each in wanted[teacher.title])
-            ask_teacher(teacher, wanted[teacher.title], _asker(run, teacher, table, answered, tell), raw=raw,
-                        account=account, tell=tell)
+            asker = _asker(run, teacher, table, known[teacher.title] > 0, tell)
+            ask_teacher(teacher, wanted[teacher.title], asker, raw=raw, account=account, tell=tell)
             for each in wanted[teacher.title]:
                 if (found := raw.known.get(each.ask)) is not None:
                     # The title that the recipe gives now, whatever it was when the teacher answered.

@@ -99,6 +99,16 @@ def test_it_stops_when_the_money_is_spent_and_goes_on_when_there_is_more(tmp_pat
     assert len(server.bodies) == 4
 
 
+def test_what_all_teachers_answered_before_counts_before_any_is_asked(tmp_path: Path) -> None:
+    with ChatServer(echo) as server:
+        one, other = (teacher(server, name=name, concurrency=1, price_out=1.0, temperature=temperature)
+                      for name, temperature in (("one", 0.5), ("other", 0.7)))
+        do(run_of(tmp_path, f"teachers = [{other}]\nmax_cost = 1e-5"))
+        value = do(run_of(tmp_path, f"teachers = [{one}, {other}]\nmax_cost = 1e-5"))
+    assert (value.answers, value.stopped, len(server.bodies)) == (2, True, 2)
+    assert value.cost == pytest.approx(1e-5)
+
+
 def test_a_teacher_that_costs_nothing_goes_on_when_the_money_is_spent(tmp_path: Path) -> None:
     with ChatServer(echo) as paid, ChatServer(echo) as free:
         both = f"[{teacher(paid, concurrency=1, price_out=1.0)}, {teacher(free, name='free')}]"
