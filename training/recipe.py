@@ -83,9 +83,9 @@ class Teacher(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
 class Filters(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What an answer must be, to be learned from. pattern: a regular expression found in it. schema: path of a JSON
-    Schema that it must satisfy. agreement: the share of a prompt's samples that must say the same (after blanks and,
-    for JSON, its spelling are set aside). validator: `file.py:function`, called with prompt and answer, which returns
-    None or the reason against it."""
+    Schema that it must satisfy. agreement: the share of a prompt's wanted samples that must say the same (after
+    blanks and, for JSON, its spelling are set aside). validator: `file.py:function`, called with prompt and answer,
+    which returns None or the reason against it."""
 
     min_characters: Positive = 1
     max_characters: Positive | None = None

@@ -1,8 +1,8 @@
 """Which answers are learned from, and with which weight: decisions over what teachers said, no I/O.
 
-All samples of a prompt, of all teachers, vote: `agreement` is the share of them that must say the same. Of answers that
-say the same one is kept. A teacher's kept answers to a prompt share its weight, so that a prompt with many different
-answers counts no more than others.
+All samples of a prompt, of all teachers, vote: `agreement` is the share of those that were wanted, come or not, which
+must say the same. Of answers that say the same one is kept. A teacher's kept answers to a prompt share its weight, so
+that a prompt with many different answers counts no more than others.
 """
 
 from __future__ import annotations
@@ -39,17 +39,18 @@ class Selection(Struct, frozen=True, kw_only=True):
 
 
 def select(
-    prompts: Iterable[Example], said: Mapping[str, Sequence[Raw]], sieve: Sieve, weights: Mapping[str, float],
+    prompts: Iterable[Example], said: Mapping[str, Sequence[Raw]], sieve: Sieve, weights: Mapping[str, float], *,
+    wanted: int,
 ) -> Selection:
     """said: answers by the id of their prompt, in the order of teachers and samples. weights: of teachers, by title.
-    Raises what the sieve raises."""
+    wanted: answers to each prompt, of which some may not have come. Raises what the sieve raises."""
     kept: list[Example] = []
     rejected: list[Rejected] = []
     same = 0
     for example in prompts:
         answers = said.get(example.id, ())
         objections = [sieve.objection(example, raw.reply.message, raw.reply.finish_reason) for raw in answers]
-        objections = _voted(answers, objections, sieve.said.agreement)
+        objections = _voted(answers, objections, sieve.said.agreement, wanted)
         good = [raw for raw, objection in zip(answers, objections, strict=True) if objection is None]
         rejected += [_rejected(raw, objection) for raw, objection in zip(answers, objections, strict=True)
                      if objection is not None]
@@ -76,17 +77,18 @@ def _plain(text: str) -> object:
 
 
 def _voted(
-    answers: Sequence[Raw], objections: list[Objection | None], agreement: float,
+    answers: Sequence[Raw], objections: list[Objection | None], agreement: float, wanted: int,
 ) -> list[Objection | None]:
-    """Rejected answers count among all, and are no party."""
+    """Rejected answers and those that did not come count among all, and are no party."""
     if not agreement or not answers:
         return objections
     meanings = [meaning(raw.reply.message) for raw in answers]
     votes = Counter(said for said, objection in zip(meanings, objections, strict=True) if objection is None)
     most, count = votes.most_common(1)[0] if votes else ("", 0)
-    against = Objection("disagrees", f"{count} of {len(answers)} say the same") \
-        if count < agreement * len(answers) - 1e-9 else None
-    minority = Objection("minority", f"{count} of {len(answers)} say something else")
+    missing = f"; {wanted - len(answers)} did not come" if len(answers) < wanted else ""
+    against = Objection("disagrees", f"{count} of {wanted} say the same{missing}") \
+        if count < agreement * wanted - 1e-9 else None
+    minority = Objection("minority", f"{count} of {wanted} say something else")
     return [objection or against or (None if said == most else minority)
             for said, objection in zip(meanings, objections, strict=True)]
 

@@ -76,8 +76,9 @@ def _run(run: Run, tell: Tell) -> Answered:
                 if (found := raw.known.get(each.ask)) is not None:
                     # The title that the recipe gives now, whatever it was when the teacher answered.
                     said[each.example.id].append(msgspec.structs.replace(found, teacher=teacher.title))
-    _note(tell, account, table)
-    chosen = select(prompts, said, sifting, {teacher.title: teacher.weight for teacher in table.teachers})
+    _note(tell, account, table, sum(map(len, wanted.values())))
+    chosen = select(prompts, said, sifting, {teacher.title: teacher.weight for teacher in table.teachers},
+                    wanted=table.samples * len(table.teachers))
     rejected = [*chosen.rejected, *(
         Rejected(prompt=each.example.id, teacher=title, sample=each.sample, reason="refused", detail=why)
         for each, title, why in account.refused)]
@@ -175,10 +176,13 @@ def _asker(run: Run, teacher: Teacher, table: Answers, answered: bool, tell: Tel
     return lambda wanted: from_folder(teacher, base_folder(run, teacher.model, tell), list(wanted))
 
 
-def _note(tell: Tell, account: Account, table: Answers) -> None:
+def _note(tell: Tell, account: Account, table: Answers, wanted: int) -> None:
     if account.spent:
         tell(Moment(stage=STAGE, note=f"max_cost {table.max_cost} is reached ({account.cost:.4g}); the stage goes on "
                                       "with what is there"))
+    if table.filters.agreement and account.answers < wanted:
+        tell(Moment(stage=STAGE, note=f"{wanted - account.answers} of {wanted} answers did not come; agreement counts "
+                                      "them among those that do not say the same"))
     if account.without:
         tell(Moment(stage=STAGE, note=f"{account.without} answers came without the log probabilities that were asked "
                                       "for: their endpoint does not give them"))

@@ -27,9 +27,10 @@ def raw(text: str, *, teacher: str = "t", sample: int = 0, finish: str = "stop",
     return Raw(ask=ask or f"{teacher}{sample}{text}", prompt="p", teacher=teacher, sample=sample, reply=reply)
 
 
-def selection(*answers: Raw, weights: dict[str, float] | None = None, **filters: Any) -> Selection:
+def selection(*answers: Raw, weights: dict[str, float] | None = None, wanted: int = 0, **filters: Any) -> Selection:
     sifting = Sieve(Filters(**filters), None, None, None)
-    return select([EXAMPLE], {"p": answers}, sifting, weights or {"t": 1.0, "u": 1.0})
+    return select([EXAMPLE], {"p": answers}, sifting, weights or {"t": 1.0, "u": 1.0},
+                  wanted=wanted or len(answers))
 
 
 def kept(found: Selection) -> list[tuple[str, float]]:
@@ -69,6 +70,14 @@ def test_a_rejected_answer_counts_among_all_but_is_no_party() -> None:
     assert kept(found) == []
     assert [each.reason for each in found.rejected] == ["unfinished", "unfinished", "disagrees"]
     assert found.rejected[2].detail == "1 of 3 say the same"
+
+
+def test_an_answer_that_did_not_come_counts_among_all() -> None:
+    assert kept(selection(raw("a"), wanted=2, agreement=0.5)) == [("a", 2.0)]
+    found = selection(raw("a"), wanted=2, agreement=1.0)
+    assert kept(found) == []
+    assert [(each.reason, each.detail) for each in found.rejected] \
+        == [("disagrees", "1 of 2 say the same; 1 did not come")]
 
 
 def calls(arguments: str) -> Message:

@@ -152,6 +152,20 @@ def test_several_teachers_vote_and_count_by_their_weight(tmp_path: Path) -> None
     assert [(each.name, each.answers, each.kept) for each in value.teachers] == [("one", 4, 3), ("other", 4, 3)]
 
 
+def test_one_answer_of_two_is_no_agreement(tmp_path: Path) -> None:
+    def say(body: Body) -> Answer:
+        return refusal(400, "too long") if "3" in body["messages"][0]["content"] else echo(body)
+
+    told: list[Moment] = []
+    with ChatServer(echo) as one, ChatServer(say) as other:
+        run = run_of(tmp_path, f"teachers = [{teacher(one, name='one')}, {teacher(other, name='other')}]\n"
+                               "filters = {agreement = 1.0}")
+        value = do(run, told)
+    assert value.rejected == {"disagrees": 1, "refused": 1}
+    assert len(learned(run)) == 3
+    assert any("1 of 8 answers did not come; agreement counts" in (moment.note or "") for moment in told)
+
+
 def test_a_prompt_that_the_teacher_refuses_is_counted(tmp_path: Path) -> None:
     def say(body: Body) -> Answer:
         return refusal(400, "too long") if "0" in body["messages"][0]["content"] else echo(body)
