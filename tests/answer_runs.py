@@ -14,13 +14,15 @@ from training.recipe import load_recipe
 from training.run import Moment, Run
 
 
-def prompts(count: int, before: str = "prompt") -> list[Example]:
+def prompts(count: int, before: str = "prompt", tools: tuple[dict[str, Any], ...] = ()) -> list[Example]:
     asked = [(Message("user", f"{before} {number}"),) for number in range(count)]
-    return [Example(id=identity(prompt), prompt=prompt) for prompt in asked]
+    return [Example(id=identity(prompt), prompt=prompt, tools=tools) for prompt in asked]
 
 
-def run_of(folder: Path, answers: str, count: int = 4, data: str = "") -> Run:
-    """One whose data is there. data: more of that table."""
+def run_of(
+    folder: Path, answers: str, count: int = 4, data: str = "", tools: tuple[dict[str, Any], ...] = (),
+) -> Run:
+    """One whose data is there. data: more of that table. tools: of its prompts."""
     path = folder / "home.toml"
     path.write_text(f'name = "home"\nbase = "./base"\ndata = {{train = ["a.jsonl"]{data}}}\n'
                     f"[distil.answers]\n{answers}\n")
@@ -28,7 +30,9 @@ def run_of(folder: Path, answers: str, count: int = 4, data: str = "") -> Run:
     run = Run(folder / "run", recipe, file)
     run.folder.mkdir(exist_ok=True)
     run.begin("data")
-    for split, examples in (("train", prompts(count)), ("validation", prompts(1, "held out")), ("test", [])):
+    for split, examples in (
+        ("train", prompts(count, tools=tools)), ("validation", prompts(1, "held out")), ("test", []),
+    ):
         write_examples(run.path("data") / f"{split}.jsonl", examples)
     run.mark("data", "key", 0.0, {})
     return run

@@ -12,7 +12,7 @@ import importlib.util
 import json
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -123,8 +123,7 @@ def calls_of(answer: Message) -> list[tuple[str, Any]]:
 
 def wrong_calls(example: Example, answer: Message) -> str | None:
     """Why its calls cannot be made, None where they can."""
-    schemas = {str(tool.get("function", {}).get("name")): tool.get("function", {}).get("parameters")
-               for tool in example.tools}
+    schemas = dict(_schemas_of(example))
     for name, said in calls_of(answer):
         if name not in schemas:
             return f"there is no tool {name}"
@@ -132,10 +131,32 @@ def wrong_calls(example: Example, answer: Message) -> str | None:
         if not isinstance(arguments, dict):
             return f"the arguments of {name} are no JSON object"
         if (schema := schemas[name]) is not None:
-            check = _tool_check(json.dumps(schema, sort_keys=True), f"example {example.id}: the tool {name}")
-            if (wrong := check(arguments)) is not None:
+            try:
+                wrong = _tool_check(json.dumps(schema, sort_keys=True))(arguments)
+            except InvalidRequest as error:
+                return f"{name}: {error.message}"
+            if wrong is not None:
                 return f"{name}: {wrong}"
     return None
+
+
+def check_tools(examples: Iterable[Example]) -> None:
+    """Raises InvalidRequest where the parameters of a tool are no JSON Schema."""
+    for example in examples:
+        for name, schema in _schemas_of(example):
+            try:
+                if schema is not None:
+                    _tool_check(json.dumps(schema, sort_keys=True))
+            except InvalidRequest as error:
+                raise InvalidRequest(
+                    f"the tool {name} of prompt {example.id}: {error.message}; mend it in the data, where they look "
+                    "like {\"type\": \"object\", \"properties\": {…}}, before answers are asked for") from error
+
+
+def _schemas_of(example: Example) -> list[tuple[str, Any]]:
+    """Name and parameters of each tool."""
+    functions = [tool.get("function", {}) for tool in example.tools]
+    return [(str(function.get("name")), function.get("parameters")) for function in functions]
 
 
 def check_of(schema: Any, title: str) -> Check:
@@ -164,8 +185,8 @@ def check_of(schema: Any, title: str) -> Check:
 
 
 @functools.cache
-def _tool_check(schema: str, title: str) -> Check:
-    return check_of(json.loads(schema), title)
+def _tool_check(schema: str) -> Check:
+    return check_of(json.loads(schema), "what it says of its parameters")
 
 
 def _value(arguments: Any) -> Any:

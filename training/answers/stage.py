@@ -18,7 +18,7 @@ from edged.errors import ConfigError, InvalidRequest
 from edged.store import files
 from training.answers.answered import Answered, Told, words
 from training.answers.asking import STAGE, Account, Ask, ask_teacher, known_of
-from training.answers.filters import sieve
+from training.answers.filters import check_tools, sieve
 from training.answers.raw import Raw, RawFile
 from training.answers.select import Rejected, Selection, select
 from training.answers.teachers import Wanted, from_endpoint, from_folder
@@ -63,6 +63,7 @@ def _run(run: Run, tell: Tell) -> Answered:
     folder = run.path(STAGE)
     sifting = sieve(table.filters, run.at, partial(_mistake, run, "filters"))
     prompts, left_out = _prompts(run)
+    check_tools(prompts)
     account = Account(most=table.max_cost, logprobs=table.logprobs > 0)
     wanted = {teacher.title: _all_wanted(run, teacher, table, prompts) for teacher in table.teachers}
     said: dict[str, list[Raw]] = defaultdict(list)

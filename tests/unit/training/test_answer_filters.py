@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edged.errors import ConfigError, InvalidRequest
-from training.answers.filters import Sieve, sieve, text_of
+from training.answers.filters import Sieve, check_tools, sieve, text_of
 from training.examples import Example, Message
 from training.recipe import Filters
 
@@ -94,6 +94,28 @@ def test_a_schema_never_leads_to_the_network(tmp_path: Path) -> None:
 def test_calls_must_be_of_the_prompts_tools_whatever_the_recipe_says(answer: Message, good: bool) -> None:
     assert (reason(made(), answer, "tool_calls", WITH_TOOL) is None) == good
     assert reason(made(), answer, "tool_calls", PLAIN) == "tool call"
+
+
+def with_parameters(parameters: Any, id: str = "t") -> Example:
+    function = {"name": "light", "parameters": parameters}
+    return Example(id=id, prompt=WITH_TOOL.prompt, tools=({"type": "function", "function": function},))
+
+
+@pytest.mark.parametrize("parameters", [
+    {"type": "dict", "properties": {"on": {"type": "float"}}}, "none", {"$ref": "#/$defs/gone"}])
+def test_a_call_of_a_tool_whose_schema_is_none_is_objected_to(parameters: Any) -> None:
+    objection = made().objection(with_parameters(parameters), call("light", {"on": True}), "tool_calls")
+    assert objection is not None
+    assert objection.reason == "tool call"
+    assert objection.detail.startswith("light: what it says of its parameters ")
+
+
+def test_tools_of_prompts_are_checked_once_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    parameters = {"type": "object", "title": "only here"}
+    asked: list[Any] = []
+    monkeypatch.setattr("training.answers.filters.check_of", lambda schema, title: asked.append(schema))
+    check_tools([PLAIN, *(with_parameters(parameters, str(number)) for number in range(9))])
+    assert asked == [parameters]
 
 
 def test_of_an_answer_that_only_calls_filters_see_the_calls(tmp_path: Path) -> None:

@@ -222,6 +222,15 @@ def test_a_recipe_that_cannot_be_meant_is_told_before_anything_is_asked(
     assert server.bodies == []
 
 
+def test_a_tool_whose_schema_is_none_is_told_before_anything_is_asked(tmp_path: Path) -> None:
+    function = {"name": "light", "parameters": {"type": "dict", "properties": {"on": {"type": "float"}}}}
+    with ChatServer(echo) as server:
+        run = run_of(tmp_path, f"teachers = [{teacher(server)}]", tools=({"type": "function", "function": function},))
+        with pytest.raises(InvalidRequest, match=r"the tool light of prompt .* mend it in the data"):
+            do(run)
+    assert server.bodies == []
+
+
 def test_a_wrong_key_ends_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TEACHER_KEY", "wrong")
     with ChatServer(lambda body: refusal(401, "no")) as server:
