@@ -22,6 +22,7 @@ from training.answers.filters import check_tools, sieve
 from training.answers.raw import Raw, RawFile
 from training.answers.select import Rejected, Selection, select
 from training.answers.teachers import Wanted, from_endpoint, from_folder
+from training.answers.thoughts import without_thought
 from training.endpoint import check as check_endpoint
 from training.examples import Example, write_examples
 from training.models import base_folder, base_key
@@ -67,6 +68,7 @@ def _run(run: Run, tell: Tell) -> Answered:
     account = Account(most=table.max_cost, logprobs=table.logprobs > 0)
     wanted = {teacher.title: _all_wanted(run, teacher, table, prompts) for teacher in table.teachers}
     said: dict[str, list[Raw]] = defaultdict(list)
+    thoughts = 0
     with RawFile(folder / RAW_FILE) as raw:
         known = {teacher.title: known_of(teacher, wanted[teacher.title], raw=raw, account=account)
                  for teacher in table.teachers}
@@ -75,9 +77,13 @@ def _run(run: Run, tell: Tell) -> Answered:
             ask_teacher(teacher, wanted[teacher.title], asker, raw=raw, account=account, tell=tell)
             for each in wanted[teacher.title]:
                 if (found := raw.known.get(each.ask)) is not None:
+                    reply = without_thought(found.reply)
+                    thoughts += reply is not found.reply
                     # The title that the recipe gives now, whatever it was when the teacher answered.
-                    said[each.example.id].append(msgspec.structs.replace(found, teacher=teacher.title))
+                    said[each.example.id].append(msgspec.structs.replace(found, teacher=teacher.title, reply=reply))
     _note(tell, account, table, sum(map(len, wanted.values())))
+    if thoughts:
+        tell(Moment(stage=STAGE, note=f"{thoughts} answers began with a thought as text (<think>), which is cut off"))
     chosen = select(prompts, said, sifting, {teacher.title: teacher.weight for teacher in table.teachers},
                     wanted=table.samples * len(table.teachers))
     rejected = [*chosen.rejected, *(

@@ -166,6 +166,30 @@ def test_one_answer_of_two_is_no_agreement(tmp_path: Path) -> None:
     assert any("1 of 8 answers did not come; agreement counts" in (moment.note or "") for moment in told)
 
 
+def test_thoughts_that_come_as_text_are_not_learned(tmp_path: Path) -> None:
+    def say(body: Body) -> Answer:
+        return {"0": answer("<think>hm</think>\n\nyes"), "1": answer("\n<think>\nhm, so", finish_reason="stop"),
+                "2": answer("hm\n</think>\nyes"), "3": answer("A <think> is closed by </think>.")}[
+                    body["messages"][0]["content"][-1]]
+
+    told: list[Moment] = []
+    with ChatServer(say) as server:
+        run = run_of(tmp_path, f"teachers = [{teacher(server)}]")
+        value = do(run, told)
+    assert learned(run) == [("prompt 0", "yes"), ("prompt 2", "yes"), ("prompt 3", "A <think> is closed by </think>.")]
+    assert value.rejected == {"unfinished": 1}
+    assert any("3 answers began with a thought" in (moment.note or "") for moment in told)
+    assert "<think>hm</think>" in (run.path("answers") / "raw.jsonl").read_text()
+
+
+def test_thoughts_that_come_as_text_make_no_difference_to_votes(tmp_path: Path) -> None:
+    thoughts = iter(range(99))
+    with ChatServer(lambda body: answer(f"<think>{next(thoughts)}</think>12")) as server:
+        run = run_of(tmp_path, f"teachers = [{teacher(server)}]\nsamples = 2\n"
+                               "filters = {agreement = 1.0, max_characters = 2}")
+        assert (do(run).kept, do(run).rejected) == (4, {})
+
+
 def test_a_prompt_that_the_teacher_refuses_is_counted(tmp_path: Path) -> None:
     def say(body: Body) -> Answer:
         return refusal(400, "too long") if "0" in body["messages"][0]["content"] else echo(body)
