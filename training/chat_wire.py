@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
+from training.data.messages import compact
 from training.examples import Message
 from training.reply import Reply, TokenChoice
 
@@ -141,7 +142,7 @@ def reply_of(data: bytes, seconds: float) -> Reply:
     choice, said = body.choices[0], body.choices[0].message
     usage = body.usage or _Usage()
     return Reply(
-        message=Message("assistant", said.content or "", tuple(said.tool_calls or ())),
+        message=Message("assistant", said.content or "", tuple(map(_with_text, said.tool_calls or ()))),
         finish_reason=choice.finish_reason, prompt_tokens=usage.prompt_tokens,
         completion_tokens=usage.completion_tokens, logprobs=choice.logprobs.choices() if choice.logprobs else None,
         seconds=seconds, served=body.model)
@@ -203,7 +204,16 @@ class Joined:
         call["id"] = piece.get("id") or call["id"]
         function = piece.get("function") or {}
         call["function"]["name"] = function.get("name") or call["function"]["name"]
-        call["function"]["arguments"] += function.get("arguments") or ""
+        if (arguments := function.get("arguments")) is not None:
+            call["function"]["arguments"] += arguments if isinstance(arguments, str) else compact(arguments)
+
+
+def _with_text(call: dict[str, Any]) -> dict[str, Any]:
+    """Arguments are the text of their JSON; some endpoints send them as an object, or none."""
+    function = call.get("function")
+    if not isinstance(function, dict) or isinstance(arguments := function.get("arguments"), str):
+        return call
+    return {**call, "function": {**function, "arguments": compact(arguments if arguments is not None else {})}}
 
 
 def told_error(error: object) -> str:

@@ -260,6 +260,25 @@ def test_a_stream_adds_up_to_the_answer() -> None:
     assert 0 < reply.first_token_s <= reply.seconds
 
 
+@pytest.mark.parametrize(("arguments", "text"), [({"on": True, "room": "Küche"}, '{"on": true, "room": "Küche"}'),
+                                                 ({}, "{}"), ('{"on":true}', '{"on":true}')])
+@pytest.mark.parametrize("stream", [False, True])
+def test_arguments_that_are_no_text_are_written_as_json(arguments: object, text: str, stream: bool) -> None:
+    sent = {"index": 0, "id": "c1", "type": "function", "function": {"name": "light", "arguments": arguments}}
+    data = "\n\n".join([*chunks({"tool_calls": [sent]}, finish="tool_calls"), "data: [DONE]", ""]).encode()
+    whole = Answer(data) if stream else answer("", tool_calls=[sent], finish_reason="tool_calls")
+    with ChatServer(in_turn(whole)) as server, client(server) as endpoint:
+        [call] = endpoint.ask(Ask(messages=HELLO.messages, max_tokens=8, stream=stream)).message.tool_calls
+    assert call["function"] == {"name": "light", "arguments": text}
+
+
+def test_a_call_without_arguments_has_none_of_them() -> None:
+    with ChatServer(in_turn(answer("", tool_calls=[{"id": "c1", "function": {"name": "light", "arguments": None}}]))) \
+            as server, client(server) as endpoint:
+        [call] = endpoint.ask(HELLO).message.tool_calls
+    assert call["function"] == {"name": "light", "arguments": "{}"}
+
+
 def test_a_stream_that_breaks_off_or_tells_an_error_is_tried_again() -> None:
     whole = "\n\n".join([*chunks({"content": "there"}), "data: [DONE]", ""]).encode()
     cut = chunks({"content": "the"})[0].encode() + b"\n\n"
