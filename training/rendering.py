@@ -25,10 +25,16 @@ _MARK = "An answer, 7."
 def prompt_text(tokenizer: Any, example: Example) -> str:
     """To where the model answers. Raises InvalidRequest where the template refuses the messages or drops words."""
     text = rendered(tokenizer, example, example.prompt, answers=True)
-    for message in example.prompt:
-        if message.role == "user" and message.content.strip() not in text:
-            raise _unwritten(example, message)
+    require_words(example, text)
     return text
+
+
+def require_words(example: Example, text: str) -> None:
+    """The prompt holds what its messages say. Not looked for are results of tools, which templates may write as JSON,
+    and words beside calls, which some families have no room for. Raises InvalidRequest."""
+    for message in example.prompt:
+        if message.role != "tool" and not message.tool_calls and _words(message) not in text:
+            raise _unwritten(example, message)
 
 
 def answer_text(tokenizer: Any, example: Example, said: Message, prompt: str) -> str:
@@ -39,8 +45,7 @@ def answer_text(tokenizer: Any, example: Example, said: Message, prompt: str) ->
             f"example {example.id}: with the chat template of this base the prompt is not the beginning of the "
             f"conversation ({_parting(prompt, whole)}), so the model would be trained on another prompt than it is "
             "served; take another base, or mend its chat_template.jinja")
-    # Templates take thoughts apart that stand before the answer.
-    if said.content.rpartition("</think>")[2].strip() not in whole[len(prompt):]:
+    if _words(said) not in whole[len(prompt):]:
         raise _unwritten(example, said)
     return whole[len(prompt):]
 
@@ -98,6 +103,12 @@ def _call(call: dict[str, Any]) -> dict[str, Any]:
     except ValueError:
         return call
     return {**call, "function": {**function, "arguments": arguments}} if isinstance(arguments, dict) else call
+
+
+def _words(message: Message) -> str:
+    """Templates take thoughts apart that stand before an answer."""
+    said = message.content
+    return (said.rpartition("</think>")[2] if message.role == "assistant" else said).strip()
 
 
 def _unwritten(example: Example, message: Message) -> InvalidRequest:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from edged.errors import InvalidRequest, LoadFailed
 from training.examples import Example, Message
-from training.rendering import answer_text, as_chat, end_of_turn, require_template
+from training.rendering import answer_text, as_chat, end_of_turn, require_template, require_words
 
 if TYPE_CHECKING:
     from converters.speaker import Speaker
@@ -26,16 +26,19 @@ def has_tools(example: Example, said: Message | None = None) -> bool:
 
 
 def prompt_text(tokenizer: Any, example: Example) -> str:
-    """As a request with these messages and tools is rendered. Raises InvalidRequest."""
+    """As a request with these messages and tools is rendered. Raises InvalidRequest where the template refuses the
+    messages or drops words."""
     speaker, _ = _speaker(tokenizer)
     messages = [as_chat(message) for message in example.prompt]
     for message in messages:
         if message["role"] == "tool":
             message.setdefault("tool_call_id", "call_0")
     try:
-        return speaker.prompt(messages, example.tools)
+        text = speaker.prompt(messages, example.tools)
     except (InvalidRequest, LoadFailed) as error:
         raise InvalidRequest(f"example {example.id}: {error.message}") from error
+    require_words(example, text)
+    return text
 
 
 def answer_texts(tokenizer: Any, example: Example, said: Message, prompt: str) -> Iterator[str]:

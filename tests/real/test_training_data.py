@@ -221,6 +221,18 @@ def test_no_template_drops_words_without_a_word(tiny_hf: Path) -> None:
     assert refused < len(templates()) / 2
 
 
+@pytest.mark.parametrize("role", ["system", "assistant"])
+def test_a_template_that_drops_turns_is_refused_in_chats_with_tools_too(tiny_hf: Path, role: str) -> None:
+    tokenizer = tokenizer_of(tiny_hf)
+    tokenizer.chat_template = (
+        "{% for message in messages %}{% if message.role != '" + role + "' or loop.last %}<|im_start|>"
+        "{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endif %}{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}")
+    prompt = (Message("system", "Be brief."), *TURNS)
+    with pytest.raises(InvalidRequest, match=f"does not write what the {role} says"):
+        prompt_ids(tokenizer, Example(id="1", prompt=prompt, tools=(TOOL,)))
+
+
 def test_a_damaged_folder_of_datasets_is_told(tiny_hf: Path, tmp_path: Path) -> None:
     datasets.Dataset.from_list(rows(4)).save_to_disk(str(tmp_path / "set"))
     state = json.loads((tmp_path / "set" / "state.json").read_bytes())

@@ -102,6 +102,25 @@ def test_words_that_the_template_drops_or_changes_are_refused(template: str) -> 
         encoded(Characters(template), HELLO, completion_only=True)
 
 
+TURNS = (Message("system", " Be brief.\n"), Message("user", "Hello"), Message("assistant", "<think>Hm.</think>\n\nHi!"),
+         Message("user", "Bye"))
+
+
+@pytest.mark.parametrize("role", ["system", "user", "assistant"])
+def test_every_turn_of_a_prompt_has_to_be_written(role: str) -> None:
+    shown = "{% if loop.last or message.role != '" + role + "' %}{{ message.content }}{% endif %}"
+    with pytest.raises(InvalidRequest, match=f"does not write what the {role} says"):
+        prompt_ids(Characters(CHATML.replace("{{ message.content }}", shown)), example(*TURNS))
+
+
+def test_a_template_may_leave_out_earlier_thoughts_and_white_space() -> None:
+    template = CHATML.replace("{{ message.content }}", "{{ message.content.split('</think>')[-1].strip() }}")
+    tokenizer = Characters(template)
+    prompt = tokenizer.decode(prompt_ids(tokenizer, example(*TURNS)))
+    assert "system\nBe brief.<|im_end|>" in prompt
+    assert "Hm." not in prompt
+
+
 def test_an_example_without_an_answer_is_no_training_example() -> None:
     with pytest.raises(InvalidRequest, match="no answer to learn"):
         encoded(Characters(), example(Message("user", "x")), completion_only=True)
