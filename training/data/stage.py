@@ -138,9 +138,9 @@ def _limited(splits: _Splits, limit: int | None, seed: int, dropped: Counter[str
     """At most so many prompts of train, drawn by the seed; their order stays."""
     if limit is None:
         return splits
-    drawn = sorted({each.example.id for each in splits["train"]},
-                   key=lambda prompt: hashlib.sha256(f"{seed}:limit:{prompt}".encode()).digest())[:limit]
-    few = [each for each in splits["train"] if each.example.id in set(drawn)]
+    drawn = set(sorted({each.example.id for each in splits["train"]},
+                       key=lambda prompt: hashlib.sha256(f"{seed}:limit:{prompt}".encode()).digest())[:limit])
+    few = [each for each in splits["train"] if each.example.id in drawn]
     dropped["over_limit"] += len(splits["train"]) - len(few)
     return {**splits, "train": few}
 
