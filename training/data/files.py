@@ -238,11 +238,22 @@ def _parquet(source: Source, mistakes: Mistakes) -> Iterator[Row]:
         with parquet.ParquetFile(source.path) as file:
             number = 0
             for batch in file.iter_batches(batch_size=1000):
-                for values in batch.to_pylist():
+                for index in range(batch.num_rows):
                     number += 1
-                    yield Row(Place(source.title, number, "row"), values)
+                    yield from _row(batch, index, Place(source.title, number, "row"), mistakes)
     except (pyarrow.ArrowException, OSError) as error:
         raise CorruptFile(f"{source.title} is damaged or no Parquet file ({str(error)[:200]})") from error
+
+
+def _row(batch: Any, index: int, place: Place, mistakes: Mistakes) -> Iterator[Row]:
+    """Writers of Parquet do not look whether a text is one."""
+    try:
+        (values,) = batch.slice(index, 1).to_pylist()
+    except UnicodeDecodeError as error:
+        mistakes.rows += 1
+        mistakes.add(place, f"holds a text that is not UTF-8 ({error}); write the file again from texts")
+    else:
+        yield Row(place, values)
 
 
 def _datasets(source: Source, mistakes: Mistakes) -> Iterator[Row]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Any, Literal
 
-from training.data.messages import conversation, text, tools
+from training.data.messages import conversation, require_whole, text, tools
 from training.data.mistakes import WrongRow
 from training.data.templates import Template, Templates, columns
 from training.examples import Example, Message, identity
@@ -68,8 +68,10 @@ def example_of(values: dict[str, Any], form: Form, own: Templates) -> Example:
     shown = tools(values.get("tools"))
     if prompt[-1].role not in ("user", "tool"):
         raise WrongRow(f"the prompt ends with the role {prompt[-1].role}; it has to end with a user or a tool")
+    stratum = _stratum(values, own)
+    require_whole((prompt, answer, rejected, shown, stratum))
     return Example(id=identity(prompt, shown), prompt=prompt, answer=answer, rejected=rejected, tools=shown,
-                   stratum=_stratum(values, own))
+                   stratum=stratum)
 
 
 _Parts = tuple[tuple[Message, ...], Message | None, Message | None]

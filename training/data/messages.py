@@ -6,6 +6,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import msgspec
+
 from training.data.mistakes import WrongRow
 from training.examples import Message, Role
 
@@ -73,6 +75,15 @@ def compact(value: object) -> str:
         return str(value)
 
 
+def require_whole(value: object) -> None:
+    """Raises WrongRow of half a character, which JSON within a text may hold (`"\\ud83d"`) and no file can."""
+    try:
+        msgspec.json.encode(value)
+    except UnicodeEncodeError as error:
+        raise WrongRow(f"holds half a character, {error.object[error.start]!r}: whoever wrote it cut a text within a "
+                       "character") from None
+
+
 def _message(value: object, where: str) -> Message:
     if not isinstance(value, dict):
         raise WrongRow(f"{where} is no message, which is {{\"role\": …, \"content\": …}}")
@@ -121,6 +132,7 @@ def _call(value: object, where: str, index: int) -> dict[str, Any]:
     arguments = function.get("arguments", {})
     if not isinstance(arguments, str):
         arguments = compact(arguments)
+    require_whole(_decoded(arguments))
     return {"id": str(call.get("id") or f"call_{index}"), "type": "function",
             "function": {"name": name, "arguments": arguments}}
 

@@ -46,7 +46,8 @@ def test_lines_of_jsonl_are_those_of_an_editor(tmp_path: Path) -> None:
         ("a.jsonl:1", {"a": 1}), ("a.jsonl:3", {"a": 2}), ("a.jsonl:4", {"a": "x\ny"})]
 
 
-@pytest.mark.parametrize("line", [b"{", b"[1]", b'"text"', b"{\"a\": \xff}", b"[" * 100_000, b'{"a": NaN}'])
+@pytest.mark.parametrize("line", [b"{", b"[1]", b'"text"', b"{\"a\": \xff}", b"[" * 100_000, b'{"a": NaN}',
+                                  rb'{"a": "\ud83d"}', rb'{"a": "\ude00x"}', b'{"a": "\xed\xa0\xbd"}'])
 def test_what_is_no_row_is_told_with_its_line_and_the_others_are_read(tmp_path: Path, line: bytes) -> None:
     (tmp_path / "a.jsonl").write_bytes(b'{"a": 1}\n' + line + b'\n{"a": 3}\n')
     mistakes = Mistakes()
@@ -125,6 +126,15 @@ def test_parquet_has_rows(tmp_path: Path) -> None:
     parquet.write_table(pyarrow.table({"a": ["x", "y"], "n": [1, None]}), tmp_path / "a.parquet")
     assert rows_of(tmp_path, "a.parquet") == [
         ("a.parquet, row 1", {"a": "x", "n": 1}), ("a.parquet, row 2", {"a": "y", "n": None})]
+
+
+def test_a_text_of_parquet_that_is_not_utf8_is_told_with_its_row(tmp_path: Path) -> None:
+    texts = pyarrow.array([b"x", b"\xed\xa0\xbd", b"y"]).view(pyarrow.string())
+    parquet.write_table(pyarrow.table({"a": texts}), tmp_path / "a.parquet")
+    mistakes = Mistakes()
+    assert [values for _, values in rows_of(tmp_path, "a.parquet", mistakes)] == [{"a": "x"}, {"a": "y"}]
+    assert [str(place) for place, _ in mistakes.found] == ["a.parquet, row 2"]
+    assert mistakes.rows == 3
 
 
 def test_a_damaged_parquet_is_told(tmp_path: Path) -> None:

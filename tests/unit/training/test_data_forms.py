@@ -104,6 +104,22 @@ def test_calls_and_tools_are_kept_as_openai_writes_them() -> None:
         "id": "call_0", "type": "function", "function": {"name": "light", "arguments": '{"room": "hall"}'}},))
 
 
+HALF = r'"\ud83d"'
+
+
+@pytest.mark.parametrize("values", [
+    {"messages": f'[{{"role": "user", "content": {HALF}}}, {{"role": "assistant", "content": "y"}}]'},
+    {"messages": f'[{{"role": "user", "content": "x"}}, {{"role": "assistant", "content": {HALF}}}]'},
+    {"prompt": "x", "chosen": "y", "rejected": [{"role": "assistant", "tool_calls": f'[{{"name": {HALF}}}]'}]},
+    {"prompt": "x", "answer": "y", "tools": f'[{{"name": {HALF}}}]'},
+    {"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "tool_calls": [
+        {"function": {"name": "light", "arguments": f'{{"room": {HALF}}}'}}]}]},
+])
+def test_half_a_character_in_json_within_a_text_is_told(values: dict[str, Any]) -> None:
+    with pytest.raises(WrongRow, match=r"holds half a character, '\\ud83d'"):
+        read(values)
+
+
 def test_templates_make_prompt_and_answer_of_any_columns() -> None:
     made = own(prompt="{{ title }}: {{ row['the body'] }}", answer="{{ {'label': label} | tojson }}",
                system="Sort it.", stratum="{{ label }}/{{ lang }}")

@@ -125,6 +125,14 @@ def test_a_share_of_wrong_rows_may_be_left_out_and_is_counted(make: Make) -> Non
     assert any("train.jsonl:10" in (moment.note or "") for moment in told)
 
 
+def test_a_row_with_half_a_character_may_be_left_out(make: Make) -> None:
+    half = r'[{"role": "user", "content": "\ud83d"}, {"role": "assistant", "content": "x"}]'
+    rows: Rows = [{"messages": half.replace(r"\ud83d", str(number))} for number in range(9)]
+    made, _, told = make({"train.jsonl": [*rows, {"messages": half}]}, max_invalid_share=0.1)
+    assert (made.train + made.validation, made.dropped) == (9, {"invalid": 1})
+    assert any("train.jsonl:10: holds half a character" in (moment.note or "") for moment in told)
+
+
 def test_what_the_bases_template_refuses_is_told_with_its_line(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     template = "{% if messages[0].content == 'question 1' %}{{ messages[7].content.x }}{% endif %}" + CHATML
     monkeypatch.setattr(stage, "tokenizer_of", lambda folder: Characters(template))
