@@ -39,7 +39,7 @@ def training_examples(run: Run) -> list[Example]:
     original = [] if _sets_data_aside(run) else _answered(prompts_of(run, "train"))
     taught = _of_teachers(run)
     # What the data itself holds out, stage data has taken out of the training split.
-    if not (found := _not_near(run, original, [*taught["validation"], *taught["test"]]) + taught["train"]):
+    if not (found := not_near(run, original, [*taught["validation"], *taught["test"]]) + taught["train"]):
         raise InvalidRequest("no example has an answer to learn from; give data.train answers (form pairs, chat or "
                              "preferences), or let a teacher answer the prompts ([distil.answers])")
     return found
@@ -69,6 +69,21 @@ def held_out(run: Run) -> list[Example]:
     """All that may not be learned from: of the data, answered or not, then of what teachers answered."""
     taught = _of_teachers(run)
     return [*prompts_of(run, "validation"), *prompts_of(run, "test"), *taught["validation"], *taught["test"]]
+
+
+def not_near(run: Run, examples: list[Example], others: Sequence[Example]) -> list[Example]:
+    """Those whose prompts are none of the others', and by `data.near_duplicates` not nearly the same as one of them."""
+    from training.data.near import Near, words_of
+
+    data = run.recipe.data
+    ids = {example.id for example in others}
+    kept = [example for example in examples if example.id not in ids]
+    if not others or data is None or data.near_duplicates is None:
+        return kept
+    near = Near([words_of(example) for example in (*others, *kept)], data.near_duplicates)
+    for index in range(len(others)):
+        near.add(index)
+    return [example for index, example in enumerate(kept, len(others)) if near.like(index) is None]
 
 
 def shared_out(
@@ -147,7 +162,7 @@ def _of_teachers(run: Run) -> dict[SplitName, list[Example]]:
         return found
     run.key("answers")
     validation, test = prompts_of(run, "validation"), prompts_of(run, "test")
-    answered = _not_near(run, list(read_examples(run.path("answers") / ANSWERS_FILE)), [*validation, *test])
+    answered = not_near(run, list(read_examples(run.path("answers") / ANSWERS_FILE)), [*validation, *test])
     shares: dict[SplitName, float] = {} if recipe.data is None else {
         "validation": 0.0 if _answered(validation) else recipe.data.validation_share,
         "test": 0.0 if _answered(test) else recipe.data.test_share}
@@ -156,17 +171,3 @@ def _of_teachers(run: Run) -> dict[SplitName, list[Example]]:
     for example in answered:
         found[splits[example.id]].append(example)
     return found
-
-
-def _not_near(run: Run, examples: list[Example], others: Sequence[Example]) -> list[Example]:
-    from training.data.near import Near, words_of
-
-    data = run.recipe.data
-    ids = {example.id for example in others}
-    kept = [example for example in examples if example.id not in ids]
-    if not others or data is None or data.near_duplicates is None:
-        return kept
-    near = Near([words_of(example) for example in (*others, *kept)], data.near_duplicates)
-    for index in range(len(others)):
-        near.add(index)
-    return [example for index, example in enumerate(kept, len(others)) if near.like(index) is None]

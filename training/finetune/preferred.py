@@ -32,11 +32,10 @@ def candidates(run: Run, wanted: Preferences) -> list[Example]:
 
     Raises ConfigError with everything that is wrong with the files; InvalidRequest where there is no pair, or where
     stage data has not ended."""
-    from training.split import prompts_of
+    from training.split import held_out, not_near, prompts_of
 
     found = _read(run, wanted) if wanted.data else _pairs(prompts_of(run, "train"))
-    held_out = _held_out(run)
-    return _required([each for each in found if each.id not in held_out])
+    return _required(not_near(run, found, held_out(run)))
 
 
 def preferred(run: Run, wanted: Preferences, tokenizer: Any, tell: Tell) -> tuple[list[Example], list[Example]]:
@@ -45,19 +44,19 @@ def preferred(run: Run, wanted: Preferences, tokenizer: Any, tell: Tell) -> tupl
 
     Raises as `candidates`."""
     from training.encode import token_counts
-    from training.split import prompts_of, shared_out
+    from training.split import held_out, not_near, prompts_of, shared_out
 
     if not wanted.data:
         return candidates(run, wanted), _pairs(prompts_of(run, "validation"))
     data = run.recipe.data
     assert data is not None
-    held_out, read = _held_out(run), _read(run, wanted)
-    found = [each for each in read
-             if each.id not in held_out and sum(token_counts(tokenizer, each)) <= data.max_tokens]
+    read = _read(run, wanted)
+    found = [each for each in not_near(run, read, held_out(run))
+             if sum(token_counts(tokenizer, each)) <= data.max_tokens]
     if len(found) < len(read):
         tell(Moment(stage="finetune", note=f"{len(read) - len(found)} of {len(read)} preferences are left out: their "
-                                           "prompt is one of validation or test, or they are longer than "
-                                           "data.max_tokens"))
+                                           "prompt is the same or, by data.near_duplicates, nearly the same as one of "
+                                           "validation or test, or they are longer than data.max_tokens"))
     drawn = shared_out([(each.id, each.stratum) for each in {each.id: each for each in found}.values()],
                        {"validation": data.validation_share}, run.recipe.seed)
     return (_required([each for each in found if drawn[each.id] == "train"]),
@@ -68,12 +67,6 @@ def _read(run: Run, wanted: Preferences) -> list[Example]:
     from training.data.read import examples_of
 
     return _pairs(examples_of(run, wanted.data, PREFERENCES_KEY, "preferences"))
-
-
-def _held_out(run: Run) -> set[str]:
-    from training.split import held_out
-
-    return {each.id for each in held_out(run)}
 
 
 def _required(examples: list[Example]) -> list[Example]:

@@ -6,17 +6,19 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from edged.errors import InvalidRequest
 from edged.toml_file import TomlFile
+from tests.unit.training.characters import Characters
 from training import split
 from training.examples import Example, Message, identity, write_examples
-from training.finetune.preferred import candidates
+from training.finetune.preferred import candidates, preferred
 from training.recipe import Answers, Data, Distil, Preferences, Recipe, Teacher
-from training.run import Run
+from training.run import Moment, Run
 from training.split import SplitName, shared_out, split_file, training_examples, validation_examples
 
 pytestmark = pytest.mark.unit
@@ -184,6 +186,25 @@ def test_preferences_of_prompts_that_are_held_out_of_the_answers_are_not_learned
     held_out = {each.id for each in validation_examples(run)}
     assert [each.id for each in candidates(run, Preferences())] == [
         each.id for each in pairs if each.id not in held_out]
+
+
+@pytest.mark.parametrize(("near_duplicates", "learned"), [(None, ["near", "far"]), (0.8, ["far"])])
+def test_preferences_with_near_copies_of_held_out_prompts_are_not_learned(
+    tmp_path: Path, near_duplicates: float | None, learned: list[str],
+) -> None:
+    prompts = {"near": "Turn on  the lamp in the hall", "far": "close the door of the shed"}
+    (tmp_path / "pairs.jsonl").write_bytes(b"".join(
+        msgspec.json.encode({"prompt": prompt, "chosen": said, "rejected": "x"}) + b"\n"
+        for said, prompt in {**prompts, "same": "turn on the lamp in the hall"}.items()))
+    run = made(run_with(tmp_path, near_duplicates=near_duplicates, validation_share=0.0), train=[example("a", "1")],
+               validation=[example("turn on the lamp in the hall", "2")])
+    own = Preferences(data=("pairs.jsonl",))
+    told: list[Moment] = []
+    better, held_out = preferred(run, own, Characters(), told.append)
+    assert [each.answer.content for each in better if each.answer] == learned
+    assert held_out == []
+    assert candidates(run, own) == better
+    assert [moment.note for moment in told if f"{3 - len(learned)} of 3 preferences" in (moment.note or "")]
 
 
 def test_preferences_of_their_own_are_read_by_their_columns_whatever_the_data_are_made_of(tmp_path: Path) -> None:
