@@ -63,7 +63,7 @@ def _run(run: Run, tell: Tell) -> Answered:
     check(run, table)
     folder = run.path(STAGE)
     sifting = sieve(table.filters, run.at, partial(_mistake, run, "filters"))
-    prompts, left_out = _prompts(run)
+    prompts, left_out = _prompts(run, tell)
     check_tools(prompts)
     account = Account(most=table.max_cost, logprobs=table.logprobs > 0)
     wanted = {teacher.title: _all_wanted(run, teacher, table, prompts) for teacher in table.teachers}
@@ -133,7 +133,7 @@ def _mistake(run: Run, table: str, key: str, message: str) -> ConfigError:
     return run.file.mistake(("distil", "answers", table, key), message)
 
 
-def _prompts(run: Run) -> tuple[list[Example], int]:
+def _prompts(run: Run, tell: Tell) -> tuple[list[Example], int]:
     """What teachers are asked, each prompt once, and how many prompts are held out. Without files of their own: the
     training split's."""
     table = _table(run.recipe)
@@ -142,7 +142,8 @@ def _prompts(run: Run) -> tuple[list[Example], int]:
     from training.data.read import examples_of
 
     held_out = {example.id for split in ("validation", "test") for example in prompts_of(run, split)}
-    found = {example.id: example for example in examples_of(run, table.prompts, PROMPTS_KEY, "prompts")}
+    read = examples_of(run, table.prompts, PROMPTS_KEY, "prompts", lambda note: tell(Moment(stage=STAGE, note=note)))
+    found = {example.id: example for example in read}
     kept = [example for example in found.values() if example.id not in held_out]
     return kept, len(found) - len(kept)
 

@@ -11,6 +11,8 @@ from edged.errors import ConfigError
 
 #: So many are told; the others are counted.
 MOST_TOLD = 20
+#: Of rows that may be wrong.
+_LEFT_OUT_TOLD = 5
 
 
 class Place(Struct, frozen=True):
@@ -40,6 +42,10 @@ class Mistakes:
 
     def add(self, place: Place, message: str) -> None:
         self.found.append((place, message))
+
+    def left_out(self) -> list[str]:
+        """The first ones, where they are not too many."""
+        return [f"left out: {place}: {message}" for place, message in self.found[:_LEFT_OUT_TOLD]]
 
     def require(self, most_share: float) -> None:
         """Raises ConfigError with the first ones where more than this share of the rows are wrong."""

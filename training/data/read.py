@@ -40,14 +40,20 @@ class Read:
 
 def examples_of(
     run: Run, named: tuple[str, ...], key: KeyPath, form: Literal["auto"] | Form = "auto",
+    note: Callable[[str], None] = lambda told: None,
 ) -> list[Example]:
     """What other tables of the recipe name as `data.train` does (`distil.answers.prompts`,
-    `finetune.preferences.data`), with the templates of [data] that are for it; key: where. Doubles are left in.
+    `finetune.preferences.data`), with the templates of [data] that are for it; key: where. Doubles are left in. note:
+    is told what is left out as `data.max_invalid_share` allows.
 
     Raises ConfigError with place and reason of everything that is wrong, CorruptFile."""
     mistakes = Mistakes()
     found = read(run, sources(run, named, key, "train"), form, mistakes, of_data=False)
     mistakes.require(run.recipe.data.max_invalid_share if run.recipe.data is not None else 0.0)
+    if mistakes.found:
+        note(f"{len(mistakes.found)} of {mistakes.rows} rows of {'.'.join(map(str, key))} are no examples and left out")
+    for told in mistakes.left_out():
+        note(told)
     if not found:
         raise run.file.mistake(key, "holds no row")
     return [each.example for each in found]

@@ -53,8 +53,8 @@ def make(run: Run, tell: Tell) -> DataMade:
     tokenizer = tokenizer_of(base_folder(run, tell=tell))
     splits = _counted(splits, tokenizer, mistakes, tell)
     mistakes.require(data.max_invalid_share)
-    for place, message in mistakes.found[:5]:
-        tell(Moment(stage="data", note=f"left out: {place}: {message}"))
+    for note in mistakes.left_out():
+        tell(Moment(stage="data", note=note))
     dropped["invalid"] += len(mistakes.found)
     if mistakes.thoughts:
         tell(Moment(stage="data", note=f"{mistakes.thoughts} answers come with thoughts (reasoning_content), which are "

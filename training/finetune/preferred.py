@@ -50,7 +50,7 @@ def preferred(run: Run, wanted: Preferences, tokenizer: Any, tell: Tell) -> tupl
         return candidates(run, wanted), _pairs(prompts_of(run, "validation"))
     data = run.recipe.data
     assert data is not None
-    read = _read(run, wanted)
+    read = _read(run, wanted, tell)
     found = [each for each in not_near(run, read, held_out(run))
              if sum(token_counts(tokenizer, each)) <= data.max_tokens]
     if len(found) < len(read):
@@ -63,10 +63,11 @@ def preferred(run: Run, wanted: Preferences, tokenizer: Any, tell: Tell) -> tupl
             [each for each in found if drawn[each.id] == "validation"])
 
 
-def _read(run: Run, wanted: Preferences) -> list[Example]:
+def _read(run: Run, wanted: Preferences, tell: Tell = lambda moment: None) -> list[Example]:
     from training.data.read import examples_of
 
-    return _pairs(examples_of(run, wanted.data, PREFERENCES_KEY, "preferences"))
+    return _pairs(examples_of(run, wanted.data, PREFERENCES_KEY, "preferences",
+                              lambda note: tell(Moment(stage="finetune", note=note))))
 
 
 def _required(examples: list[Example]) -> list[Example]:

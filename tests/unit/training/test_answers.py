@@ -36,6 +36,19 @@ def test_a_teacher_answers_the_training_prompts(tmp_path: Path) -> None:
         "raw.jsonl", "examples.jsonl", "rejected.jsonl", "report.json"}
 
 
+def test_wrong_prompts_that_are_left_out_are_told(tmp_path: Path) -> None:
+    told: list[Moment] = []
+    (tmp_path / "p.jsonl").write_text('{"prompt": "one"}\n{"prompt": ""}\n')
+    with ChatServer(echo) as server:
+        run = run_of(tmp_path, f'prompts = ["p.jsonl"]\nteachers = [{teacher(server)}]',
+                     data=", max_invalid_share = 0.5")
+        do(run, told)
+    assert learned(run) == [("one", "to one")]
+    assert [moment.note for moment in told if "left out" in (moment.note or "")][:2] == [
+        "1 of 2 rows of distil.answers.prompts are no examples and left out",
+        "left out: p.jsonl:2: `prompt` is empty"]
+
+
 def test_what_was_answered_before_a_failure_is_not_asked_again(tmp_path: Path) -> None:
     answered: list[Body] = []
 

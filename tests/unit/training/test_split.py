@@ -207,6 +207,18 @@ def test_preferences_with_near_copies_of_held_out_prompts_are_not_learned(
     assert [moment.note for moment in told if f"{3 - len(learned)} of 3 preferences" in (moment.note or "")]
 
 
+def test_wrong_rows_of_preferences_that_are_left_out_are_told(tmp_path: Path) -> None:
+    (tmp_path / "pairs.jsonl").write_text(
+        '{"prompt": "p", "chosen": "c", "rejected": "r"}\n{"prompt": "q", "chosen": "c", "rejected": ""}\n')
+    run = made(run_with(tmp_path, max_invalid_share=0.5, validation_share=0.0))
+    told: list[Moment] = []
+    better, _ = preferred(run, Preferences(data=("pairs.jsonl",)), Characters(), told.append)
+    assert [each.id for each in better] == [example("p").id]
+    assert [(moment.stage, moment.note) for moment in told] == [
+        ("finetune", "1 of 2 rows of finetune.preferences.data are no examples and left out"),
+        ("finetune", "left out: pairs.jsonl:2: `rejected` is empty")]
+
+
 def test_preferences_of_their_own_are_read_by_their_columns_whatever_the_data_are_made_of(tmp_path: Path) -> None:
     (tmp_path / "pairs.jsonl").write_text('{"prompt": "p", "chosen": "c", "rejected": "r", "json": "{}"}\n')
     run = made(run_with(tmp_path, prompt="{{ command }}", answer="{{ json }}", stratum="kind"))
