@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import pyarrow
 import pytest
 import torch
 
@@ -24,6 +25,8 @@ from edged.toml_file import TomlFile
 from edged.types import ChatPrompt, GenerateRequest, ToolFunction, ToolUse
 from edged.worker.chat import Chat
 from tests.models import NO_HUB, ignore
+from training.data.files import Source, read_rows
+from training.data.mistakes import Mistakes
 from training.data.stage import DATA
 from training.encode import NO_LOSS, encoded, prompt_ids
 from training.estimate import require_machine
@@ -231,6 +234,15 @@ def test_a_template_that_drops_turns_is_refused_in_chats_with_tools_too(tiny_hf:
     prompt = (Message("system", "Be brief."), *TURNS)
     with pytest.raises(InvalidRequest, match=f"does not write what the {role} says"):
         prompt_ids(tokenizer, Example(id="1", prompt=prompt, tools=(TOOL,)))
+
+
+def test_a_text_of_datasets_that_is_not_utf8_is_told_with_its_row(tmp_path: Path) -> None:
+    texts = pyarrow.array([b"x", b"\xed\xa0\xbd", b"y"]).view(pyarrow.string())
+    datasets.Dataset(pyarrow.table({"a": texts})).save_to_disk(str(tmp_path / "set"))
+    mistakes = Mistakes()
+    found = list(read_rows(Source("set", tmp_path / "set", "datasets"), mistakes))
+    assert [row.values for row in found] == [{"a": "x"}, {"a": "y"}]
+    assert [str(place) for place, _ in mistakes.found] == ["set, row 2"]
 
 
 def test_a_damaged_folder_of_datasets_is_told(tiny_hf: Path, tmp_path: Path) -> None:

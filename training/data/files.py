@@ -6,7 +6,8 @@ import csv
 import hashlib
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -240,15 +241,21 @@ def _parquet(source: Source, mistakes: Mistakes) -> Iterator[Row]:
             for batch in file.iter_batches(batch_size=1000):
                 for index in range(batch.num_rows):
                     number += 1
-                    yield from _row(batch, index, Place(source.title, number, "row"), mistakes)
+                    yield from _row(partial(_of_batch, batch, index), Place(source.title, number, "row"), mistakes)
     except (pyarrow.ArrowException, OSError) as error:
         raise CorruptFile(f"{source.title} is damaged or no Parquet file ({str(error)[:200]})") from error
 
 
-def _row(batch: Any, index: int, place: Place, mistakes: Mistakes) -> Iterator[Row]:
-    """Writers of Parquet do not look whether a text is one."""
+def _of_batch(batch: Any, index: int) -> dict[str, Any]:
+    (values,) = batch.slice(index, 1).to_pylist()
+    assert isinstance(values, dict)
+    return values
+
+
+def _row(take: Callable[[], dict[str, Any]], place: Place, mistakes: Mistakes) -> Iterator[Row]:
+    """Writers of Parquet and Arrow do not look whether a text is one."""
     try:
-        (values,) = batch.slice(index, 1).to_pylist()
+        values = take()
     except UnicodeDecodeError as error:
         mistakes.rows += 1
         mistakes.add(place, f"holds a text that is not UTF-8 ({error}); write the file again from texts")
@@ -267,5 +274,5 @@ def _datasets(source: Source, mistakes: Mistakes) -> Iterator[Row]:
         except Exception as error:
             raise CorruptFile(f"{source.title} is no folder that `datasets` can load ({str(error)[:200]}); save it "
                               "again with save_to_disk") from error
-    for number, values in enumerate(rows, 1):
-        yield Row(Place(source.title, number, "row"), values)
+    for index in range(len(rows)):
+        yield from _row(partial(rows.__getitem__, index), Place(source.title, index + 1, "row"), mistakes)
