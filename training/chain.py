@@ -156,4 +156,4 @@ def _forget(run: Run, name: StageName) -> None:
         run.begin(name)
         files.remove_tree(run.path(name))
     for path in left_elsewhere(run, name):
-        (files.remove_tree if path.is_dir() else files.remove)(path)
+        (files.remove_tree if path.is_dir() and not path.is_symlink() else files.remove)(path)

@@ -6,6 +6,7 @@
     <folder>/answers/                examples.jsonl: what teachers answered and filters let through
     <folder>/finetune/ or student/   model/ (adapter or weights, with the tokenizer), checkpoints/, logs/
     <folder>/evaluate/               <subject>/: every item; report.html
+    <folder>/raced.json              prompts whose answers were timed, which what serves may have kept
     <folder>/export/                 model/ or adapter/: what goes to a box
     <folder>/deploy/                 what is served
     <folder>/served/                 whether it answers as it did before

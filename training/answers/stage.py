@@ -28,7 +28,7 @@ from training.examples import Example, write_examples
 from training.models import base_folder, base_key
 from training.recipe import Answers, Recipe, Teacher
 from training.run import Moment, Run, Tell, digest
-from training.split import ANSWERS_FILE, prompts_of
+from training.split import ANSWERS_FILE, not_near, prompts_of
 from training.stage import StageKind
 
 PROMPTS_KEY = ("distil", "answers", "prompts")
@@ -134,17 +134,17 @@ def _mistake(run: Run, table: str, key: str, message: str) -> ConfigError:
 
 
 def _prompts(run: Run, tell: Tell) -> tuple[list[Example], int]:
-    """What teachers are asked, each prompt once, and how many prompts are held out. Without files of their own: the
-    training split's."""
+    """What teachers are asked, each prompt once, and how many prompts are held out, or nearly the same as one that is.
+    Without files of their own: the training split's."""
     table = _table(run.recipe)
     if not table.prompts:
         return list({example.id: example for example in prompts_of(run, "train")}.values()), 0
     from training.data.read import examples_of
 
-    held_out = {example.id for split in ("validation", "test") for example in prompts_of(run, split)}
+    held_out = [*prompts_of(run, "validation"), *prompts_of(run, "test")]
     read = examples_of(run, table.prompts, PROMPTS_KEY, "prompts", lambda note: tell(Moment(stage=STAGE, note=note)))
     found = {example.id: example for example in read}
-    kept = [example for example in found.values() if example.id not in held_out]
+    kept = not_near(run, list(found.values()), held_out)
     return kept, len(found) - len(kept)
 
 

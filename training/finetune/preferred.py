@@ -75,7 +75,7 @@ def _required(examples: list[Example]) -> list[Example]:
         raise InvalidRequest("finetune.preferences: no example to learn from has a rejected answer; give data.train "
                              "the form preferences (columns prompt, chosen, rejected), or name a file in "
                              "finetune.preferences.data with short enough rows whose prompts are not those of "
-                             "validation and test")
+                             "validation and test, nor nearly")
     return examples
 
 

@@ -290,14 +290,17 @@ def test_the_key_depends_on_what_answers_depend_on(tmp_path: Path) -> None:
         assert key(f"teachers = [{teacher(server)}]\nfilters = {{schema = 's.json'}}") != with_schema
 
 
-def test_prompts_of_their_own_leave_out_what_is_held_out(tmp_path: Path) -> None:
-    rows = [{"prompt": text} for text in ("new 0", "new 1", "held out 0", "new 0")]
+@pytest.mark.parametrize("near", ["", ", near_duplicates = 0.9"])
+def test_prompts_of_their_own_leave_out_what_is_held_out(tmp_path: Path, near: str) -> None:
+    """What is nearly held out is not asked, and paid for, only to be left out later."""
+    rows = [{"prompt": text} for text in ("new 0", "new 1", "held out 0", "Held  Out 0", "new 0")]
     (tmp_path / "more.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     with ChatServer(echo) as server:
-        run = run_of(tmp_path, f"teachers = [{teacher(server)}]\nprompts = ['more.jsonl']")
+        run = run_of(tmp_path, f"teachers = [{teacher(server)}]\nprompts = ['more.jsonl']", data=near)
         value = do(run)
-    assert sorted(learned(run)) == [("new 0", "to new 0"), ("new 1", "to new 1")]
-    assert value.left_out == 1
+    asked = [] if near else [("Held  Out 0", "to Held  Out 0")]
+    assert sorted(learned(run)) == [*asked, ("new 0", "to new 0"), ("new 1", "to new 1")]
+    assert value.left_out == (2 if near else 1)
 
 
 def test_prompts_of_their_own_need_no_answer_whatever_the_data_make_theirs_of(tmp_path: Path) -> None:
