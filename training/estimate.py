@@ -93,13 +93,17 @@ def check(run: Run, tell: Tell, *, facts: Facts | None = None) -> Needs:
     tell(Moment(stage=stage, note=in_sentence(needs)))
     # What an earlier start of this fit has written is a part of what it needs, or goes before anything else is written.
     require(size, learned, how, known,
-            free_disk_bytes=shutil.disk_usage(run.folder).free + _size_of(run.path(stage)))
+            free_disk_bytes=shutil.disk_usage(run.folder).free + _written(run.path(stage)))
     return needs
 
 
-def _size_of(folder: Path) -> int:
-    """Bytes of the files in it; 0 where there is no such folder."""
-    return sum(each.stat().st_size for each in folder.rglob("*") if each.is_file())
+def _written(folder: Path) -> int:
+    """Bytes of the checkpoints and the model in the folder of a fit, which is all that `disk_bytes` is of."""
+    from training.finetune.stage import MODEL, PREFERENCES
+    from training.fit.checkpoints import FOLDER
+
+    return sum(each.stat().st_size for name in (FOLDER, MODEL, PREFERENCES) for each in (folder / name).rglob("*")
+               if each.is_file())
 
 
 def require_machine(recipe: Recipe, facts: Facts) -> None:

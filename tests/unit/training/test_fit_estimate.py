@@ -211,6 +211,11 @@ def test_what_an_earlier_start_has_written_counts_as_free(tmp_path: Path, monkey
     monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=free))
     with pytest.raises(InsufficientStorage):
         check(run, lambda moment: None, facts=facts())
+    # Soft targets and logs stay, and are no part of what it needs.
+    (run.path("finetune") / "targets").mkdir(parents=True)
+    (run.path("finetune") / "targets" / "part").write_bytes(bytes(1000))
+    with pytest.raises(InsufficientStorage):
+        check(run, lambda moment: None, facts=facts())
     checkpoint = run.path("finetune") / "checkpoints" / "checkpoint-2"
     checkpoint.mkdir(parents=True)
     (checkpoint / "model.safetensors").write_bytes(bytes(1000))
