@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.unit
+
 HOME = Path(__file__).parents[3] / "examples" / "home"
 
 
