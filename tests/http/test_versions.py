@@ -60,10 +60,12 @@ def test_a_switch_under_load_drops_nothing(daemon: Daemon, two: tuple[str, str, 
     name, old, new = two
     expected = {each: text(ask(daemon, f"{name}@{each}")) for each in (old, new)}
     assert expected[old] != expected[new]
-    with ThreadPoolExecutor(9) as clients:
-        streamed = clients.submit(lambda: [line for line in httpx.post(
-            daemon.base_url + "/v1/completions", timeout=TIMEOUT_S,
-            json={"model": name, "prompt": "long", "max_tokens": 600, "stream": True}).text.splitlines() if line])
+    with ThreadPoolExecutor(9) as clients, httpx.stream(
+        "POST", daemon.base_url + "/v1/completions", timeout=TIMEOUT_S,
+        json={"model": name, "prompt": "long", "max_tokens": 600, "stream": True},
+    ) as streamed:
+        lines = filter(None, streamed.iter_lines())
+        next(lines)  # Only what has begun belongs to the old version.
         answers = [clients.submit(ask, daemon, name) for _ in range(60)]
         activated = post(daemon, "activate", model=f"{name}@{new[:4]}")
         assert (activated.status_code, activated.json()["version"]) == (200, new)
@@ -71,10 +73,10 @@ def test_a_switch_under_load_drops_nothing(daemon: Daemon, two: tuple[str, str, 
         for answered in (*answers, *after):
             assert text(answered.result()) == expected[version(answered.result())]
         assert {version(answered.result()) for answered in after} == {new}
-        lines = streamed.result()
-    assert lines[-1] == "data: [DONE]"
+        *_, last, done = lines
+    assert done == "data: [DONE]"
     # The new version would have ended it after two words.
-    assert json.loads(lines[-2].removeprefix("data: "))["choices"][0]["finish_reason"] == "length"
+    assert json.loads(last.removeprefix("data: "))["choices"][0]["finish_reason"] == "length"
     for _ in until(10):
         states = {each["version"]: each["state"] for each in daemon.json("ps") if each["name"] == name}
         if states == {new: "ready"}:
