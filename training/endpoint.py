@@ -6,8 +6,10 @@
             ...
 
 Failures that another attempt may mend (no connection, 408, 409, 425, 429, 5xx, a stream that breaks off) are tried
-again with back-off, not before the time that `Retry-After` names, which then holds for all requests. The key goes into
-the Authorization header of requests to the endpoint's own address and nowhere else: redirects are not followed.
+again with back-off, not before the time that `Retry-After` names, which then holds for all requests. Of many requests
+one on which the endpoint fails every time (500, an error that comes as an answer) fails alone, where others are
+answered after it. The key goes into the Authorization header of requests to the endpoint's own address and nowhere
+else: redirects are not followed.
 """
 
 from __future__ import annotations
@@ -41,6 +43,8 @@ from training.chat_wire import (
 from training.reply import Reply
 
 ATTEMPTS = 6
+#: So many requests that fail on end, though others were answered before, are the endpoint's failure.
+MOST_FAILED = 8
 _LONGEST_BACKOFF_S = 30.0
 #: Asked to wait for longer than this, it gives up and says so: a quota of a day is not waited for.
 LONGEST_WAIT_S = 300.0
@@ -59,11 +63,17 @@ Result = TypeVar("Result")
 
 
 class _Again(Exception):
-    """This attempt failed in a way that another may not. wait_s: what the endpoint asked for."""
+    """This attempt failed in a way that another may not. wait_s: what the endpoint asked for. of_request: it may be the
+    request's fault."""
 
-    def __init__(self, why: str, wait_s: float = 0.0) -> None:
+    def __init__(self, why: str, wait_s: float = 0.0, *, of_request: bool = False) -> None:
         super().__init__(why)
         self.wait_s = wait_s
+        self.of_request = of_request
+
+
+class _FailedOn(SourceUnavailable):
+    """The endpoint, which answered others, failed on this request in all attempts."""
 
 
 class Endpoint:
@@ -107,22 +117,34 @@ class Endpoint:
         return self._run(self._reply(ask))
 
     def ask_all(self, asks: Iterable[tuple[Key, Ask]]) -> Iterator[tuple[Key, Reply | InvalidRequest]]:
-        """Replies under their keys in the order in which they come; an InvalidRequest where that one was refused.
-        `asks` is read no further than there are free places, so whoever writes it can end it early. Other errors end
-        it, as those of `ask`; requests that are under way when it is closed are broken off."""
+        """Replies under their keys in the order in which they come; an InvalidRequest where that one was refused, or
+        failed alone. `asks` is read no further than there are free places, so whoever writes it can end it early. Other
+        errors end it, as those of `ask`; requests that are under way when it is closed are broken off."""
         waiting = iter(asks)
-        running: dict[asyncio.Task[Reply | InvalidRequest], Key] = {}
+        running: dict[asyncio.Task[Reply | InvalidRequest | _FailedOn], Key] = {}
+        failed: list[tuple[Key, InvalidRequest]] = []
         loop = self._runner.get_loop()
         try:
             while True:
                 for key, ask in itertools.islice(waiting, self._concurrency - len(running)):
                     running[loop.create_task(self._reply_or_refusal(ask))] = key
                 if not running:
+                    yield from failed
                     return
                 done, _ = self._run(asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED))
                 # What came is handed on, and paid for, though another one ends it all.
                 for task in sorted(done, key=lambda task: task.exception() is not None):
-                    yield running.pop(task), task.result()
+                    key, result = running.pop(task), task.result()
+                    if isinstance(result, _FailedOn):
+                        # Whose failure it is shows in what comes after it.
+                        failed.append((key, InvalidRequest(result.message)))
+                        if len(failed) >= MOST_FAILED:
+                            raise result
+                        continue
+                    yield key, result
+                    if not isinstance(result, InvalidRequest):
+                        yield from failed
+                        failed.clear()
         finally:
             for task in running:
                 task.cancel()
@@ -131,12 +153,12 @@ class Endpoint:
     def _run(self, coroutine: Coroutine[Any, Any, Result]) -> Result:
         return self._runner.run(coroutine)
 
-    async def _reply_or_refusal(self, ask: Ask) -> Reply | InvalidRequest:
+    async def _reply_or_refusal(self, ask: Ask) -> Reply | InvalidRequest | _FailedOn:
         try:
             return await self._reply(ask)
         except (InvalidApiKey, ModelNotFound):
             raise
-        except InvalidRequest as refused:
+        except (InvalidRequest, _FailedOn) as refused:
             return refused
 
     async def _reply(self, ask: Ask) -> Reply:
@@ -147,7 +169,9 @@ class Endpoint:
             except (_Again, StreamError, httpx.RequestError) as error:
                 why = str(error) or type(error).__name__
                 if attempt >= self._attempts:
-                    raise SourceUnavailable(
+                    of_request = isinstance(error, StreamError) or (isinstance(error, _Again) and error.of_request)
+                    kind = _FailedOn if of_request and self._answered else SourceUnavailable
+                    raise kind(
                         f"{self.base_url} does not answer ({why}), after {attempt} attempts; see that it runs and that "
                         "the address is right, then run this again") from None
                 wait_s = error.wait_s if isinstance(error, _Again) else 0.0
@@ -190,7 +214,7 @@ class Endpoint:
             wait_s = retry_after_s(response.headers.get("retry-after"))
             if wait_s > LONGEST_WAIT_S:
                 return SourceUnavailable(f"{where}. It asks to be left alone for {wait_s:.0f} s; run this again then")
-            return _Again(f"{status}: {said}", wait_s)
+            return _Again(f"{status}: {said}", wait_s, of_request=status == 500)
         if status in _REFUSED:
             return InvalidRequest(where)
         if status in (401, 403):

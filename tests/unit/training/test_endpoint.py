@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from edged.errors import ConfigError, InvalidApiKey, InvalidRequest, ModelNotFound, SourceUnavailable
 from tests.chat_server import Answer, Body, ChatServer, answer, refusal
 from training.chat_wire import Ask, Joined, StreamError, body_of, openai_message
-from training.endpoint import Endpoint, checked_url, retry_after_s
+from training.endpoint import MOST_FAILED, Endpoint, checked_url, retry_after_s
 from training.examples import Message
 from training.reply import TokenChoice
 
@@ -148,6 +148,36 @@ def test_what_is_no_answer_among_answers_is_that_prompts_refusal(body: bytes) ->
         replies = dict(endpoint.ask_all(numbered(4)))
     assert [number for number, reply in replies.items() if isinstance(reply, InvalidRequest)] == [1]
     assert len(server.bodies) == len(replies) == 4
+
+
+FAILURES = [refusal(500, "cannot take this"), Answer({"error": {"message": "cannot take this"}})]
+
+
+@pytest.mark.parametrize("concurrency", [1, 4])
+@pytest.mark.parametrize("failure", FAILURES)
+def test_a_request_on_which_the_endpoint_always_fails_fails_alone(failure: Answer, concurrency: int) -> None:
+    def say(said: Body) -> Answer:
+        return failure if said["messages"][0]["content"] in ("3", "9") else answer("there")
+
+    with ChatServer(say) as server, client(server, concurrency=concurrency, attempts=3) as endpoint:
+        replies = dict(endpoint.ask_all(numbered(10)))
+    assert len(replies) == 10
+    failed = {number: reply.message for number, reply in replies.items() if isinstance(reply, InvalidRequest)}
+    assert sorted(failed) == [3, 9]
+    assert "cannot take this), after 3 attempts" in failed[3]
+
+
+@pytest.mark.parametrize("failure", FAILURES)
+def test_an_endpoint_that_fails_on_everything_from_some_time_on_ends_it_and_nothing_is_failed(failure: Answer) -> None:
+    def say(said: Body) -> Answer:
+        return answer("there") if said["messages"][0]["content"] in ("0", "1") else failure
+
+    with ChatServer(say) as server, client(server, concurrency=1, attempts=2) as endpoint:
+        replies = endpoint.ask_all(numbered(100))
+        assert [number for number, _ in itertools.islice(replies, 2)] == [0, 1]
+        with pytest.raises(SourceUnavailable, match="cannot take this"):
+            next(replies)
+    assert len(server.bodies) == 2 + 2 * MOST_FAILED
 
 
 def test_the_key_goes_to_the_endpoint_and_into_no_message(monkeypatch: pytest.MonkeyPatch) -> None:
