@@ -80,7 +80,7 @@ def not_near(run: Run, examples: list[Example], others: Sequence[Example]) -> li
     kept = [example for example in examples if example.id not in ids]
     if not others or data is None or data.near_duplicates is None:
         return kept
-    near = Near([words_of(example) for example in (*others, *kept)], data.near_duplicates)
+    near = Near((words_of(example) for example in (*others, *kept)), data.near_duplicates)
     for index in range(len(others)):
         near.add(index)
     return [example for index, example in enumerate(kept, len(others)) if near.like(index) is None]

@@ -32,7 +32,7 @@ class Kept:
 def without_doubles(splits: Mapping[SplitName, list[Read]], near_from: float | None) -> Kept:
     """near_from: similarity from which two prompts count as one; None: equal ones only."""
     rows = [(name, each) for name in ORDER for each in splits.get(name, ())]
-    near = Near([words_of(each.example) for _, each in rows], near_from) if near_from is not None else None
+    near = Near((words_of(each.example) for _, each in rows), near_from) if near_from is not None else None
     kept, first = Kept(), _First()
     for number, (name, each) in enumerate(rows):
         found = first.against(name, each.example)
@@ -57,7 +57,7 @@ def near_leaks(splits: Mapping[SplitName, list[Read]], threshold: float) -> dict
     """How many training prompts are that similar to one that is held out, by the split that holds it."""
     held: list[SplitName] = [name for name in ORDER if name != "train" for _ in splits[name]]
     rows = [each for name in ORDER for each in splits[name]]
-    near = Near([words_of(each.example) for each in rows], threshold)
+    near = Near((words_of(each.example) for each in rows), threshold)
     for number in range(len(held)):
         near.add(number)
     found: dict[SplitName, int] = {}

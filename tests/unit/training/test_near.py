@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fractions import Fraction
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -54,3 +55,18 @@ def test_a_prompt_of_one_word_is_like_itself_only() -> None:
     one, other = (words_of(prompt(Message("user", text))) for text in ("Hello", "Bye"))
     assert similarity(one, one) == 1
     assert similarity(one, other) == 0
+
+
+def test_prompts_that_share_a_long_instruction_and_little_else_are_not_all_compared(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    instruction = " ".join(f"rule{number}" for number in range(200))
+    sets = [words_of(prompt(Message("user", f"{instruction} " + " ".join(f"own{number}.{word}" for word in range(50)))))
+            for number in range(20)]
+    assert similarity(sets[0], sets[1]) > 0.6
+    near = Near(sets, 0.8)
+    with monkeypatch.context() as without:
+        without.delattr(np, "intersect1d")
+        for number in range(20):
+            assert near.like(number) is None
+            near.add(number)
