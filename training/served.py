@@ -19,7 +19,6 @@ from pathlib import Path
 
 import httpx
 import msgspec
-import psutil
 from msgspec import Struct
 
 from converters.child import die_with_parent
@@ -30,7 +29,6 @@ from training.deploy.command import EDGED
 START_LIMIT_S = 60.0
 STOP_LIMIT_S = 30.0
 CONNECT_LIMIT_S = 5.0
-_WORKER = "edged.worker"
 
 
 class _Status(Struct, frozen=True):
@@ -42,8 +40,15 @@ class _Status(Struct, frozen=True):
 class _Model(Struct, frozen=True):
     """Of `edged.daemon.status.ModelStatus`."""
 
+    name: str
     version: str
     device: str | None = None
+    alias_of: str | None = None
+    resident_bytes: int = 0
+
+
+class _Models(Struct, frozen=True):
+    models: tuple[_Model, ...]
 
 
 class _Failed(Struct, frozen=True):
@@ -55,11 +60,23 @@ class _Failed(Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A model that serves. pid: of the worker that computes, None where several run and which is not known."""
+    """A model that a daemon had in memory. address: of the daemon."""
 
+    name: str
     version: str
     device: str | None
-    pid: int | None
+    address: str
+
+    def resident_bytes(self) -> int | None:
+        """Of the worker that serves it, as the daemon tells now; None where it does not, or where it is no longer in
+        memory."""
+        try:
+            told = httpx.get(f"{self.address}/edged/v1/ps", timeout=CONNECT_LIMIT_S, trust_env=False)
+            models = msgspec.json.decode(told.content, type=_Models).models
+        except (httpx.HTTPError, msgspec.MsgspecError):
+            return None
+        return next((each.resident_bytes or None for each in models
+                     if (each.name, each.version) == (self.name, self.version)), None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,23 +89,11 @@ class Server:
 
     def load(self, model: str) -> Loaded:
         """Returns once it answers. Raises Conflict with the daemon's reason where it cannot."""
-        before = self._workers()
         # No limit: a load takes as long as it takes.
-        address = f"{self.base_url.removesuffix('/v1')}/edged/v1/load"
-        response = httpx.post(address, json={"model": model}, timeout=None, trust_env=False)
+        address = self.base_url.removesuffix("/v1")
+        response = httpx.post(f"{address}/edged/v1/load", json={"model": model}, timeout=None, trust_env=False)
         status = _decoded(response, model)
-        new = self._workers() - before
-        known = new or self._workers()
-        return Loaded(status.version, status.device, next(iter(known)) if len(known) == 1 else None)
-
-    def _workers(self) -> set[int]:
-        found = set()
-        with contextlib.suppress(psutil.NoSuchProcess):
-            for child in psutil.Process(self.pid).children(recursive=True):
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    if _WORKER in child.cmdline():
-                        found.add(child.pid)
-        return found
+        return Loaded(status.alias_of or status.name, status.version, status.device, address)
 
 
 @contextlib.contextmanager

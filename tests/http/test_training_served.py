@@ -12,7 +12,7 @@ import pytest
 
 from edged.errors import Conflict
 from edged.store import Store
-from tests.daemon import ROOT, Daemon
+from tests.daemon import ROOT, Daemon, until
 from tests.models import fake_folder, install
 from training.deploy.beside import subject_beside
 from training.recipe import Beside
@@ -41,8 +41,6 @@ def test_one_of_our_own_serves_for_the_time_and_leaves_nothing_running(home: Pat
         assert server.own
         loaded = server.load("tiny")
         assert say(server.base_url) == 200
-        assert loaded.pid is not None
-        assert psutil.Process(loaded.pid).parent() == psutil.Process(server.pid)
         assert loaded.version == Store(home).manifest("tiny").version
         with pytest.raises(Conflict, match="does not exist"):
             server.load("nobody")
@@ -57,8 +55,25 @@ def test_the_one_that_runs_is_used_and_goes_on(home: Path, tmp_path: Path) -> No
         with serving(tmp_path / "daemon.log") as server:
             assert not server.own
             assert server.base_url == f"{daemon.base_url}/v1"
-            assert server.load("tiny").pid in {worker.pid for worker in daemon.workers()}
+            loaded = server.load("tiny")
+            assert loaded.version == daemon.json("ps")[0]["version"]
         assert say(f"{daemon.base_url}/v1") == 200
+
+
+def test_the_memory_of_a_model_is_told_whatever_else_the_daemon_has_loaded(home: Path, tmp_path: Path) -> None:
+    install(Store(home), str(fake_folder(tmp_path / "other")))
+    with Daemon(tmp_path) as daemon, serving(tmp_path / "daemon.log") as server:
+        for _ in range(2):
+            loaded = {name: server.load(name) for name in ("other", "tiny")}
+        for name, each in loaded.items():
+            for _ in until(10):
+                if (told := each.resident_bytes()) is not None:
+                    break
+            [seen] = [each["resident_bytes"] for each in daemon.json("ps") if each["name"] == name]
+            assert told == pytest.approx(seen, rel=0.2)
+        assert daemon.edged("unload", "other").returncode == 0
+        assert loaded["other"].resident_bytes() is None
+    assert loaded["tiny"].resident_bytes() is None
 
 
 @pytest.mark.parametrize(("keys", "answers"), [({"api_keys": "secret"}, 401), ({"admin_keys": "secret"}, 200)])
@@ -80,7 +95,7 @@ def test_a_model_beside_is_loaded_where_it_is_installed_and_only_asked_where_it_
 ) -> None:
     with serving(tmp_path / "daemon.log") as server:
         here = subject_beside(Beside(model="tiny"), server, home)
-        assert here.pid == server.load("tiny").pid
+        assert here.loaded == server.load("tiny")
         assert (here.name, here.model, here.base_url) == ("tiny", "tiny", server.base_url)
         assert here.identity == Store(home).manifest("tiny").digest
         assert here.artifact is not None
@@ -88,7 +103,7 @@ def test_a_model_beside_is_loaded_where_it_is_installed_and_only_asked_where_it_
         with pytest.raises(Conflict, match="nobody"):
             subject_beside(Beside(model="nobody"), server, home)
         elsewhere = subject_beside(Beside(model="org/big model", endpoint="http://127.0.0.1:1/v1"), server, home)
-    assert (elsewhere.name, elsewhere.identity, elsewhere.pid) == ("org-big-model", None, None)
+    assert (elsewhere.name, elsewhere.identity, elsewhere.loaded) == ("org-big-model", None, None)
 
 
 KILLED = """

@@ -55,7 +55,7 @@ def subject_beside(said: Beside, server: Server, home: Path) -> Subject:
     manifest = store.manifest(said.model.partition("@")[0], loaded.version)
     return Subject(
         name=name, kind="endpoint", base_url=server.base_url, model=said.model, served_adapter=said.adapter,
-        identity=manifest.digest, artifact=artifact(manifest, store), pid=loaded.pid)
+        identity=manifest.digest, artifact=artifact(manifest, store), loaded=loaded)
 
 
 def artifact(manifest: Manifest, store: Store) -> Path:

@@ -19,7 +19,7 @@ from training.evaluate.subject import Subject
 from training.export.stage import Exported
 from training.models import base_folder
 from training.run import Moment, Run, Tell, digest
-from training.served import serving
+from training.served import Loaded, serving
 from training.stage import StageKind
 
 #: Of the subject that a training left, as `training.evaluate.stage` names it.
@@ -72,7 +72,7 @@ def run_served(run: Run, tell: Tell) -> ServedAs:
         checked, last = [], None
         for each in runs:
             here = subjects_here(each)
-            there = [_subject(each, deployed, version, server.base_url, loaded[version.reference].pid)
+            there = [_subject(each, deployed, version, server.base_url, loaded[version.reference])
                      for version in deployed.versions]
             beside = [subject_beside(said, server, Path(deployed.home)) for said in each.recipe.evaluate.beside]
             last = evaluate(each, tell, [*here[:1], *beside, *here[1:], *there], stage="served")
@@ -82,7 +82,7 @@ def run_served(run: Run, tell: Tell) -> ServedAs:
                     evaluated=last if not run.recipe.members else None)
 
 
-def _subject(run: Run, deployed: Deployed, version: Version, base_url: str, pid: int | None) -> Subject:
+def _subject(run: Run, deployed: Deployed, version: Version, base_url: str, loaded: Loaded) -> Subject:
     first = version == deployed.version
     exported = run.value("export", Exported)
     made = run.folder / exported.folder
@@ -93,7 +93,7 @@ def _subject(run: Run, deployed: Deployed, version: Version, base_url: str, pid:
         name=served_name(None if first else version.conversion), kind="endpoint", base_url=base_url,
         title="served" if first else f"served ({version.conversion})", model=version.reference,
         served_adapter=deployed.adapters.get(run.recipe.name), folder=base_folder(run) if keeps else made,
-        adapter=made if keeps else None, artifact=loads, pid=pid,
+        adapter=made if keeps else None, artifact=loads, loaded=loaded,
         identity=version.digest, precision=version.precision)
 
 

@@ -96,9 +96,9 @@ class _Served:
 
     def memory(self) -> Memory:
         stored = _stored(self._subject)
-        if self._subject.pid is None:
+        if self._subject.loaded is None:
             return stored
-        return msgspec.structs.replace(stored, resident_bytes=_resident_bytes(self._subject.pid))
+        return msgspec.structs.replace(stored, resident_bytes=self._subject.loaded.resident_bytes())
 
 
 @contextlib.contextmanager

@@ -11,6 +11,7 @@ from msgspec import Struct
 from edged.store.select import TRAINING_FILE
 from training.digests import digests
 from training.recipe import Recipe
+from training.served import Loaded
 
 Kind = Literal["hf", "endpoint"]
 
@@ -37,9 +38,9 @@ class Subject:
     kind endpoint: `model` at an OpenAI-compatible `base_url` (…/v1), with `served_adapter` of edged or without;
     folder and adapter then name the Hugging Face original, whose tokenizer and template tell the tokens of a prompt,
     for the perplexity; None where there is none. artifact: the folder or GGUF that is served, of which weights and keys
-    and values are told. pid: the process that computes, for its memory. identity: of what is served, such as its
-    version's digest; None: nobody knows, so it is never taken for what was measured before. precision: in words, for
-    the report.
+    and values are told. loaded: what a daemon of this machine says of it, for its memory. identity: of what is served,
+    such as its version's digest; None: nobody knows, so it is never taken for what was measured before. precision: in
+    words, for the report.
     """
 
     name: str
@@ -51,7 +52,7 @@ class Subject:
     served_adapter: str | None = None
     api_key_env: str | None = None
     artifact: Path | None = None
-    pid: int | None = None
+    loaded: Loaded | None = None
     identity: str | None = None
     title: str | None = None
     precision: str | None = None
