@@ -41,6 +41,11 @@ def lineage(run: Run, earlier: Path) -> Training:
     return _dated(made, earlier)
 
 
+def says_the_same(folder: Path, training: Training) -> bool:
+    """It comes from this training, whenever it was exported."""
+    return (before := _told(folder)) is not None and _same(training, before)
+
+
 def method(recipe: Recipe) -> str:
     """In words."""
     if (distil := recipe.distil) is not None and distil.student is not None:
@@ -111,10 +116,17 @@ def _packages() -> dict[str, str]:
 
 
 def _dated(made: Training, earlier: Path) -> Training:
+    before = _told(earlier)
+    return before if before is not None and _same(made, before) else made
+
+
+def _same(one: Training, other: Training) -> bool:
+    """But for the date."""
+    return msgspec.structs.replace(one, at=other.at) == other
+
+
+def _told(folder: Path) -> Training | None:
     try:
-        before = trained.read(earlier)
+        return trained.read(folder)
     except RefusedFile:
-        return made
-    if before is not None and msgspec.structs.replace(made, at=before.at) == before:
-        return before
-    return made
+        return None

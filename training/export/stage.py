@@ -3,7 +3,8 @@
     export/model/      weights in safetensors, tokenizer, chat template, licence, edged-training.json
     export/adapter/    what peft saved of an adapter that is kept, and the same beside it
 
-The same training is exported as the same bytes.
+The same training is exported as the same bytes. A recipe whose adapter is merged when it runs alone and kept in a group
+has both; what another training left goes.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ def key(run: Run) -> str:
 
 def run_export(run: Run, tell: Tell) -> Exported:
     """Raises RefusedFile, ConversionFailed of a merge that fails; InvalidRequest where a stage has not ended."""
-    from training.lineage import lineage
+    from training.lineage import lineage, says_the_same
 
     top, ended = run.path("export"), run.trained()
     keeps = ended.kind == "adapter" and run.recipe.export.adapter == "keep"
@@ -57,7 +58,7 @@ def run_export(run: Run, tell: Tell) -> Exported:
     making = top / _MAKING
     if making.exists():
         files.remove_tree(making)
-    said = trained.encode(lineage(run, made))
+    said = lineage(run, made)
     source = run.folder / ended.folder
     if keeps:
         _keep(run, source, making)
@@ -65,13 +66,13 @@ def run_export(run: Run, tell: Tell) -> Exported:
         _merge(run, source, making, tell)
     else:
         _copy(source, making)
-    (making / TRAINING_FILE).write_bytes(said)
+    (making / TRAINING_FILE).write_bytes(trained.encode(said))
     for file in sorted(making.iterdir()):
         file.chmod(0o644)
         files.sync_file(file)
-    for other in (top / "adapter", top / "model"):
-        if other.exists():
-            files.remove_tree(other)
+    for before in (top / "adapter", top / "model"):
+        if before.exists() and (before == made or not says_the_same(before, said)):
+            files.remove_tree(before)
     files.rename(making, made)
     entries = [FileEntry(path=file.name, size=file.stat().st_size, sha256=hash_file(file))
                for file in sorted(made.iterdir())]

@@ -4,6 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from edged.store import trained
@@ -134,6 +135,23 @@ def test_what_was_exported_before_gives_way_to_the_other_kind(tmp_path: Path) ->
     shutil.rmtree(run.folder / "evaluate")
     export(ended(tmp_path, '[finetune]\nmethod = "full"\n'))
     assert sorted(path.name for path in (run.folder / "export").iterdir()) == ["done.json", "model"]
+
+
+def test_the_merged_model_of_a_recipe_stays_where_a_group_keeps_its_adapter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("training.export.stage._merge", lambda run, adapter, out, tell: put(out, hf_files()))
+    alone = ended(tmp_path, "[finetune]\n", kind="adapter")
+    (tmp_path / "house.toml").write_text('name = "house"\nbase = "./base"\nmembers = ["home.toml"]\n[deploy]\n')
+    [member] = opened.members(opened.open_run(tmp_path / "house.toml"))
+    merged, before = export(alone)
+    kept, adapter = export(member)
+    assert (merged.folder, kept.folder) == ("export/model", "export/adapter")
+    assert contents(alone.folder / merged.folder) == before
+    assert (export(alone), contents(member.folder / kept.folder)) == ((merged, before), adapter)
+    alone.mark("finetune", "another", 1.0, msgspec.structs.replace(alone.trained(), steps=31))
+    export(member)
+    assert not (alone.folder / merged.folder).exists()
 
 
 def test_a_students_teachers_are_its_parents(tmp_path: Path) -> None:
