@@ -22,12 +22,14 @@ import msgspec
 from edged.errors import ConfigError, EdgedError, InvalidRequest
 from training.chat_wire import openai_message
 from training.examples import Example, Message
+from training.pupil import Unlearnable
 from training.recipe import Filters
 
 #: Why an answer is not learned from. unfinished: cut at its limit of tokens, or by the endpoint's own filter.
+#: template: that of the model which would learn it cannot say it.
 #: disagrees, minority: see `training.answers.select`. refused: the teacher did not answer that prompt.
 Reason = Literal["unfinished", "too short", "too long", "pattern", "not json", "schema", "tool call", "validator",
-                 "disagrees", "minority", "refused"]
+                 "template", "disagrees", "minority", "refused"]
 #: Of the function that a recipe names: prompt and answer as OpenAI writes messages; None or the reason against it.
 Validate = Callable[[list[dict[str, Any]], dict[str, Any]], str | None]
 #: Says what is wrong with a value of JSON, None where nothing is.
@@ -50,6 +52,7 @@ class Sieve:
     pattern: re.Pattern[str] | None
     schema: Check | None
     validate: Validate | None
+    unlearnable: Unlearnable | None = None
 
     def objection(self, example: Example, answer: Message, finish_reason: str | None) -> Objection | None:
         """None: it is good. Raises InvalidRequest where the recipe's own function fails."""
@@ -64,7 +67,7 @@ class Sieve:
             return Objection("tool call", wrong)
         if self.pattern is not None and self.pattern.search(text) is None:
             return Objection("pattern")
-        return self._of_json(text) or self._validated(example, answer)
+        return self._of_json(text) or self._validated(example, answer) or self._of_template(example, answer)
 
     def _of_json(self, text: str) -> Objection | None:
         if not self.said.json and self.schema is None:
@@ -76,6 +79,11 @@ class Sieve:
         if self.schema is not None and (wrong := self.schema(value)) is not None:
             return Objection("schema", wrong)
         return None
+
+    def _of_template(self, example: Example, answer: Message) -> Objection | None:
+        if self.unlearnable is None or (why := self.unlearnable(example, answer)) is None:
+            return None
+        return Objection("template", why)
 
     def _validated(self, example: Example, answer: Message) -> Objection | None:
         if self.validate is None:
@@ -95,13 +103,17 @@ class Sieve:
         return Objection("validator", said)
 
 
-def sieve(said: Filters, at: Callable[[str], Path], mistake: Callable[[str, str], ConfigError]) -> Sieve:
+def sieve(
+    said: Filters, at: Callable[[str], Path], mistake: Callable[[str, str], ConfigError],
+    unlearnable: Unlearnable | None = None,
+) -> Sieve:
     """at: the absolute path of one that the recipe names. mistake: the error for a key of the table. Raises it."""
     try:
         pattern = re.compile(said.pattern) if said.pattern is not None else None
     except re.error as error:
         raise mistake("pattern", f"is no regular expression: {error}") from None
-    return Sieve(said, pattern, _schema(said.schema, at, mistake), _function(said.validator, at, mistake))
+    return Sieve(said, pattern, _schema(said.schema, at, mistake), _function(said.validator, at, mistake),
+                 unlearnable)
 
 
 def text_of(answer: Message) -> str:

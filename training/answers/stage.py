@@ -11,6 +11,7 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -26,6 +27,7 @@ from training.answers.thoughts import without_thought
 from training.endpoint import check as check_endpoint
 from training.examples import Example, write_examples
 from training.models import base_folder, base_key
+from training.pupil import pupil_key, pupils_tokenizer, unlearnable
 from training.recipe import Answers, Recipe, Teacher
 from training.run import Moment, Run, Tell, digest
 from training.split import ANSWERS_FILE, not_near, prompts_of
@@ -55,15 +57,17 @@ def _key(run: Run) -> str:
         del teacher["concurrency"], teacher["api_key_env"]
     named = [table.filters.schema, (table.filters.validator or "").rpartition(":")[0] or None]
     return digest(said, run.recipe.seed, run.key("data"), [_identity(run, teacher) for teacher in table.teachers],
-                  [_hash(run.at(name)) for name in named if name is not None], _prompts_key(run))
+                  [_hash(run.at(name)) for name in named if name is not None], _prompts_key(run), pupil_key(run))
 
 
 def _run(run: Run, tell: Tell) -> Answered:
     table = _table(run.recipe)
     check(run, table)
     folder = run.path(STAGE)
-    sifting = sieve(table.filters, run.at, partial(_mistake, run, "filters"))
-    prompts, left_out = _prompts(run, tell)
+    tokenizer = pupils_tokenizer(run, tell)
+    sifting = sieve(table.filters, run.at, partial(_mistake, run, "filters"),
+                    unlearnable(tokenizer) if tokenizer is not None else None)
+    prompts, left_out = _prompts(run, tell, tokenizer)
     check_tools(prompts)
     account = Account(most=table.max_cost, logprobs=table.logprobs > 0)
     wanted = {teacher.title: _all_wanted(run, teacher, table, prompts) for teacher in table.teachers}
@@ -133,7 +137,7 @@ def _mistake(run: Run, table: str, key: str, message: str) -> ConfigError:
     return run.file.mistake(("distil", "answers", table, key), message)
 
 
-def _prompts(run: Run, tell: Tell) -> tuple[list[Example], int]:
+def _prompts(run: Run, tell: Tell, tokenizer: Any | None) -> tuple[list[Example], int]:
     """What teachers are asked, each prompt once, and how many prompts are held out, or nearly the same as one that is.
     Without files of their own: the training split's."""
     table = _table(run.recipe)
@@ -142,7 +146,8 @@ def _prompts(run: Run, tell: Tell) -> tuple[list[Example], int]:
     from training.data.read import examples_of
 
     held_out = [*prompts_of(run, "validation"), *prompts_of(run, "test")]
-    read = examples_of(run, table.prompts, PROMPTS_KEY, "prompts", lambda note: tell(Moment(stage=STAGE, note=note)))
+    read = examples_of(run, table.prompts, PROMPTS_KEY, "prompts", lambda note: tell(Moment(stage=STAGE, note=note)),
+                       tokenizer=tokenizer)
     found = {example.id: example for example in read}
     kept = not_near(run, list(found.values()), held_out)
     return kept, len(found) - len(kept)

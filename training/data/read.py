@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from edged.errors import ConfigError
+from edged.errors import ConfigError, InvalidRequest
 from edged.toml_file import KeyPath
 from training.data.files import CAPTURED, Row, Source, read_rows, sources
 from training.data.forms import (
@@ -24,8 +24,10 @@ from training.data.forms import (
 from training.data.messages import has_thoughts
 from training.data.mistakes import Mistakes, Place, WrongRow
 from training.data.templates import Templates, templates
+from training.encode import token_counts
 from training.examples import Example
 from training.recipe import Data
+from training.rendering import require_template
 from training.run import Run
 
 
@@ -40,15 +42,18 @@ class Read:
 
 def examples_of(
     run: Run, named: tuple[str, ...], key: KeyPath, form: Literal["auto"] | Form = "auto",
-    note: Callable[[str], None] = lambda told: None,
+    note: Callable[[str], None] = lambda told: None, *, tokenizer: Any | None = None,
 ) -> list[Example]:
     """What other tables of the recipe name as `data.train` does (`distil.answers.prompts`,
     `finetune.preferences.data`), with the templates of [data] that are for it; key: where. Doubles are left in. note:
-    is told what is left out as `data.max_invalid_share` allows.
+    is told what is left out as `data.max_invalid_share` allows. tokenizer: of the model that learns them; what its chat
+    template refuses is wrong too.
 
     Raises ConfigError with place and reason of everything that is wrong, CorruptFile."""
     mistakes = Mistakes()
     found = read(run, sources(run, named, key, "train"), form, mistakes, of_data=False)
+    if tokenizer is not None:
+        found = list(counted(found, tokenizer, mistakes))
     mistakes.require(run.recipe.data.max_invalid_share if run.recipe.data is not None else 0.0)
     if mistakes.found:
         note(f"{len(mistakes.found)} of {mistakes.rows} rows of {'.'.join(map(str, key))} are no examples and left out")
@@ -76,6 +81,17 @@ def read(
         else:
             found += _file(source, form, mistakes, own, of_other_tables)
     return found
+
+
+def counted(rows: Iterable[Read], tokenizer: Any, mistakes: Mistakes) -> Iterator[Read]:
+    """With their tokens; without those that the chat template refuses, which are mistakes. Raises InvalidRequest where
+    there is no template."""
+    require_template(tokenizer)
+    for each in rows:
+        try:
+            yield replace(each, tokens=token_counts(tokenizer, each.example))
+        except InvalidRequest as error:
+            mistakes.add(each.place, error.message.removeprefix(f"example {each.example.id}: "))
 
 
 def _file(

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import msgspec
@@ -16,12 +16,10 @@ from training.data import files as data_files
 from training.data.doubles import ORDER, Kept, near_leaks, without_doubles
 from training.data.made import DataMade, FileRead, lengths_of, strata_of, table, words
 from training.data.mistakes import Mistakes
-from training.data.read import Read, read
-from training.encode import token_counts
+from training.data.read import Read, counted, read
 from training.examples import write_examples
 from training.models import base_folder, base_key, tokenizer_of
 from training.recipe import Data, Recipe
-from training.rendering import require_template
 from training.run import Moment, Run, Tell, digest
 from training.split import SPLITS, SplitName, shared_out, split_file
 from training.stage import StageKind
@@ -111,20 +109,16 @@ def _read(run: Run, mistakes: Mistakes, tell: Tell) -> tuple[_Splits, tuple[File
 
 def _counted(splits: _Splits, tokenizer: Any, mistakes: Mistakes, tell: Tell) -> _Splits:
     """With their tokens. What the base's chat template refuses is wrong."""
-    require_template(tokenizer)
     total = sum(map(len, splits.values()))
-    found: _Splits = {name: [] for name in SPLITS}
-    done = 0
-    for name in SPLITS:
-        for each in splits[name]:
-            done += 1
-            if done % _TOLD_EVERY == 0:
-                tell(Moment(stage="data", what="counting tokens", fraction=done / total))
-            try:
-                found[name].append(replace(each, tokens=token_counts(tokenizer, each.example)))
-            except InvalidRequest as error:
-                mistakes.add(each.place, error.message.removeprefix(f"example {each.example.id}: "))
-    return found
+    done = itertools.count(1)
+
+    def told(rows: list[Read]) -> Iterator[Read]:
+        for number, each in zip(done, rows, strict=False):
+            if number % _TOLD_EVERY == 0:
+                tell(Moment(stage="data", what="counting tokens", fraction=number / total))
+            yield each
+
+    return {name: list(counted(told(splits[name]), tokenizer, mistakes)) for name in SPLITS}
 
 
 def _short(splits: _Splits, most_tokens: int, dropped: Counter[str]) -> _Splits:

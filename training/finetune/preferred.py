@@ -42,7 +42,7 @@ def preferred(run: Run, wanted: Preferences, tokenizer: Any, tell: Tell) -> tupl
     """(training, validation), each with a rejected answer. Of files of their own a validation share is drawn by prompt
     and seed; what is held out, and what is longer than `data.max_tokens`, is left out and told.
 
-    Raises as `candidates`."""
+    Raises as `candidates`, and ConfigError of rows that the chat template refuses."""
     from training.encode import token_counts
     from training.split import held_out, not_near, prompts_of, shared_out
 
@@ -50,7 +50,7 @@ def preferred(run: Run, wanted: Preferences, tokenizer: Any, tell: Tell) -> tupl
         return candidates(run, wanted), _pairs(prompts_of(run, "validation"))
     data = run.recipe.data
     assert data is not None
-    read = _read(run, wanted, tell)
+    read = _read(run, wanted, tell, tokenizer)
     found = [each for each in not_near(run, read, held_out(run))
              if sum(token_counts(tokenizer, each)) <= data.max_tokens]
     if len(found) < len(read):
@@ -63,11 +63,13 @@ def preferred(run: Run, wanted: Preferences, tokenizer: Any, tell: Tell) -> tupl
             [each for each in found if drawn[each.id] == "validation"])
 
 
-def _read(run: Run, wanted: Preferences, tell: Tell = lambda moment: None) -> list[Example]:
+def _read(
+    run: Run, wanted: Preferences, tell: Tell = lambda moment: None, tokenizer: Any | None = None,
+) -> list[Example]:
     from training.data.read import examples_of
 
     return _pairs(examples_of(run, wanted.data, PREFERENCES_KEY, "preferences",
-                              lambda note: tell(Moment(stage="finetune", note=note))))
+                              lambda note: tell(Moment(stage="finetune", note=note)), tokenizer=tokenizer))
 
 
 def _required(examples: list[Example]) -> list[Example]:

@@ -10,8 +10,10 @@ import pytest
 from edged.errors import ConfigError, InvalidApiKey, InvalidRequest, SourceUnavailable
 from tests.answer_runs import do, learned, run_of, teacher
 from tests.chat_server import Answer, Body, ChatServer, answer, refusal
+from tests.unit.training.characters import CHATML, Characters
 from training.answers.stage import ANSWERS
 from training.examples import read_examples
+from training.pupil import pupil
 from training.run import Moment
 
 pytestmark = pytest.mark.unit
@@ -47,6 +49,42 @@ def test_wrong_prompts_that_are_left_out_are_told(tmp_path: Path) -> None:
     assert [moment.note for moment in told if "left out" in (moment.note or "")][:2] == [
         "1 of 2 rows of distil.answers.prompts are no examples and left out",
         "left out: p.jsonl:2: `prompt` is empty"]
+
+
+def test_prompts_that_the_template_of_the_model_refuses_are_told_with_their_place_before_anybody_is_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    drops_system = CHATML.replace("messages %}", "messages if message.role != 'system' %}")
+    monkeypatch.setattr("training.answers.stage.pupils_tokenizer", lambda run, tell: Characters(drops_system))
+    (tmp_path / "p.jsonl").write_text('{"prompt": "one"}\n{"prompt": "two", "system": "Be brief."}\n')
+    with ChatServer(echo) as server:
+        run = run_of(tmp_path, f'prompts = ["p.jsonl"]\nteachers = [{teacher(server)}]')
+        with pytest.raises(ConfigError, match=r"p\.jsonl:2: the chat template .*system"):
+            do(run)
+    assert not server.bodies
+
+
+def test_answers_that_the_template_of_the_model_cannot_say_are_rejected_and_the_others_learned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cuts = CHATML.replace("{{ message.content }}", "{{ message.content[:12] }}")
+    monkeypatch.setattr("training.answers.stage.pupils_tokenizer", lambda run, tell: Characters(cuts))
+    with ChatServer(lambda body: answer("yes" if body["messages"][-1]["content"] == "prompt 1" else "no, " * 9)
+                    ) as server:
+        run = run_of(tmp_path, f"teachers = [{teacher(server)}]")
+        assert do(run).rejected == {"template": 3}
+    assert learned(run) == [("prompt 1", "yes")]
+    [rejected, *_] = (run.path("answers") / "rejected.jsonl").read_text().splitlines()
+    assert "the chat template" in json.loads(rejected)["detail"]
+
+
+@pytest.mark.parametrize(("tables", "model"), [
+    ("", None), ("[finetune]", "./base"), ("[distil.student]", "./base"),
+    ('[distil.student]\ntokenizer = "own"', None), ('[distil.student]\ninit = "./small"', "./small"),
+])
+def test_the_template_is_that_of_what_is_trained(tmp_path: Path, tables: str, model: str | None) -> None:
+    run = run_of(tmp_path, f'teachers = [{{model = "m", endpoint = "http://127.0.0.1:1/v1"}}]\n{tables}')
+    assert pupil(run.recipe) == model
 
 
 def test_what_was_answered_before_a_failure_is_not_asked_again(tmp_path: Path) -> None:

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edged.errors import InvalidRequest
+from edged.errors import ConfigError, InvalidRequest
 from edged.toml_file import TomlFile
-from tests.unit.training.characters import Characters
+from tests.unit.training.characters import CHATML, Characters
 from training import split
 from training.examples import Example, Message, identity, write_examples
 from training.finetune.preferred import candidates, preferred
@@ -217,6 +217,15 @@ def test_wrong_rows_of_preferences_that_are_left_out_are_told(tmp_path: Path) ->
     assert [(moment.stage, moment.note) for moment in told] == [
         ("finetune", "1 of 2 rows of finetune.preferences.data are no examples and left out"),
         ("finetune", "left out: pairs.jsonl:2: `rejected` is empty")]
+
+
+def test_preferences_that_the_chat_template_refuses_are_told_with_their_place(tmp_path: Path) -> None:
+    (tmp_path / "pairs.jsonl").write_text(
+        '{"prompt": "p", "chosen": "c", "rejected": "r"}\n{"prompt": "q", "chosen": "c", "rejected": "twice"}\n')
+    run = made(run_with(tmp_path, validation_share=0.0))
+    cuts = Characters(CHATML.replace("{{ message.content }}", "{{ message.content[:3] }}"))
+    with pytest.raises(ConfigError, match=r"pairs\.jsonl:2: the chat template"):
+        preferred(run, Preferences(data=("pairs.jsonl",)), cuts, lambda moment: None)
 
 
 def test_preferences_of_their_own_are_read_by_their_columns_whatever_the_data_are_made_of(tmp_path: Path) -> None:

@@ -1,0 +1,51 @@
+"""Whose chat template what teachers answer is learned by."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from edged.errors import InvalidRequest
+from training.examples import Example, Message
+from training.models import base_folder, base_key, tokenizer_of
+from training.recipe import Recipe
+from training.run import Run, Tell
+
+#: Why an answer cannot be learned; None where it can.
+Unlearnable = Callable[[Example, Message], str | None]
+
+
+def pupil(recipe: Recipe) -> str | None:
+    """The model, as the recipe names it, whose tokenizer the last training has; None where that makes one of its own,
+    and where nothing is trained."""
+    student = recipe.distil.student if recipe.distil is not None else None
+    if student is None:
+        return recipe.base if recipe.finetune is not None else None
+    if student.init != "scratch":
+        return student.init
+    return recipe.base if student.tokenizer == "teacher" else None
+
+
+def pupil_key(run: Run) -> str | None:
+    """Changes with that model. Raises as `training.models.base_folder`."""
+    return base_key(run, name) if (name := pupil(run.recipe)) is not None else None
+
+
+def pupils_tokenizer(run: Run, tell: Tell) -> Any | None:
+    """None where `pupil` is. Raises as `training.models.base_folder`."""
+    return tokenizer_of(base_folder(run, name, tell)) if (name := pupil(run.recipe)) is not None else None
+
+
+def unlearnable(tokenizer: Any) -> Unlearnable:
+    from training.encode import token_counts
+
+    def why(example: Example, answer: Message) -> str | None:
+        try:
+            token_counts(tokenizer, msgspec.structs.replace(example, answer=answer, rejected=None))
+        except InvalidRequest as error:
+            return error.message.removeprefix(f"example {example.id}: ")
+        return None
+
+    return why
