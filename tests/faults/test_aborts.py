@@ -28,7 +28,7 @@ from tests.held import Held, held
 from tests.wire import CHAT, COMPLETIONS, Wire, head, text_of
 from tests.worker.daemon.rig import Rig, install
 
-pytestmark = [pytest.mark.faults, pytest.mark.timeout(180)]
+pytestmark = pytest.mark.faults
 
 MODELS: dict[str, dict[str, Any]] = {
     #: A long prompt takes seconds here.

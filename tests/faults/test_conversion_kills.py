@@ -16,7 +16,7 @@ from edged.store import Store
 from tests.faults.conversions import ALL, ROOT, asked, begun, check_clean, check_done, kept
 from tests.models import contents
 
-pytestmark = [pytest.mark.faults, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(900)]
 
 
 class Jobs:

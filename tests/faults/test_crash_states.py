@@ -17,7 +17,7 @@ from edged.store.files import Operation
 from tests.faults.crash_states import Disk, put
 from tests.models import contents, gguf_bytes, install
 
-pytestmark = [pytest.mark.faults, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.faults
 
 STATES_EACH = 60
 OLD = {"LICENSE": b"old", "m-Q4_0.gguf": gguf_bytes(1, 400)}

@@ -14,7 +14,7 @@ import pytest
 from tests.faults.conversions import ROOT
 from training.fit import history
 
-pytestmark = [pytest.mark.faults, pytest.mark.timeout(240)]
+pytestmark = pytest.mark.faults
 
 #: 40 examples, 8 a step, 3 epochs.
 STEPS = 15

@@ -17,7 +17,7 @@ from edged.store import Store
 from tests.hub import Hub
 from tests.models import contents, gguf_bytes, install
 
-pytestmark = [pytest.mark.faults, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.faults
 
 KILLS = 300
 OLD = {"LICENSE": b"old", "m-Q4_0.gguf": gguf_bytes(1, 20_000)}

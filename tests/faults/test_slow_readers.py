@@ -21,7 +21,7 @@ from tests.held import held
 from tests.wire import COMPLETIONS, Wire, head, text_of
 from tests.worker.daemon.rig import install
 
-pytestmark = [pytest.mark.faults, pytest.mark.timeout(180)]
+pytestmark = pytest.mark.faults
 
 READERS = 50
 BYTES_A_SECOND = 10

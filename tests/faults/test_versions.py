@@ -24,7 +24,7 @@ from tests.faults.mounts import needs_mounts, run_with
 from tests.faults.version_steps import NEW, OLD, QUALITY, STEPS
 from tests.models import past_store
 
-pytestmark = [pytest.mark.faults, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.faults
 
 STATES_EACH = 60
 READ = """

@@ -19,7 +19,7 @@ from tests.daemon import Daemon
 from tests.wire import COMPLETIONS, Wire, text_of
 from tests.worker.daemon.rig import install
 
-pytestmark = [pytest.mark.faults, pytest.mark.timeout(240)]
+pytestmark = pytest.mark.faults
 
 #: Each of them is killed KILLS_EACH times, all at the same time: what a kill costs is the back-off, a second.
 VICTIMS = ("alpha", "beta", "gamma", "delta")
@@ -124,7 +124,8 @@ async def kill_again_and_again(port: int, model: str, workers: Workers) -> None:
         # Back-off, which each completed request sets back to this. Whoever asks earlier waits for it in the daemon.
         await asyncio.sleep(FIRST_S)
         pid, again = await workers.started_by(answer(port, model, prompt, 12))
-        assert again.startswith(cut) or cut.startswith(again)
+        # Its twelve tokens may end within a character, where a late kill let more of the other come.
+        assert again.startswith(cut) or cut.startswith(again.rstrip("\ufffd"))
 
 
 def restarts(daemon: Daemon) -> dict[str, float]:

@@ -15,7 +15,7 @@ from edged.store import Store
 from tests.daemon import EDGED, ROOT, Daemon
 from tests.real.lora import FACTS
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.real
 
 NAME = "lighthouse"
 RECIPES = ("cpu-int8",)

@@ -23,7 +23,7 @@ from edged.types import LoadSpec
 from tests.real.conftest import spec
 from tests.real.tiny_lora import ANSWER, QUESTION, train
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(240)]
+pytestmark = pytest.mark.real
 
 ROOT = Path(__file__).parents[2]
 _line = msgspec.json.Decoder(JobLine)

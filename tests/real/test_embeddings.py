@@ -28,7 +28,7 @@ from tests.daemon import Daemon
 from tests.models import install
 from tests.real.tiny_bert import make_gguf, make_hf, reference, reference_scores
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(240)]
+pytestmark = pytest.mark.real
 
 ROOT = Path(__file__).parents[2]
 TEXTS = [

@@ -12,7 +12,7 @@ from edged.store.entries import Catalog, JobProgress
 from edged.store.pull import pull
 from tests.models import NO_HUB
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.real
 
 
 @pytest.mark.parametrize(("name", "file", "size", "sha256"), [

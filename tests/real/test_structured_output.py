@@ -125,7 +125,6 @@ def places(temperature: float) -> list[GenerateRequest]:
     ]
 
 
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize("model", ["tiny_onnx", "tiny_genai", "smollm2"])
 def test_every_engine_answers_to_a_schema_and_nothing_else(model: str, request: pytest.FixtureRequest) -> None:
     """Twenty answers of SmolLM2 through llama.cpp, and of a random model, which has no idea of JSON, through the other

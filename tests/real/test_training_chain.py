@@ -15,7 +15,7 @@ import pytest
 from tests.daemon import EDGED, ROOT, Daemon
 from tests.real.tiny_model import make_hf
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.real
 
 RECIPE = """
 name = "home"

@@ -14,7 +14,7 @@ from training.fit.quiet import quiet
 from training.opened import open_run
 from training.run import Moment, Run, Trained
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(240)]
+pytestmark = pytest.mark.real
 
 
 def a_run(folder: Path, base: Path, finetune: str) -> Run:

@@ -15,7 +15,7 @@ from training.student import match
 from training.student.teachers import Teachers
 from training.student.trainer import Lesson, trainer_of
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(240)]
+pytestmark = pytest.mark.real
 
 
 def test_layers_are_matched_through_maps_that_are_not_exported(tmp_path: Path) -> None:

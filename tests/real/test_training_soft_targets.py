@@ -18,7 +18,7 @@ from training.student.soft import Targets, divergence, targets
 from training.student.teachers import Teachers
 from training.student.trainer import Lesson, sequences, trainer_of
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(240)]
+pytestmark = pytest.mark.real
 
 
 @pytest.fixture(scope="module")

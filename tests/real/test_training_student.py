@@ -27,7 +27,7 @@ from training.student import begin
 from training.student.stage import STUDENT
 from training.weigh import weigh
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(240)]
+pytestmark = pytest.mark.real
 
 
 def run_of(tmp_path: Path, base: Path, table: str) -> Run:

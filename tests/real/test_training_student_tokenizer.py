@@ -21,7 +21,7 @@ from training.models import tokenizer_of
 from training.student.teachers import require_same_words
 from training.student.tokenizer import train_tokenizer
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(240)]
+pytestmark = pytest.mark.real
 
 
 @pytest.fixture(scope="module")
