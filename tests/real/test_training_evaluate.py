@@ -6,6 +6,7 @@ import contextlib
 import re
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
@@ -29,7 +30,7 @@ from training.evaluate.stage import EVALUATE, subjects_here
 from training.evaluate.subject import Subject
 from training.examples import Example, Message, identity, write_examples
 from training.local_model import LocalModel
-from training.recipe import load_recipe
+from training.recipe import Deploy, load_recipe
 from training.reply import Reply
 from training.run import Moment, Run, Trained
 from training.split import test_examples as examples_of
@@ -71,6 +72,16 @@ def run(tiny_hf: Path, tmp_path: Path) -> Run:
     made.mark("finetune", "f", 0.0, Trained(
         kind="weights", folder="finetune/model", base=str(tiny_hf), steps=1, seconds=1.0))
     return made
+
+
+def test_times_are_left_to_stage_served_where_the_recipe_deploys(run: Run) -> None:
+    moments: list[Moment] = []
+    run.begin("evaluate")
+    evaluated = EVALUATE.run(
+        replace(run, recipe=msgspec.structs.replace(run.recipe, deploy=Deploy())), moments.append)
+    assert [each.speed for each in evaluated.results] == [None, None]  # type: ignore[attr-defined]
+    assert not (run.folder / "evaluate" / "rounds.json").exists()
+    assert any("stage served" in (moment.note or "") for moment in moments)
 
 
 def test_an_evaluation_tells_what_a_training_gained(run: Run) -> None:

@@ -25,11 +25,13 @@ from training.split import prompts_of, test_examples, tested_apart, training_exa
 Stage = Literal["evaluate", "served"]
 
 
-def evaluate(run: Run, tell: Tell, subjects: Sequence[Subject], *, stage: Stage = "evaluate") -> Evaluated:
+def evaluate(
+    run: Run, tell: Tell, subjects: Sequence[Subject], *, stage: Stage = "evaluate", times: bool = True,
+) -> Evaluated:
     """Everything goes into the folder of stage evaluate, whichever stage asks: `<subject>/` for each, `rounds.json`,
     `table.txt` and `report.html` for all of them in this order. What is there already of the same subject is taken
-    over. Raises InvalidRequest where there is nothing to ask, or a metric does not fit; what `measure` and `race`
-    raise."""
+    over. times: and memory are measured too, where the recipe wants them. Raises InvalidRequest where there is nothing
+    to ask, or a metric does not fit; what `measure` and `race` raise."""
     if len({subject.name for subject in subjects}) != len(subjects):
         raise InvalidRequest("two subjects have one name; each has a folder of its own by it")
     settings, seed = run.recipe.evaluate, run.recipe.seed
@@ -39,7 +41,7 @@ def evaluate(run: Run, tell: Tell, subjects: Sequence[Subject], *, stage: Stage 
     results = [
         measure(subject, examples, settings, out / subject.name, tell, chosen=chosen, seed=seed, stage=stage)
         for subject in subjects]
-    raced = _raced(run, subjects, examples, tell, stage) if settings.performance else None
+    raced = _raced(run, subjects, examples, tell, stage) if settings.performance and times else None
     if raced is not None:
         results = [_with_race(result, raced, out) for result in results]
     evaluated = Evaluated(

@@ -11,7 +11,7 @@ from training.evaluate.results import Evaluated
 from training.evaluate.subject import Subject
 from training.models import base_folder
 from training.recipe import Recipe
-from training.run import Run, Tell, digest
+from training.run import Moment, Run, Tell, digest
 from training.stage import StageKind
 
 
@@ -63,7 +63,11 @@ def _trained(run: Run) -> list[Subject]:
 
 
 def run_evaluate(run: Run, tell: Tell) -> Evaluated:
-    return evaluate(run, tell, _trained(run))
+    """Times and memory only where stage served does not measure them, of all, beside what is served."""
+    times = run.recipe.deploy is None
+    if not times and run.recipe.evaluate.performance:
+        tell(Moment(stage="evaluate", note="times and memory are measured by stage served, of all models in one race"))
+    return evaluate(run, tell, _trained(run), times=times)
 
 
 def _makes_student(recipe: Recipe) -> bool:
