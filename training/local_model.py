@@ -23,6 +23,7 @@ from converters.quiet import quietly
 from converters.spoken import Listener
 from converters.tensors import read_header, read_headers
 from edged.errors import CorruptFile, InvalidRequest
+from training.batching import batches
 from training.encode import NO_LOSS, encoded, prompt_ids
 from training.examples import Example, Message
 from training.reply import Reply
@@ -248,15 +249,8 @@ def _batches(rows: list[_Row], size: int) -> Iterator[list[_Row]]:
 
 
 def _batches_within(order: list[int], size: int, need_bytes: Callable[[int], int]) -> Iterator[list[int]]:
-    batch: list[int] = []
-    for number in order:
-        most = max(map(need_bytes, [*batch, number]))
-        if batch and (len(batch) == size or most * (len(batch) + 1) > LOGITS_BYTES):
-            yield batch
-            batch = []
-        batch.append(number)
-    if batch:
-        yield batch
+    return batches(
+        order, lambda batch: len(batch) <= size and max(map(need_bytes, batch)) * len(batch) <= LOGITS_BYTES)
 
 
 def load_tokenizer(folder: Path, adapter: Path | None = None) -> Any:

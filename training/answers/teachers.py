@@ -11,6 +11,7 @@ import msgspec
 from msgspec import Struct
 
 from edged.errors import InvalidRequest
+from training.batching import batches
 from training.chat_wire import Ask
 from training.endpoint import Endpoint
 from training.examples import Example
@@ -49,7 +50,9 @@ def from_folder(
 
     model = LocalModel(folder)
     order = sorted(wanted, key=lambda each: (each.sample, each.seed, _length(each.example)))
-    for batch in _batches(order, teacher.concurrency):
+    of_one_seed = batches(
+        order, lambda batch: len(batch) <= teacher.concurrency and batch[0].seed == batch[-1].seed)
+    for batch in of_one_seed:
         try:
             yield from zip(batch, _replies(model, teacher, batch), strict=True)
         except InvalidRequest:
@@ -74,18 +77,6 @@ def _ask(teacher: Teacher, wanted: Wanted, logprobs: int) -> Ask:
     return Ask(
         messages=example.prompt, tools=example.tools, max_tokens=teacher.max_tokens, temperature=teacher.temperature,
         top_p=teacher.top_p, seed=wanted.seed, logprobs=logprobs)
-
-
-def _batches(order: Sequence[Wanted], size: int) -> Iterator[list[Wanted]]:
-    """Of one seed each."""
-    batch: list[Wanted] = []
-    for each in order:
-        if batch and (len(batch) == size or batch[0].seed != each.seed):
-            yield batch
-            batch = []
-        batch.append(each)
-    if batch:
-        yield batch
 
 
 def _length(example: Example) -> int:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from edged.store import files, space
+from training.batching import batches
 from training.encode import NO_LOSS, Encoded
 from training.fit.batches import Padded
 from training.run import Moment, Tell, digest
@@ -110,15 +111,9 @@ def _part(teachers: Teachers, examples: Sequence[Encoded], pad: int) -> bytes:
 
 def _alike(examples: Sequence[Encoded], most: int) -> Iterator[list[int]]:
     """Numbers of examples in batches of nearly one length. most: positions of a batch that targets are wanted of."""
-    batch: list[int] = []
-    for number in sorted(range(len(examples)), key=lambda number: len(examples[number].input_ids)):
-        wanted = sum(_wanted(examples[each]) for each in (*batch, number))
-        if batch and (len(batch) == _ROWS or wanted > most):
-            yield batch
-            batch = []
-        batch.append(number)
-    if batch:
-        yield batch
+    order = sorted(range(len(examples)), key=lambda number: len(examples[number].input_ids))
+    return batches(
+        order, lambda batch: len(batch) <= _ROWS and sum(_wanted(examples[each]) for each in batch) <= most)
 
 
 def _of_part(encodings: Sequence[Encoded], number: int) -> Sequence[Encoded]:
