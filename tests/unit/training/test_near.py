@@ -61,7 +61,7 @@ def test_prompts_that_share_a_long_instruction_and_little_else_are_not_all_compa
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     instruction = " ".join(f"rule{number}" for number in range(200))
-    sets = [words_of(prompt(Message("user", f"{instruction} " + " ".join(f"own{number}.{word}" for word in range(50)))))
+    sets = [words_of(prompt(Message("user", f"{instruction} " + " ".join(f"own{number}.{word}" for word in range(40)))))
             for number in range(20)]
     assert similarity(sets[0], sets[1]) > 0.6
     near = Near(sets, 0.8)
