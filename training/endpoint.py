@@ -129,11 +129,14 @@ class Endpoint:
                 for key, ask in itertools.islice(waiting, self._concurrency - len(running)):
                     running[loop.create_task(self._reply_or_refusal(ask))] = key
                 if not running:
+                    if len(failed) > 1:
+                        # Nothing was answered after them, so nobody knows that it was not the endpoint.
+                        raise SourceUnavailable(failed[-1][1].message)
                     yield from failed
                     return
                 done, _ = self._run(asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED))
                 # What came is handed on, and paid for, though another one ends it all.
-                for task in sorted(done, key=lambda task: task.exception() is not None):
+                for task in sorted(done, key=_replies_first):
                     key, result = running.pop(task), task.result()
                     if isinstance(result, _FailedOn):
                         # Whose failure it is shows in what comes after it.
@@ -230,6 +233,10 @@ def passes(response: httpx.Response) -> bool:
     """Whether a failure is one that another attempt may mend."""
     status = response.status_code
     return (status in _AGAIN or status >= 500) and response.headers.get("x-should-retry") != "false"
+
+
+def _replies_first(task: asyncio.Task[Reply | InvalidRequest | _FailedOn]) -> int:
+    return 2 if task.exception() is not None else int(isinstance(task.result(), _FailedOn))
 
 
 async def _ended(tasks: Iterable[asyncio.Task[Any]]) -> None:

@@ -113,7 +113,7 @@ def _counted(splits: _Splits, tokenizer: Any, mistakes: Mistakes, tell: Tell) ->
     done = itertools.count(1)
 
     def told(rows: list[Read]) -> Iterator[Read]:
-        for number, each in zip(done, rows, strict=False):
+        for each, number in zip(rows, done, strict=False):
             if number % _TOLD_EVERY == 0:
                 tell(Moment(stage="data", what="counting tokens", fraction=number / total))
             yield each

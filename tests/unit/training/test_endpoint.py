@@ -160,8 +160,8 @@ def test_a_request_on_which_the_endpoint_always_fails_fails_alone(failure: Answe
         return failure if said["messages"][0]["content"] in ("3", "9") else answer("there")
 
     with ChatServer(say) as server, client(server, concurrency=concurrency, attempts=3) as endpoint:
-        replies = dict(endpoint.ask_all(numbered(10)))
-    assert len(replies) == 10
+        replies = dict(endpoint.ask_all(numbered(60)))
+    assert len(replies) == 60
     failed = {number: reply.message for number, reply in replies.items() if isinstance(reply, InvalidRequest)}
     assert sorted(failed) == [3, 9]
     assert "cannot take this), after 3 attempts" in failed[3]
@@ -178,6 +178,17 @@ def test_an_endpoint_that_fails_on_everything_from_some_time_on_ends_it_and_noth
         with pytest.raises(SourceUnavailable, match="cannot take this"):
             next(replies)
     assert len(server.bodies) == 2 + 2 * MOST_FAILED
+
+
+def test_an_endpoint_that_fails_on_all_of_the_last_ones_is_not_taken_for_bad_requests() -> None:
+    def say(said: Body) -> Answer:
+        return answer("there") if int(said["messages"][0]["content"]) < 4 else FAILURES[0]
+
+    with ChatServer(say) as server, client(server, concurrency=1, attempts=2) as endpoint:
+        replies = endpoint.ask_all(numbered(7))
+        assert [number for number, _ in itertools.islice(replies, 4)] == [0, 1, 2, 3]
+        with pytest.raises(SourceUnavailable, match="cannot take this"):
+            next(replies)
 
 
 def test_the_key_goes_to_the_endpoint_and_into_no_message(monkeypatch: pytest.MonkeyPatch) -> None:
