@@ -73,7 +73,10 @@ class _Again(Exception):
 
 
 class _FailedOn(SourceUnavailable):
-    """The endpoint, which answered others, failed on this request in all attempts."""
+    """The endpoint, which answered others, failed on this request in all attempts. alone: what to say of it where
+    others are answered after it."""
+
+    alone = ""
 
 
 class Endpoint:
@@ -122,7 +125,7 @@ class Endpoint:
         errors end it, as those of `ask`; requests that are under way when it is closed are broken off."""
         waiting = iter(asks)
         running: dict[asyncio.Task[Reply | InvalidRequest | _FailedOn], Key] = {}
-        failed: list[tuple[Key, InvalidRequest]] = []
+        failed: list[tuple[Key, _FailedOn]] = []
         loop = self._runner.get_loop()
         try:
             while True:
@@ -131,8 +134,8 @@ class Endpoint:
                 if not running:
                     if len(failed) > 1:
                         # Nothing was answered after them, so nobody knows that it was not the endpoint.
-                        raise SourceUnavailable(failed[-1][1].message)
-                    yield from failed
+                        raise failed[-1][1]
+                    yield from _alone(failed)
                     return
                 done, _ = self._run(asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED))
                 # What came is handed on, and paid for, though another one ends it all.
@@ -140,13 +143,13 @@ class Endpoint:
                     key, result = running.pop(task), task.result()
                     if isinstance(result, _FailedOn):
                         # Whose failure it is shows in what comes after it.
-                        failed.append((key, InvalidRequest(result.message)))
+                        failed.append((key, result))
                         if len(failed) >= MOST_FAILED:
                             raise result
                         continue
                     yield key, result
                     if not isinstance(result, InvalidRequest):
-                        yield from failed
+                        yield from _alone(failed)
                         failed.clear()
         finally:
             for task in running:
@@ -174,9 +177,12 @@ class Endpoint:
                 if attempt >= self._attempts:
                     of_request = isinstance(error, StreamError) or (isinstance(error, _Again) and error.of_request)
                     kind = _FailedOn if of_request and self._answered else SourceUnavailable
-                    raise kind(
+                    failure = kind(
                         f"{self.base_url} does not answer ({why}), after {attempt} attempts; see that it runs and that "
-                        "the address is right, then run this again") from None
+                        "the address is right, then run this again")
+                    if isinstance(failure, _FailedOn):
+                        failure.alone = f"{self.base_url} fails on this request ({why}), in all {attempt} attempts"
+                    raise failure from None
                 wait_s = error.wait_s if isinstance(error, _Again) else 0.0
                 if wait_s:
                     self._not_before_s = max(self._not_before_s, time.monotonic() + wait_s)
@@ -233,6 +239,10 @@ def passes(response: httpx.Response) -> bool:
     """Whether a failure is one that another attempt may mend."""
     status = response.status_code
     return (status in _AGAIN or status >= 500) and response.headers.get("x-should-retry") != "false"
+
+
+def _alone(failed: Iterable[tuple[Key, _FailedOn]]) -> Iterator[tuple[Key, InvalidRequest]]:
+    return ((key, InvalidRequest(each.alone)) for key, each in failed)
 
 
 def _replies_first(task: asyncio.Task[Reply | InvalidRequest | _FailedOn]) -> int:

@@ -43,7 +43,6 @@ class _Model(Struct, frozen=True):
     name: str
     version: str
     device: str | None = None
-    alias_of: str | None = None
     resident_bytes: int = 0
 
 
@@ -93,7 +92,7 @@ class Server:
         address = self.base_url.removesuffix("/v1")
         response = httpx.post(f"{address}/edged/v1/load", json={"model": model}, timeout=None, trust_env=False)
         status = _decoded(response, model)
-        return Loaded(status.alias_of or status.name, status.version, status.device, address)
+        return Loaded(status.name, status.version, status.device, address)
 
 
 @contextlib.contextmanager

@@ -37,12 +37,6 @@ def words_of(example: Example) -> Shingles:
     return frozenset((asked, *words[index:index + _WORDS]) for index in range(len(words) - _WORDS + 1))
 
 
-def similarity(one: Shingles, other: Shingles) -> Fraction:
-    """|one ∩ other| / |one ∪ other|."""
-    common = len(one & other)
-    return Fraction(common, len(one) + len(other) - common)
-
-
 class Near:
     """An index of some of the given sets, which grows. Owned by one thread. It keeps 4 bytes a token of each set."""
 

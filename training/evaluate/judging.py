@@ -89,4 +89,4 @@ def grade_in(key: str, text: str) -> Grade:
 
 
 def _refused(key: str, why: InvalidRequest) -> Grade:
-    return Grade(id=key, grade=None, why=f"the judge was not asked: {why.message}")
+    return Grade(id=key, grade=None, why=f"the judge gave no grade: {why.message}")

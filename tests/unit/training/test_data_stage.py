@@ -19,9 +19,10 @@ from edged.store.captured_files import CapturedFiles
 from edged.toml_file import TomlFile
 from tests.hf_folders import hf_files, put
 from tests.unit.training.characters import CHATML, Characters
+from tests.unit.training.jaccard import similarity
 from training.data import stage
 from training.data.made import DataMade, table
-from training.data.near import similarity, words_of
+from training.data.near import words_of
 from training.examples import Example, Message, read_examples
 from training.recipe import Data, Recipe
 from training.run import Moment, Run

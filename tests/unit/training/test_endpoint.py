@@ -164,7 +164,8 @@ def test_a_request_on_which_the_endpoint_always_fails_fails_alone(failure: Answe
     assert len(replies) == 60
     failed = {number: reply.message for number, reply in replies.items() if isinstance(reply, InvalidRequest)}
     assert sorted(failed) == [3, 9]
-    assert "cannot take this), after 3 attempts" in failed[3]
+    assert "fails on this request (" in failed[3]
+    assert "cannot take this), in all 3 attempts" in failed[3]
 
 
 @pytest.mark.parametrize("failure", FAILURES)

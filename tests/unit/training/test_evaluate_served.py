@@ -267,7 +267,7 @@ def test_a_judge_that_refuses_grades_nothing() -> None:
     with ChatServer(lambda body: refusal(400, "no")) as server:
         [grade] = graded(Judge(model="j", endpoint=server.url), [(EXAMPLES[0], said)])
     assert grade.grade is None
-    assert "was not asked" in grade.why
+    assert "gave no grade" in grade.why
 
 
 def test_calls_of_a_served_model_are_its_answer() -> None:

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from training.data.near import Near, similarity, words_of
+from tests.unit.training.jaccard import similarity
+from training.data.near import Near, words_of
 from training.examples import Example, Message, identity
 
 pytestmark = pytest.mark.unit
