@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import msgspec
@@ -36,6 +36,24 @@ def pupil_key(run: Run) -> str | None:
 def pupils_tokenizer(run: Run, tell: Tell) -> Any | None:
     """None where `pupil` is. Raises as `training.models.base_folder`."""
     return tokenizer_of(base_folder(run, name, tell)) if (name := pupil(run.recipe)) is not None else None
+
+
+def require_prompts(run: Run, tokenizer: Any | None, prompts: Iterable[Example]) -> None:
+    """Raises InvalidRequest where the chat template of a model other than the base, by whose template stage data has
+    looked, refuses one of them."""
+    from training.encode import prompt_ids
+    from training.rendering import require_template
+
+    name = pupil(run.recipe)
+    if tokenizer is None or name == run.recipe.base:
+        return
+    try:
+        require_template(tokenizer)
+        for example in prompts:
+            prompt_ids(tokenizer, example)
+    except InvalidRequest as error:
+        raise InvalidRequest(f"{name}, which is to learn the answers, cannot be asked what teachers would be: "
+                             f"{error.message}") from None
 
 
 def unlearnable(tokenizer: Any) -> Unlearnable:

@@ -27,7 +27,7 @@ from training.answers.thoughts import without_thought
 from training.endpoint import check as check_endpoint
 from training.examples import Example, write_examples
 from training.models import base_folder, base_key
-from training.pupil import pupil_key, pupils_tokenizer, unlearnable
+from training.pupil import pupil_key, pupils_tokenizer, require_prompts, unlearnable
 from training.recipe import Answers, Recipe, Teacher
 from training.run import Moment, Run, Tell, digest
 from training.split import ANSWERS_FILE, not_near, prompts_of
@@ -69,6 +69,7 @@ def _run(run: Run, tell: Tell) -> Answered:
                     unlearnable(tokenizer) if tokenizer is not None else None)
     prompts, left_out = _prompts(run, tell, tokenizer)
     check_tools(prompts)
+    require_prompts(run, tokenizer, prompts)
     account = Account(most=table.max_cost, logprobs=table.logprobs > 0)
     wanted = {teacher.title: _all_wanted(run, teacher, table, prompts) for teacher in table.teachers}
     said: dict[str, list[Raw]] = defaultdict(list)

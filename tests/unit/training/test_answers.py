@@ -64,6 +64,19 @@ def test_prompts_that_the_template_of_the_model_refuses_are_told_with_their_plac
     assert not server.bodies
 
 
+@pytest.mark.parametrize("template", [None, "{{ raise_exception() }}"])
+def test_a_student_that_cannot_be_asked_the_prompts_is_told_before_any_teacher_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, template: str | None,
+) -> None:
+    monkeypatch.setattr("training.answers.stage.pupils_tokenizer", lambda run, tell: Characters(template))
+    monkeypatch.setattr("training.answers.stage.pupil_key", lambda run: None)
+    with ChatServer(echo) as server:
+        run = run_of(tmp_path, f'teachers = [{teacher(server)}]\n[distil.student]\ninit = "./small"')
+        with pytest.raises(InvalidRequest, match=r"\./small, which is to learn the answers, .*chat template"):
+            do(run)
+    assert not server.bodies
+
+
 def test_answers_that_the_template_of_the_model_cannot_say_are_rejected_and_the_others_learned(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
 ) -> None:
