@@ -40,6 +40,7 @@ from training.chat_wire import (
     reply_of,
     wants_other_limit,
 )
+from training.examples import Message
 from training.reply import Reply
 
 ATTEMPTS = 6
@@ -57,6 +58,8 @@ _REFUSED = (400, 413, 422)
 #: An edged that captures its answers does not capture these: questions of a test, and a teacher's answers, must not
 #: come back as data. Other servers know no such header.
 _NOT_CAPTURED = {"edged-capture": "off"}
+
+_HELLO = Ask(messages=(Message("user", "Hello"),), max_tokens=1)
 
 Key = TypeVar("Key", bound=Hashable)
 Result = TypeVar("Result")
@@ -132,8 +135,8 @@ class Endpoint:
                 for key, ask in itertools.islice(waiting, self._concurrency - len(running)):
                     running[loop.create_task(self._reply_or_refusal(ask))] = key
                 if not running:
-                    if len(failed) > 1:
-                        # Nothing was answered after them, so nobody knows that it was not the endpoint.
+                    # Nothing was answered after them, so nobody knows yet that it was not the endpoint.
+                    if failed and not self._run(self._lives()):
                         raise failed[-1][1]
                     yield from _alone(failed)
                     return
@@ -158,6 +161,14 @@ class Endpoint:
 
     def _run(self, coroutine: Coroutine[Any, Any, Result]) -> Result:
         return self._runner.run(coroutine)
+
+    async def _lives(self) -> bool:
+        """It answers the simplest question."""
+        try:
+            await self._reply(_HELLO)
+        except EdgedError:
+            return False
+        return True
 
     async def _reply_or_refusal(self, ask: Ask) -> Reply | InvalidRequest | _FailedOn:
         try:

@@ -160,8 +160,8 @@ def test_a_request_on_which_the_endpoint_always_fails_fails_alone(failure: Answe
         return failure if said["messages"][0]["content"] in ("3", "9") else answer("there")
 
     with ChatServer(say) as server, client(server, concurrency=concurrency, attempts=3) as endpoint:
-        replies = dict(endpoint.ask_all(numbered(60)))
-    assert len(replies) == 60
+        replies = dict(endpoint.ask_all(numbered(10)))
+    assert len(replies) == 10
     failed = {number: reply.message for number, reply in replies.items() if isinstance(reply, InvalidRequest)}
     assert sorted(failed) == [3, 9]
     assert "fails on this request (" in failed[3]
@@ -181,12 +181,25 @@ def test_an_endpoint_that_fails_on_everything_from_some_time_on_ends_it_and_noth
     assert len(server.bodies) == 2 + 2 * MOST_FAILED
 
 
-def test_an_endpoint_that_fails_on_all_of_the_last_ones_is_not_taken_for_bad_requests() -> None:
+@pytest.mark.parametrize("count", [5, 7])
+def test_the_last_requests_fail_alone_where_the_endpoint_answers_something_else(count: int) -> None:
     def say(said: Body) -> Answer:
-        return answer("there") if int(said["messages"][0]["content"]) < 4 else FAILURES[0]
+        return answer("there") if said["messages"][0]["content"] in ("0", "1", "2", "3", "Hello") else FAILURES[0]
+
+    with ChatServer(say) as server, client(server, concurrency=2, attempts=2) as endpoint:
+        replies = dict(endpoint.ask_all(numbered(count)))
+    failed = sorted(number for number, reply in replies.items() if isinstance(reply, InvalidRequest))
+    assert failed == [*range(4, count)]
+    assert len(replies) == count
+
+
+@pytest.mark.parametrize("count", [5, 7])
+def test_an_endpoint_that_fails_on_all_of_the_last_ones_is_not_taken_for_bad_requests(count: int) -> None:
+    def say(said: Body) -> Answer:
+        return answer("there") if said["messages"][0]["content"] in ("0", "1", "2", "3") else FAILURES[0]
 
     with ChatServer(say) as server, client(server, concurrency=1, attempts=2) as endpoint:
-        replies = endpoint.ask_all(numbered(7))
+        replies = endpoint.ask_all(numbered(count))
         assert [number for number, _ in itertools.islice(replies, 4)] == [0, 1, 2, 3]
         with pytest.raises(SourceUnavailable, match="cannot take this"):
             next(replies)
